@@ -1,0 +1,53 @@
+# Two commands, each complete on a machine with Python 3.10 to 3.13, git, make and a C compiler:
+#   make quickstart    install into .venv and run the whole way once on real images
+#   make test          install with the test extras and run style, types and the whole test suite
+# PYTHON=/path/to/python chooses the interpreter.
+
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	if $$p -c '$(SUPPORTED)' 2>/dev/null; then echo $$p; break; fi; done)
+BIN := .venv/bin
+# Byte-compiling PyTorch takes longer than everything else in the installation; Python does it as it goes.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+
+.PHONY: quickstart install install-test test lint types pytest wheel clean
+
+quickstart: .venv/installed
+	$(BIN)/sam-bench quickstart
+
+install: .venv/installed
+
+install-test: .venv/installed-test
+
+test: lint types pytest
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-test
+	$(BIN)/mypy
+
+pytest: .venv/installed-test
+	$(BIN)/python -m pytest
+
+wheel: .venv/installed-test
+	$(BIN)/python -m build
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.13 found; install one or set PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -c '$(SUPPORTED)' || { echo "$(PYTHON) is not Python 3.10 to 3.13" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: setup.cfg pyproject.toml | .venv/bin/python
+	@echo "installing sam-bench and what it needs into .venv (PyTorch is large: this can take minutes)"
+	$(PIP) --upgrade pip
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-test: setup.cfg pyproject.toml | .venv/installed
+	$(PIP) --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,102 @@
+"""Which device and which precision, each with the reason, so that it can be said at the start."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from sam_bench.errors import InputError
+from sam_bench.records import Precision
+
+
+def choose_device(name: str = "auto") -> tuple[torch.device, str]:
+    """The device to run on, and why.
+
+    Args:
+        name: "auto", "cpu", "cuda", "cuda:1", "mps".
+
+    Raises:
+        InputError: PyTorch does not know the device or does not see it here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), "CUDA is available"
+        return torch.device("cpu"), "no CUDA device is visible"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name!r} cannot be used here ({reason}); use auto, cpu or cuda") from error
+    return device, "asked for"
+
+
+def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
+    """The precision of training's matrix work, and why. Weights, BatchNorm and losses stay float32.
+
+    Args:
+        name: "auto", "bf16" or "fp32".
+        device: Where training runs.
+    """
+    if name == "fp32":
+        return "fp32", "asked for"
+    if name == "bf16":
+        return "bf16", "asked for"
+    if name != "auto":
+        raise InputError(f"--precision {name!r} is not one of auto, bf16, fp32")
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "the GPU multiplies bfloat16 natively"
+        return "fp32", "the GPU has no native bfloat16"
+    if device.type == "cpu" and "amx_bf16" in cpu_flags():
+        return "bf16", "the CPU has AMX"
+    return "fp32", "the device has no native bfloat16 matrix unit"
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The CPU's feature flags as Linux names them; empty where they cannot be read."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+@cache
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def device_name(device: torch.device) -> str:
+    """A device as a card names it: model, and for a CPU the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+    return str(device)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide numbers."""
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in ("sam-bench", "torch", "torchvision", "timm", "numpy", "robustbench", "pyautoattack", "autoattack"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

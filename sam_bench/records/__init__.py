@@ -1,0 +1,42 @@
+"""The on-disk contracts: what a recipe, a card, an evaluation and a leaderboard entry are.
+
+Everything shown anywhere is rendered from these records. Each carries a schema version, refuses
+unknown fields, and is written atomically.
+"""
+
+from sam_bench.records.card import Architecture, Cost, ModelCard, Precision, RobustBenchDataset, WeightsFile
+from sam_bench.records.entry import EntryEvidence, EntryRow, LeaderboardEntry
+from sam_bench.records.evaluation import MISCLASSIFIED, ROBUST, EvaluationRecord, accuracies
+from sam_bench.records.fields import NAME_PATTERN, SCHEMA_VERSION, Name, Norm, Radius, Record
+from sam_bench.records.io import first_problem, read_record, sha256_file, write_atomic, write_record
+from sam_bench.records.recipe import Augmentation, ComponentSpec, Recipe
+
+__all__ = [
+    "MISCLASSIFIED",
+    "NAME_PATTERN",
+    "ROBUST",
+    "SCHEMA_VERSION",
+    "Architecture",
+    "Augmentation",
+    "ComponentSpec",
+    "Cost",
+    "EntryEvidence",
+    "EntryRow",
+    "EvaluationRecord",
+    "LeaderboardEntry",
+    "ModelCard",
+    "Name",
+    "Norm",
+    "Precision",
+    "Radius",
+    "Recipe",
+    "Record",
+    "RobustBenchDataset",
+    "WeightsFile",
+    "accuracies",
+    "first_problem",
+    "read_record",
+    "sha256_file",
+    "write_atomic",
+    "write_record",
+]

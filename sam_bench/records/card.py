@@ -1,0 +1,91 @@
+"""ModelCard: where a checkpoint comes from, what it cost, and how to check that it is the one meant."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Norm, Record, Sha256
+from sam_bench.records.recipe import Recipe
+
+Precision = Literal["fp32", "bf16"]
+RobustBenchDataset = Literal["cifar10", "cifar100", "imagenet"]
+
+
+class Architecture(Record):
+    """Everything needed to build the network again; `sam_bench.models.create_model` takes it.
+
+    Inputs are float tensors [batch, in_channels, image_size, image_size] in [0, 1]; mean and std
+    are applied by the model's first layer.
+    """
+
+    name: str = Field(description="a registered architecture ('preactresnet18') or 'timm:NAME'")
+    num_classes: int = Field(ge=2)
+    in_channels: int = Field(default=3, ge=1)
+    image_size: int = Field(default=32, ge=4, description="height and width in pixels")
+    mean: tuple[float, ...] = Field(default=(), description="per channel, of inputs in [0, 1]")
+    std: tuple[float, ...] = Field(default=(), description="per channel, of inputs in [0, 1]")
+    options: dict[str, Any] = Field(default_factory=dict, description="what the architecture takes: width, patch_size")
+
+
+class Cost(Record):
+    """What training cost, counted in passes so that it compares across machines.
+
+    A pass is one example going through the network once, forward or backward. Passes are given per
+    training example over the whole run: 30 epochs of standard training are 30 forward and 30
+    backward.
+    """
+
+    train_forward: float = Field(ge=0, description="forward passes per example, weights' side")
+    train_backward: float = Field(ge=0, description="backward passes per example, weights' side")
+    attack_forward: float = Field(default=0, ge=0, description="forward passes per example, inputs' side")
+    attack_backward: float = Field(default=0, ge=0, description="backward passes per example, inputs' side")
+    seconds: float = Field(ge=0, description="wall-clock time of the training steps, without validation")
+    device: str = Field(description="name of the device the seconds were taken on")
+
+    @property
+    def passes(self) -> float:
+        """Forward-backward passes per example: one of each counts one (SAM: 2 a step, PGD-10 AT: 11)."""
+        forward = self.train_forward + self.attack_forward
+        return (forward + self.train_backward + self.attack_backward) / 2
+
+
+class WeightsFile(Record):
+    """The file with the weights, beside the card."""
+
+    file: Name
+    size: int = Field(ge=1, description="bytes")
+    sha256: Sha256
+
+
+class ModelCard(Record):
+    """`model_zoo/<dataset>/<threat>/<name>.json`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Name
+    dataset: Name
+    threat: Norm = Field(default="Linf", description="the threat model it is listed under")
+    robustbench_dataset: RobustBenchDataset | None = Field(
+        default=None, description="the RobustBench data set whose inputs and classes it shares"
+    )
+    architecture: Architecture
+    parameters: int = Field(ge=1, description="number of trainable parameters")
+    recipe: Recipe
+    epochs: int = Field(ge=0, description="epochs behind these weights")
+    seed: int
+    precision: Precision
+    train_examples: int = Field(ge=1)
+    train_fingerprint: Sha256 = Field(description="SHA-256 over the training images and labels used")
+    test_fingerprint: Sha256 = Field(description="SHA-256 over the test images and labels of the clean accuracy")
+    clean_accuracy: Fraction01 = Field(description="on the whole test set, in [0, 1]")
+    cost: Cost
+    packages: dict[str, str] = Field(description="versions of Python and the packages that decide the numbers")
+    weights: WeightsFile
+    created: str = Field(description="UTC, ISO 8601")
+    command: str = Field(default="", description="the command that made it")
+    authors: str = ""
+    license: str = "MIT"
+    paper_title: str = ""
+    paper_link: str = ""
+    venue: str = "Unpublished"

@@ -1,0 +1,91 @@
+"""EvaluationRecord: what an attack did to a checkpoint, example by example."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Norm, Radius, Record, Sha256
+
+ROBUST = "robust"
+MISCLASSIFIED = "misclassified"
+
+
+class EvaluationRecord(Record):
+    """One attack at one radius on one checkpoint.
+
+    `verdicts` is the evidence; every accuracy is computed from it and checked against it when a
+    record is read.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: str = Field(description="MODEL as given to `evaluate`")
+    checkpoint_sha256: Sha256 = Field(description="SHA-256 of the weights file, or of a foreign state dict")
+    dataset: Name
+    dataset_fingerprint: Sha256 = Field(description="SHA-256 over the test images and labels used")
+    attack: str = Field(description="'autoattack', 'pgd', 'fgsm'")
+    version: str = Field(description="which version of the attack ('standard'; '' where there is one)")
+    engine: str = Field(description="the implementation that ran, with its version")
+    settings: dict[str, Any] = Field(default_factory=dict, description="steps, step size, restarts of the attack")
+    norm: Norm
+    eps: Radius
+    eps_float: float = Field(ge=0, description="eps as the number that was used")
+    seed: int
+    batch_size: int = Field(ge=1)
+    precision: Literal["fp32"] = "fp32"
+    n_examples: int = Field(ge=1)
+    clean_accuracy: Fraction01
+    robust_accuracy: Fraction01
+    accuracy_after: dict[str, Fraction01] = Field(description="robust accuracy left after each attack, in order")
+    warnings: list[str] = Field(default_factory=list, description="the attack's own doubts about its result")
+    seconds: float = Field(ge=0)
+    device: str
+    packages: dict[str, str]
+    created: str = Field(description="UTC, ISO 8601")
+    command: str = ""
+    verdicts: list[str] = Field(
+        description="per example, in the test set's order: 'robust', 'misclassified' (clean), or what broke it"
+    )
+
+    @model_validator(mode="after")
+    def _numbers_follow_from_verdicts(self) -> EvaluationRecord:
+        if len(self.verdicts) != self.n_examples:
+            raise ValueError(f"verdicts has {len(self.verdicts)} entries where n_examples is {self.n_examples}")
+        allowed = {ROBUST, MISCLASSIFIED, *self.accuracy_after}
+        foreign = sorted(set(self.verdicts) - allowed)
+        if foreign:
+            raise ValueError(f"verdicts names {foreign[0]!r}, which is not among {sorted(allowed)}")
+        left = self.n_examples - self.verdicts.count(MISCLASSIFIED)
+        self._expect("clean_accuracy", self.clean_accuracy, left)
+        for attack, accuracy in self.accuracy_after.items():
+            left -= self.verdicts.count(attack)
+            self._expect(f"accuracy_after[{attack!r}]", accuracy, left)
+        self._expect("robust_accuracy", self.robust_accuracy, left)
+        if abs(self.eps_float - float(self.eps)) > 1e-12:
+            raise ValueError(f"eps_float is {self.eps_float}, but eps {self.eps} is {float(self.eps)}")
+        return self
+
+    def _expect(self, field: str, stated: float, count: int) -> None:
+        if abs(stated - count / self.n_examples) > 1e-9:
+            raise ValueError(f"{field} is {stated}, but the verdicts give {count}/{self.n_examples}")
+
+
+def accuracies(verdicts: list[str], attacks: list[str]) -> dict[str, Any]:
+    """The accuracy fields of a record, computed from its verdicts.
+
+    Args:
+        verdicts: One per example: 'robust', 'misclassified' or an attack's name.
+        attacks: The attacks in the order they ran.
+
+    Returns:
+        `clean_accuracy`, `robust_accuracy` and `accuracy_after`, as `EvaluationRecord` takes them.
+    """
+    total = len(verdicts)
+    left = total - verdicts.count(MISCLASSIFIED)
+    clean = left / total
+    after = {}
+    for attack in attacks:
+        left -= verdicts.count(attack)
+        after[attack] = left / total
+    return {"clean_accuracy": clean, "robust_accuracy": left / total, "accuracy_after": after}

@@ -1,0 +1,103 @@
+"""Field types that several records share: radii as users write them, safe names, digests."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic_core import core_schema
+
+SCHEMA_VERSION: Final = 1
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?|\.\d+)\s*")
+
+Norm = Literal["Linf", "L2"]
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(
+            f"{name!r} is not a usable name: letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit, at most 100 characters"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+"""A name that is safe as one component of a path."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Fraction01 = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Radius(float):
+    """A non-negative float that remembers how it was written: `Radius("8/255")`.
+
+    It computes as a float and is stored and shown as written, so that a record says `8/255` and
+    not `0.03137254901960784`.
+
+    Raises:
+        ValueError: The text is neither a number nor a fraction of two numbers, or is negative.
+    """
+
+    text: str
+
+    def __new__(cls, value: str | float) -> Radius:
+        if isinstance(value, Radius):
+            return value
+        number = super().__new__(cls, _to_float(value))
+        if not 0.0 <= number < float("inf"):
+            raise ValueError(f"{value!r} is not a radius: it must be a finite number of at least 0")
+        number.text = value.strip() if isinstance(value, str) else f"{value:.12g}"
+        return number
+
+    def __reduce__(self) -> tuple[type[Radius], tuple[str]]:  # copying and pickling keep the text
+        return Radius, (self.text,)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Radius({self.text!r})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda radius: Radius(radius).text, return_schema=core_schema.str_schema()
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "string", "description": "a radius or step as written: '8/255' or '0.5'"}
+
+    @classmethod
+    def _validate(cls, value: Any) -> Radius:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError(f"{value!r} is not a radius: write a number or a fraction such as 8/255")
+        return cls(value)
+
+
+def _to_float(value: str | float) -> float:
+    if not isinstance(value, str):
+        return float(value)
+    fraction = _FRACTION.fullmatch(value)
+    if fraction:
+        denominator = float(fraction[2])
+        if denominator == 0:
+            raise ValueError(f"{value!r} is not a radius: it divides by zero")
+        return float(fraction[1]) / denominator
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a radius: write a number or a fraction such as 8/255") from None
+
+
+class Record(BaseModel):
+    """Base of everything that is written to disk: fields are fixed, values finite, nothing is coerced silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

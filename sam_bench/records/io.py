@@ -1,0 +1,92 @@
+"""Reading and writing records and files so that no crash leaves a half-written one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from sam_bench.errors import InputError, SamBenchError
+from sam_bench.records.fields import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file whole or not at all: a temporary name in the same folder, synced, then renamed.
+
+    Raises:
+        SamBenchError: The file cannot be written (disk full, no permission); what stood there stays.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; published records and weights are as readable as any other file.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise SamBenchError(f"cannot write {path}: {error.strerror or error}; what stood there is untouched") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record as indented JSON, atomically; fields that are None are left out."""
+    fields = record.model_dump(mode="json", exclude_none=True)
+    write_atomic(path, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read and check a record.
+
+    Raises:
+        InputError: No such file, not JSON, or a field that is wrong; names the file and the field.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError(f"{path} is not a valid {kind.__name__}: {first_problem(error)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of a validation's complaints as `field.inner: what is wrong`, with a count of the others."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    if isinstance(given, str | int | float) and repr(given) not in message:
+        message += f" (given: {given!r})"
+    more = error.error_count() - 1
+    suffix = f" (and {more} more)" if more else ""
+    return f"{where}: {message}{suffix}" if where else f"{message}{suffix}"

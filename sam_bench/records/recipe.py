@@ -1,0 +1,56 @@
+"""Recipe: a method as a point on the two axes, with everything that decides what is learned."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sam_bench.records.fields import SCHEMA_VERSION, Name, Record
+
+
+class ComponentSpec(BaseModel):
+    """One part of a recipe: the registered name of a method, and that method's own settings.
+
+    The settings are checked by the room that owns the method, so that a new method (a plug-in's,
+    too) needs no change here.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings without the method's name."""
+        return dict(self.model_extra or {})
+
+
+class Augmentation(Record):
+    """What is done to each training image before it is perturbed."""
+
+    crop_padding: int = Field(default=4, ge=0, description="random crop after padding by this many pixels; 0: none")
+    padding_mode: Literal["reflect", "zeros"] = Field(default="reflect", description="how the border is filled")
+    flip: bool = Field(default=True, description="mirror left and right with probability 1/2")
+
+
+NONE = ComponentSpec(method="none")
+
+
+class Recipe(Record):
+    """A training method in full; its JSON is what a card stores and what `recipes show` prints."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Name
+    summary: str = Field(description="one line: what it does")
+    good_for: str = Field(default="", description="what it is good for and what it is not")
+    source: str = Field(default="", description="the paper or code the settings come from")
+    inputs: ComponentSpec = Field(default=NONE, description="perturbation of the input (adversarial training's axis)")
+    weights: ComponentSpec = Field(default=NONE, description="perturbation of the weights (SAM's axis)")
+    objective: ComponentSpec = ComponentSpec(method="cross-entropy")
+    averaging: ComponentSpec = NONE
+    optimizer: ComponentSpec = ComponentSpec(method="sgd")
+    schedule: ComponentSpec = ComponentSpec(method="piecewise")
+    augmentation: Augmentation = Augmentation()
+    epochs: int = Field(default=100, ge=1, description="passes over the training set")
+    batch_size: int = Field(default=128, ge=2, description="examples a step")

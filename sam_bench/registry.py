@@ -1,0 +1,113 @@
+"""Registries: a name, a class, and nothing else to edit.
+
+A component is a pydantic model whose fields are its settings. Registering it under a name makes it
+usable in a recipe, and its fields become command-line options with their descriptions as help.
+Other packages add theirs through entry points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sam_bench.errors import InputError, unknown_name
+from sam_bench.records import ComponentSpec, first_problem
+
+
+class Component(BaseModel):
+    """Base of everything a recipe names: fields are settings, checked on construction.
+
+    State that changes while training is kept in private attributes; it is saved and restored
+    through `state_dict` and `load_state_dict`, so that a resumed run continues as if uninterrupted.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+    method: ClassVar[str] = "none"
+
+    def spec(self) -> ComponentSpec:
+        """The component as a recipe stores it: the name and every setting, defaults filled in."""
+        return ComponentSpec(method=self.method, **self.model_dump(mode="json"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a restart; nothing for a component without memory."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+
+
+C = TypeVar("C", bound=Component)
+
+
+class Registry(Generic[C]):
+    """Named component classes of one kind.
+
+    Args:
+        kind: What one is called in messages: "weight perturbation".
+        field: The recipe's field that names it: "weights".
+        group: Entry-point group through which other packages register theirs.
+    """
+
+    def __init__(self, *, kind: str, field: str, group: str) -> None:
+        self.kind, self.field, self.group = kind, field, group
+        self._classes: dict[str, type[C]] = {}
+        self._plugins_loaded = False
+
+    def register(self, name: str) -> Callable[[type[C]], type[C]]:
+        """Class decorator: make the class available as `name`."""
+
+        def decorate(cls: type[C]) -> type[C]:
+            if name in self._classes:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            cls.method = name
+            self._classes[name] = cls
+            return cls
+
+        return decorate
+
+    def _load_plugins(self) -> None:
+        if self._plugins_loaded:
+            return
+        self._plugins_loaded = True
+        for point in entry_points(group=self.group):
+            if point.name not in self._classes:
+                self.register(point.name)(point.load())
+
+    def names(self) -> list[str]:
+        """Every registered name, other packages' included."""
+        self._load_plugins()
+        return sorted(self._classes)
+
+    def __iter__(self) -> Iterator[type[C]]:
+        return (self._classes[name] for name in self.names())
+
+    def get(self, name: str) -> type[C]:
+        """The class registered as `name`.
+
+        Raises:
+            InputError: There is none; names the nearest and all.
+        """
+        self._load_plugins()
+        if name not in self._classes:
+            raise unknown_name(self.kind, name, self._classes)
+        return self._classes[name]
+
+    def build(self, spec: ComponentSpec) -> C:
+        """The component that a recipe's `spec` describes.
+
+        Raises:
+            InputError: Unknown method, unknown setting, or a value out of range; names the field.
+        """
+        cls = self.get(spec.method)
+        foreign = sorted(set(spec.settings) - set(cls.model_fields))
+        if foreign:
+            takes = ", ".join(cls.model_fields) or "no settings"
+            raise InputError(f"{self.field}.{foreign[0]}: {self.kind} {spec.method!r} takes {takes}")
+        try:
+            return cls(**spec.settings)
+        except ValidationError as error:
+            raise InputError(f"{self.field}.{first_problem(error)}") from error
