@@ -1,0 +1,42 @@
+"""Objectives: what scores a (perturbed) batch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from sam_bench.perturb.inputs import at_least_float32
+from sam_bench.registry import Component, Registry
+
+
+class Objective(Component):
+    """Base of training losses."""
+
+    @abstractmethod
+    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The loss of every example.
+
+        Args:
+            logits: float [B, classes].
+            y: Labels, int64 [B].
+
+        Returns:
+            float [B], float32 or better.
+        """
+
+
+OBJECTIVES: Registry[Objective] = Registry(kind="objective", field="objective", group="sam_bench.objectives")
+
+
+@OBJECTIVES.register("cross-entropy")
+class CrossEntropy(Objective):
+    """Cross-entropy, optionally against smoothed labels (Szegedy et al. 2016, section 7)."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of a label spread over all classes")
+
+    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy per example."""
+        return F.cross_entropy(at_least_float32(logits), y, label_smoothing=self.label_smoothing, reduction="none")

@@ -1,0 +1,93 @@
+"""The threat model: an Lp ball around a clean input, cut with the box of valid images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sam_bench.errors import InputError
+from sam_bench.records import Norm, Radius
+
+_LARGEST_SENSIBLE: dict[Norm, float] = {"Linf": 1.0, "L2": 10.0}
+_TINY = 1e-12  # keeps a division by the norm of a zero vector finite
+
+
+def _l2(flat: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    return norms.clamp_min(_TINY)
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The allowed inputs around a clean one: within eps in the norm, and within [0, 1].
+
+    Args:
+        norm: "Linf" or "L2".
+        eps: Radius, in the units of inputs in [0, 1].
+    """
+
+    norm: Norm
+    eps: float
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """`x_adv` moved into the ball around `x` and clipped to the box.
+
+        Args:
+            x_adv: Candidates, float [B, ...].
+            x: Clean inputs in [0, 1], same shape.
+
+        Returns:
+            float [B, ...]; equal to `x_adv` where that was allowed already, up to rounding.
+        """
+        delta = x_adv - x
+        if self.norm == "Linf":
+            delta = delta.clamp(-self.eps, self.eps)
+        else:
+            # Clipping to the box afterwards moves coordinates towards x only, so the norm cannot grow.
+            flat = delta.flatten(1)
+            delta = (flat * (self.eps / _l2(flat)).clamp_max(1.0)).view_as(delta)
+        return (x + delta).clamp(0.0, 1.0)
+
+    def step(self, x_adv: Tensor, x: Tensor, gradient: Tensor, size: float) -> Tensor:
+        """One step of steepest ascent in the norm, then projection (Madry et al. 2018, section 2.1)."""
+        return self.project(x_adv + size * self.direction(gradient), x)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The unit step that raises a linear function of slope `gradient` the most; float [B, ...]."""
+        if self.norm == "Linf":
+            return gradient.sign()
+        flat = gradient.flatten(1)
+        return (flat / _l2(flat)).view_as(gradient)
+
+    def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A random point of the ball around each input, clipped to the box.
+
+        Linf: uniform in the cube. L2: uniform direction and uniform radius.
+
+        Args:
+            x: Clean inputs in [0, 1], float [B, ...].
+            generator: On the same device as `x`.
+        """
+        if self.norm == "Linf":
+            noise = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) * 2 - 1
+            return (x + self.eps * noise).clamp(0.0, 1.0)
+        flat = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype).flatten(1)
+        radius = torch.rand(len(x), 1, generator=generator, device=x.device, dtype=x.dtype)
+        return (x + (self.eps * radius * flat / _l2(flat)).view_as(x)).clamp(0.0, 1.0)
+
+
+def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False) -> None:
+    """Refuse a radius that was surely meant in units of 1/255.
+
+    Raises:
+        InputError: `eps` is at least 1 in Linf, where the ball holds every image, or at least 10 in L2.
+    """
+    if allow_large or eps < _LARGEST_SENSIBLE[norm]:
+        return
+    fraction = f"{eps}/255" if "/" not in str(eps) else str(eps)
+    raise InputError(
+        f"--eps {eps} is too large for {norm}: inputs are in [0, 1], so you probably mean {fraction}; "
+        "add --allow-large-eps to insist"
+    )
