@@ -1,0 +1,77 @@
+"""Random crop and flip of a whole batch at once, every example with a draw of its own."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sam_bench.errors import InputError
+from sam_bench.records import Augmentation
+
+
+def check_augmentation(augmentation: Augmentation, image_size: int) -> None:
+    """Refuse an augmentation that images of this size cannot have.
+
+    Raises:
+        InputError: Reflection needs more pixels than an image has; names the field.
+    """
+    padding = augmentation.crop_padding
+    if augmentation.padding_mode == "reflect" and padding >= image_size:
+        raise InputError(
+            f"augmentation.crop_padding: {padding} pixels cannot be reflected in images of "
+            f"{image_size}x{image_size}; use at most {image_size - 1}, or padding_mode 'zeros'"
+        )
+
+
+def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Crop and flip each image at random, like torchvision's RandomCrop and RandomHorizontalFlip.
+
+    Args:
+        images: [B, C, H, W], any type and device.
+        augmentation: What is done.
+        generator: A CPU generator: the draws are the same whatever the images' device.
+
+    Returns:
+        A new batch of the same shape, type and device.
+    """
+    count, padding = len(images), augmentation.crop_padding
+    # Both are drawn always, so that switching one off leaves the other's draws as they were.
+    offsets = torch.randint(0, 2 * padding + 1, (count, 2), generator=generator)
+    flips = torch.randint(0, 2, (count,), generator=generator, dtype=torch.bool)
+    if not augmentation.flip:
+        flips = torch.zeros_like(flips)
+    return crop_and_flip(images, offsets, flips, padding=padding, padding_mode=augmentation.padding_mode)
+
+
+def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: int, padding_mode: str) -> Tensor:
+    """Pad by `padding`, cut each image's own H x W window out, then mirror those marked.
+
+    Args:
+        images: [B, C, H, W], any type and device.
+        offsets: int64 [B, 2] on any device: top and left of the window, from 0 to 2 * padding.
+        flips: bool [B] on any device: mirror left and right.
+        padding: Pixels added on every side.
+        padding_mode: 'reflect' (without repeating the edge) or 'zeros'.
+
+    Returns:
+        A new batch of the same shape, type and device.
+    """
+    device, (count, channels, height, width) = images.device, images.shape
+    rows = offsets[:, :1].to(device) + torch.arange(height, device=device)  # [B, H], places of the padded image
+    columns = offsets[:, 1:].to(device) + torch.arange(width, device=device)
+    columns = torch.where(flips.to(device)[:, None], columns.flip(1), columns)
+    if padding_mode == "reflect":
+        rows, columns = _reflected(height, padding, device)[rows], _reflected(width, padding, device)[columns]
+    elif padding:
+        images = F.pad(images, (padding, padding, padding, padding))
+    # One gather does crop, reflection and flip; the index is shared by the channels.
+    places = rows[:, :, None] * images.shape[3] + columns[:, None, :]
+    places = places.reshape(count, 1, height * width).expand(-1, channels, -1)
+    return images.reshape(count, channels, -1).gather(2, places).reshape(count, channels, height, width)
+
+
+def _reflected(length: int, padding: int, device: torch.device) -> Tensor:
+    """For each place of a padded axis, the place it shows: 2 1 | 0 1 2 3 | 2 1."""
+    places = torch.arange(-padding, length + padding, device=device).abs()
+    return torch.minimum(places, 2 * (length - 1) - places)

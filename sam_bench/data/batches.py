@@ -1,0 +1,111 @@
+"""Batches: an epoch over a split, in which each batch depends on (seed, epoch, batch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sam_bench.data.augment import augment, check_augmentation
+from sam_bench.data.splits import Split
+from sam_bench.errors import InputError
+from sam_bench.records import Augmentation
+from sam_bench.seeds import generator
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Bytes to float32 in [0, 1], with exactly the values of torchvision's ToTensor (division by 255).
+
+    Args:
+        images: uint8, any shape.
+
+    Raises:
+        InputError: The images are not uint8, so that dividing them by 255 would be wrong.
+    """
+    if images.dtype != torch.uint8:
+        raise InputError(f"to_float takes uint8 images, not {images.dtype}")
+    return images.to(torch.float32).div_(255)
+
+
+class Batches:
+    """Iterates over a split in batches of float images and labels, on the split's device.
+
+    Batch b of epoch e is a pure function of (seed, e, b): a run resumed in the middle of an epoch
+    sees what the uninterrupted one would have seen. Random numbers are drawn on the CPU, so that
+    they do not depend on the device. Only the batch at hand is converted to float.
+
+    When shuffling without `drop_last`, a remainder of one example joins the batch before it, because
+    BatchNorm cannot normalise over a single example; every example still comes once an epoch.
+
+    Args:
+        split: What to iterate over.
+        batch_size: Examples a batch; the last may be smaller (or, see above, larger by one).
+        seed: Decides order and augmentation.
+        augmentation: What is done to each image; None: nothing.
+        shuffle: A new order every epoch; otherwise the split's own order every time.
+        drop_last: Leave out a last batch that is not full.
+
+    Raises:
+        InputError: No batch at all would come out, or the augmentation does not fit the images.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        seed: int,
+        augmentation: Augmentation | None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        if len(split) == 0:
+            raise InputError("there are no examples to make batches of")
+        if drop_last and len(split) < batch_size:
+            raise InputError(
+                f"batch_size {batch_size} with drop_last leaves nothing of {len(split)} examples; use a smaller one"
+            )
+        if augmentation is not None:
+            check_augmentation(augmentation, min(split.images.shape[2:]))
+        self.split, self.batch_size, self.seed = split, batch_size, seed
+        self.augmentation, self.shuffle, self.drop_last = augmentation, shuffle, drop_last
+        full, rest = divmod(len(split), batch_size)
+        joins = shuffle and rest == 1 and full > 0
+        self._count = full if drop_last or joins or rest == 0 else full + 1
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return self._count
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch.
+
+        Args:
+            epoch: Which one, from 0.
+            start: The first batch wanted; those before it are skipped without being made.
+
+        Yields:
+            (x, y): float32 [B, C, H, W] in [0, 1] and int64 [B], on the split's device.
+
+        Raises:
+            InputError: There is no such batch to start at.
+        """
+        if not 0 <= start <= len(self):
+            raise InputError(f"cannot start at batch {start}: an epoch has {len(self)} batches")
+        order = self._order(epoch) if self.shuffle else None
+        for batch in range(start, len(self)):
+            first = batch * self.batch_size
+            last_of_all = batch == len(self) - 1 and not self.drop_last
+            chosen = slice(first, len(self.split) if last_of_all else first + self.batch_size)
+            where = chosen if order is None else order[chosen]
+            images = self.split.images[where]
+            if self.augmentation is not None:
+                images = augment(images, self.augmentation, generator(self.seed, "augment", epoch, batch))
+            yield to_float(images), self.split.labels[where]
+
+    def _order(self, epoch: int) -> Tensor:
+        draws = generator(self.seed, "order", epoch)
+        return torch.randperm(len(self.split), generator=draws).to(self.split.device)

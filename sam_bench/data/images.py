@@ -1,0 +1,76 @@
+"""What several sources need: resizing bytes, and names made of file names."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sam_bench.errors import InputError
+from sam_bench.records import NAME_PATTERN
+
+SMALLEST_IMAGE = 4
+"""Height and width below which no architecture here works."""
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Bilinear resize of square images, with antialiasing when it shrinks them.
+
+    Computed in float64 and rounded to the nearest byte, so that the result, and with it the
+    fingerprint, does not hang on the machine.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        size: Height and width wanted.
+
+    Returns:
+        uint8 [N, C, size, size]; the images themselves when they have that size.
+    """
+    if images.shape[2:] == (size, size):
+        return images
+    out = torch.empty((*images.shape[:2], size, size), dtype=torch.uint8, device=images.device)
+    for block, target in zip(images.split(1024), out.split(1024), strict=True):
+        shrinks = size < block.shape[2]
+        resized = F.interpolate(block.double(), (size, size), mode="bilinear", antialias=shrinks)
+        target.copy_(resized.round_().clamp_(0, 255))
+    return out
+
+
+def check_image_size(image_size: int | None) -> None:
+    """Refuse a size that no architecture takes.
+
+    Raises:
+        InputError: It is below 4 pixels.
+    """
+    if image_size is not None and image_size < SMALLEST_IMAGE:
+        raise InputError(f"--image-size {image_size} is too small: at least {SMALLEST_IMAGE} pixels")
+
+
+def check_name(name: str, where: str) -> str:
+    """`name`, when cards and records can use it as a data set's name.
+
+    Raises:
+        InputError: It is not usable; says where it comes from.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InputError(
+            f"{where}: {name!r} is not usable as a data set's name; use letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit, at most 100 characters"
+        )
+    return name
+
+
+def name_from_file(stem: str, where: str) -> str:
+    """A data set's name made of a file's or folder's name: what is not allowed becomes '-'.
+
+    Raises:
+        InputError: Nothing usable is left of it.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-").rstrip("-")[:100]
+    if not name:
+        raise InputError(
+            f"{where}: no name for the data set can be made of {stem!r}; rename it, or give the data set a name"
+        )
+    return name

@@ -1,0 +1,124 @@
+"""`load_dataset`: one table of named data sets, and own images from a file or a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sam_bench.data.digits import load_digits
+from sam_bench.data.folder import load_folder
+from sam_bench.data.images import check_image_size, check_name, resize
+from sam_bench.data.npz import load_npz
+from sam_bench.data.splits import Dataset, Split
+from sam_bench.data.torchvision_sets import load_cifar10, load_cifar100, load_svhn
+from sam_bench.errors import InputError, unknown_name
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that is known by name.
+
+    Args:
+        load: Takes the folder for downloads and whether the test set alone is wanted.
+        image_size: The size that goes by the plain name; another one is part of the name.
+        summary: One line: what it is.
+    """
+
+    load: Callable[[Path, bool], Dataset]
+    image_size: int
+    summary: str
+
+
+SOURCES: dict[str, Source] = {
+    "cifar10": Source(load_cifar10, 32, "CIFAR-10: 50,000 + 10,000 colour images, 32x32, 10 classes; downloaded"),
+    "cifar100": Source(load_cifar100, 32, "CIFAR-100: 50,000 + 10,000 colour images, 32x32, 100 classes; downloaded"),
+    "svhn": Source(load_svhn, 32, "SVHN: 73,257 + 26,032 house numbers, 32x32 colour, 10 classes; downloaded"),
+    "digits": Source(
+        load_digits, 16, "scikit-learn's digits: 1,297 + 500 grey images, 8x8 enlarged to 16x16; no download"
+    ),
+}
+
+_SIZED = re.compile(r"(?P<base>.+)-(?P<size>\d{1,4})px")
+
+
+def data_sources() -> dict[str, str]:
+    """Every named data set with a line about it."""
+    return {name: source.summary for name, source in SOURCES.items()}
+
+
+def load_dataset(
+    spec: str,
+    *,
+    data_dir: Path = Path("data"),
+    name: str | None = None,
+    image_size: int | None = None,
+    test_only: bool = False,
+) -> Dataset:
+    """Load a data set, whole, as bytes in memory.
+
+    Args:
+        spec: 'cifar10', 'cifar100', 'svhn', 'digits' (in any case), a FILE.npz with x_train, y_train,
+            x_test and y_test, or a FOLDER with train/<class>/* and test/<class>/*.
+        data_dir: Where downloads go and are looked for.
+        name: What cards and records call it; by default the data set's own name, or the file's.
+        image_size: Resize to this many pixels. A data set resized from its own size is another one:
+            'cifar10' at 16 is called 'cifar10-16px' (which is also a valid `spec`).
+        test_only: Leave the training part out (`train` is None); a file or folder may then lack it.
+
+    Returns:
+        The data set, on the CPU.
+
+    Raises:
+        InputError: Unknown name, no such file, or a file that does not hold what it should; says which.
+        SamBenchError: A download failed, or a downloaded file is damaged; says what to do.
+    """
+    if name is not None:
+        check_name(name, "name")
+    check_image_size(image_size)
+    key = spec.lower()
+    sized = _SIZED.fullmatch(key)
+    if sized and key not in SOURCES and sized["base"] in SOURCES:
+        if image_size not in (None, int(sized["size"])):
+            raise InputError(
+                f"data set {spec!r} has images of {int(sized['size'])} pixels, but --image-size {image_size}"
+            )
+        key, image_size = sized["base"], int(sized["size"])
+        check_image_size(image_size)
+    if key in SOURCES:
+        source = SOURCES[key]
+        dataset = source.load(Path(data_dir).expanduser(), test_only)
+        dataset = _resized(dataset, image_size or source.image_size, plain=source.image_size)
+    else:
+        dataset = _load_path(spec, image_size=image_size, test_only=test_only)
+    return dataset if name is None else replace(dataset, name=name)
+
+
+def _load_path(spec: str, *, image_size: int | None, test_only: bool) -> Dataset:
+    try:
+        path = Path(spec).expanduser()
+        is_folder, is_file = bool(spec.strip()) and path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL: no path at all
+        path, is_folder, is_file = Path(), False, False
+    if is_folder:
+        return load_folder(path, image_size=image_size, test_only=test_only)
+    if is_file:
+        dataset = load_npz(path, test_only=test_only)
+        return _resized(dataset, image_size or dataset.image_size, plain=dataset.image_size)
+    if path.suffix.lower() == ".npz" or os.sep in spec or "/" in spec:
+        raise InputError(
+            f"there is no file or folder {spec}; a data set is one of {', '.join(SOURCES)}, a FILE.npz or a FOLDER"
+        )
+    problem = unknown_name("data set", spec, SOURCES)
+    raise InputError(f"{problem} The path of a FILE.npz or of a FOLDER with train/ and test/ works too.")
+
+
+def _resized(dataset: Dataset, size: int, *, plain: int) -> Dataset:
+    """The data set at `size`, under a name that says so unless it is its `plain` size."""
+    if size != dataset.image_size:
+        test = Split(resize(dataset.test.images, size), dataset.test.labels)
+        train = dataset.train and Split(resize(dataset.train.images, size), dataset.train.labels)
+        dataset = replace(dataset, train=train, test=test, robustbench=None)
+    return dataset if size == plain else replace(dataset, name=f"{dataset.name[:90]}-{size}px")
