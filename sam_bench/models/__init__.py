@@ -1,0 +1,25 @@
+"""Networks: ours and timm's, built for a data set, with input normalisation as the first layer."""
+
+import sam_bench.models.preactresnet  # noqa: F401  (registers its architectures)
+from sam_bench.models.check import check_model
+from sam_bench.models.factory import architecture_for, count_parameters, create_model, parse_options
+from sam_bench.models.normalize import NormalizedModel
+from sam_bench.models.registry import architecture_options, architectures, register_architecture
+from sam_bench.modes import attacking, batch_norm_statistics_kept, batch_norms, frozen, training_mode
+
+__all__ = [
+    "NormalizedModel",
+    "architecture_for",
+    "architecture_options",
+    "architectures",
+    "attacking",
+    "batch_norm_statistics_kept",
+    "batch_norms",
+    "check_model",
+    "count_parameters",
+    "create_model",
+    "frozen",
+    "parse_options",
+    "register_architecture",
+    "training_mode",
+]

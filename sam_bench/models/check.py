@@ -1,0 +1,51 @@
+"""A first look at a model before hours are spent on attacking it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sam_bench.errors import InputError
+from sam_bench.modes import attacking
+
+
+def check_model(
+    module: nn.Module, num_classes: int, input_shape: tuple[int, int, int], *, name: str = "the model"
+) -> None:
+    """Run one small batch, in eval mode, and refuse a model that no attack can be run against.
+
+    Args:
+        module: Takes float images [batch, C, H, W] in [0, 1]; its mode is given back.
+        num_classes: The width the logits must have.
+        input_shape: (C, H, W).
+        name: What messages call the model.
+
+    Raises:
+        InputError: It fails on such images, or returns something other than finite floating-point
+            logits [batch, num_classes].
+    """
+    first = next(module.parameters(), None)
+    device = torch.device("cpu") if first is None else first.device
+    # Noise between a black and a white image: the box's corners are where overflow shows.
+    batch = torch.rand(4, *input_shape, generator=torch.Generator().manual_seed(0))
+    batch[0], batch[1] = 0.0, 1.0
+    batch = batch.to(device)
+    shown = "x".join(str(size) for size in input_shape)
+    try:
+        with attacking(module), torch.no_grad():
+            logits = module(batch)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{name} fails on {shown} images in [0, 1]: {lines[0]}") from error
+    if not isinstance(logits, Tensor):
+        raise InputError(f"{name} returns {type(logits).__name__}, not a tensor of logits [batch, {num_classes}]")
+    got = list(logits.shape)
+    if logits.ndim != 2 or got[0] != len(batch):
+        raise InputError(f"{name} returns shape {got} for {len(batch)} images, expected [{len(batch)}, {num_classes}]")
+    if got[1] != num_classes:
+        raise InputError(f"{name} returns logits of shape [B,{got[1]}], expected {num_classes} classes")
+    if not logits.is_floating_point():
+        raise InputError(f"{name} returns {logits.dtype}, expected floating-point logits, not predictions")
+    if not bool(torch.isfinite(logits).all()):
+        what = "NaN" if bool(torch.isnan(logits).any()) else "infinite values"
+        raise InputError(f"{name} returns {what} among its logits for images in [0, 1]: its weights have diverged?")
