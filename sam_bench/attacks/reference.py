@@ -1,0 +1,176 @@
+"""AutoAttack run by its authors' implementation: the reference that a faster engine has to equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sam_bench.attacks.base import ATTACKS, Attack, Found, Progress
+from sam_bench.attacks.doubts import explain, few_classes
+from sam_bench.errors import InputError
+from sam_bench.integrations import upstream
+from sam_bench.perturb.ball import Ball
+
+Version = Literal["standard", "plus", "rand"]
+
+ATTACKS_OF: dict[Version, list[str]] = {
+    "standard": ["apgd-ce", "apgd-t", "fab-t", "square"],
+    "plus": ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"],
+    "rand": ["apgd-ce", "apgd-dlr"],
+}
+"""What each version runs, in order (Croce and Hein 2020, arXiv 2003.01690)."""
+
+TARGETS = 9
+"""Classes that each targeted attack aims at, from the second most likely down."""
+
+
+@dataclass(frozen=True)
+class ReferenceAutoAttack:
+    """Upstream's attacks, driven one batch at a time, so that it is known which attack broke which example.
+
+    With the seed and batch size given, the examples broken are those that upstream's own
+    `run_standard_evaluation` breaks: as there, each attack sees what is still robust, batched anew in
+    the examples' order.
+    """
+
+    version: Version = "standard"
+
+    @property
+    def engine(self) -> str:
+        """The package that runs, with its version."""
+        return upstream.package_and_version()
+
+    @property
+    def attacks(self) -> list[str]:
+        """Names of the attacks of this version, in order."""
+        return list(ATTACKS_OF[self.version])
+
+    def suite(self, model: nn.Module, *, ball: Ball, seed: int, device: torch.device) -> Any:
+        """Upstream's AutoAttack object with this version's settings."""
+        return upstream.build(model, norm=ball.norm, eps=ball.eps, seed=seed, version=self.version, device=device)
+
+    def search(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        ball: Ball,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+        progress: Callable[[Progress], None],
+    ) -> Found:
+        """Run the attacks in order on what is still robust; arguments as in `Attack.search`.
+
+        Raises:
+            InputError: The model has too few classes for this version's losses.
+        """
+        total = len(x)
+        with _random_state_kept(device), upstream.gradients_kept(model):
+            torch.manual_seed(seed)
+            suite = self.suite(model, ball=ball, seed=seed, device=device)
+            classes = upstream.check_defence(suite, x, y, batch_size=batch_size)
+            limited = self._limit_targets(suite, classes)
+            robust = torch.ones(total, dtype=torch.bool)
+            x_adv = x.clone()
+            # The last attack's name stays where nothing is found: should the verification nevertheless
+            # see a change, as with a model that is random, it is put down to the attack that ran longest.
+            by = [self.attacks[-1]] * total
+            after = {"clean": 1.0}
+            for attack in self.attacks:
+                if not robust.any():
+                    break
+                survivors = robust.nonzero().flatten()
+                done = 0
+                progress(Progress(stage=attack, done=done, total=len(survivors), robust=int(robust.sum())))
+                for index in survivors.split(batch_size):
+                    clean, labels = x[index].to(device), y[index].to(device)
+                    candidate = upstream.run_attack(suite, attack, clean, labels)
+                    # What is judged is what the verification will see, else an example would be let
+                    # go over a witness that is then turned down.
+                    candidate = ball.project(candidate, clean)
+                    with torch.no_grad():
+                        broken = (model(candidate).argmax(1) != labels).cpu()
+                    found = index[broken]
+                    robust[found] = False
+                    x_adv[found] = candidate.cpu()[broken]
+                    for position in found.tolist():
+                        by[position] = attack
+                    done += len(index)
+                    progress(Progress(stage=attack, done=done, total=len(survivors), robust=int(robust.sum())))
+                after[attack] = float(robust.float().mean())
+            upstream.checks().check_square_sr(after, logger=suite.logger)
+        return Found(x_adv=x_adv, by=by, warnings=limited + explain(suite.logger.warnings))
+
+    def _limit_targets(self, suite: Any, classes: int) -> list[str]:
+        targeted = [attack for attack in self.attacks if attack.endswith("-t")]
+        # DLR divides by a gap between the 1st and 3rd logit, its targeted form by one that reaches the 4th.
+        needed = 4 if targeted else 3
+        if classes < needed:
+            raise InputError(
+                f"autoattack, version {self.version}, needs at least {needed} classes for its DLR loss "
+                f"and the model has {classes}: use the attack pgd"
+            )
+        if not targeted or classes > TARGETS:
+            return []
+        suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = classes - 1
+        return [few_classes(classes, targeted)]
+
+
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """Give torch's generators back as they were: every attack seeds them."""
+    devices = []
+    if device.type == "cuda":
+        devices = [torch.cuda.current_device() if device.index is None else device.index]
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+@ATTACKS.register("autoattack")
+class AutoAttack(Attack):
+    """AutoAttack (Croce and Hein 2020, arXiv 2003.01690): an ensemble of attacks without parameters to tune."""
+
+    version: Version = Field(
+        default="standard",
+        description="standard (what leaderboards use), plus (more restarts, untargeted FAB and DLR) "
+        "or rand (for models that are random: averages gradients over 20 passes)",
+    )
+
+    @property
+    def _driver(self) -> ReferenceAutoAttack:
+        return ReferenceAutoAttack(self.version)
+
+    @property
+    def engine(self) -> str:
+        """The package that runs, with its version: 'pyautoattack 0.2.0'."""
+        return self._driver.engine
+
+    @property
+    def attacks(self) -> list[str]:
+        """Names of the attacks of this version, in order."""
+        return self._driver.attacks
+
+    def search(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        ball: Ball,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+        progress: Callable[[Progress], None],
+    ) -> Found:
+        """See `ReferenceAutoAttack.search`."""
+        return self._driver.search(
+            model, x, y, ball=ball, seed=seed, batch_size=batch_size, device=device, progress=progress
+        )

@@ -1,0 +1,5 @@
+"""Stand-in for `autoattack.state`."""
+
+from sam_bench.integrations.state import EvaluationState
+
+__all__ = ["EvaluationState"]
