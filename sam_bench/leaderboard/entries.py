@@ -1,0 +1,293 @@
+"""Entries: made from a card and its records alone, read back and checked against them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sam_bench.errors import InputError
+from sam_bench.leaderboard.labels import (
+    AUTOATTACK,
+    architecture_label,
+    attack_name,
+    examples_text,
+    method_label,
+    percent,
+    radius_key,
+    radius_text,
+)
+from sam_bench.records import (
+    EntryEvidence,
+    EntryRow,
+    EvaluationRecord,
+    LeaderboardEntry,
+    ModelCard,
+    Norm,
+    Radius,
+    first_problem,
+    read_record,
+    sha256_file,
+)
+
+RowKey = tuple[str, str, float]
+
+# RobustBench's boards: data set, threat model -> radius. Its ImageNet list is 5,000 validation images.
+OFFICIAL_EPS: dict[tuple[str, str], Radius] = {
+    ("cifar10", "Linf"): Radius("8/255"),
+    ("cifar10", "L2"): Radius("0.5"),
+    ("cifar100", "Linf"): Radius("8/255"),
+    ("imagenet", "Linf"): Radius("4/255"),
+}
+OFFICIAL_EXAMPLES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
+_LONGEST_FILE_NAME = 249
+_USUAL_EPS: dict[Norm, Radius] = {"Linf": Radius("8/255"), "L2": Radius("0.5")}
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """An entry and where it lies: `<folder>/<dataset>/<threat>/<name>.json`."""
+
+    path: Path
+    entry: LeaderboardEntry
+
+    @property
+    def dataset(self) -> str:
+        """Our name of the data set (the folder's); the entry's own field is RobustBench's name."""
+        return self.path.parent.parent.name
+
+    def record_path(self, row: EntryRow) -> Path:
+        """The record that a row was computed from."""
+        return self.path.parent / row.record
+
+    def card_path(self) -> Path:
+        """The card of the entry's model; it may be missing where the zoo is not shipped along."""
+        return self.path.parent / self.entry.sam_bench.card
+
+
+def row_key(row: EntryRow) -> RowKey:
+    """What an entry holds one row of: attack, norm and radius."""
+    return (row.attack, row.norm, radius_key(row.eps))
+
+
+def record_file_name(model: str, row: EntryRow) -> str:
+    """Name of a row's record: `<model>-<attack>-<norm>-8over255.json`."""
+    return f"{model}-{row.attack}-{row.norm}-{radius_text(row.eps).replace('/', 'over')}.json"
+
+
+def row_from_record(record: EvaluationRecord, *, sha256: str, model: str) -> EntryRow:
+    """The line of a table that a record gives.
+
+    Args:
+        record: The evaluation.
+        sha256: SHA-256 of the record's file.
+        model: The entry's name; decides the name of the record's copy.
+    """
+    row = EntryRow(
+        record="",
+        record_sha256=sha256,
+        attack=attack_name(record),
+        norm=record.norm,
+        eps=Radius(radius_text(record.eps)),
+        n_examples=record.n_examples,
+        clean_accuracy=record.clean_accuracy,
+        robust_accuracy=record.robust_accuracy,
+        warnings=record.warnings,
+    )
+    return row.model_copy(update={"record": f"records/{record_file_name(model, row)}"})
+
+
+def official_eps(dataset: str, threat: Norm) -> Radius:
+    """RobustBench's radius for a board; for data sets it does not know, the usual one of the norm."""
+    return OFFICIAL_EPS.get((dataset, threat), _USUAL_EPS[threat])
+
+
+def headline(rows: Sequence[EntryRow], *, dataset: str, threat: Norm) -> EntryRow | None:
+    """The row that RobustBench's fields are filled from.
+
+    AutoAttack (standard) in the entry's own norm: at RobustBench's radius where there is one, else
+    at the largest radius. None without such a row: another attack's number never takes its place.
+
+    Args:
+        rows: All rows of the entry.
+        dataset: RobustBench's name of the data set, or ours.
+        threat: The threat model the entry is listed under.
+    """
+    candidates = [row for row in rows if row.attack == AUTOATTACK and row.norm == threat]
+    wanted = radius_key(official_eps(dataset, threat))
+    for row in candidates:
+        if radius_key(row.eps) == wanted:
+            return row
+    return max(candidates, key=lambda row: float(row.eps), default=None)
+
+
+def listed_dataset(card: ModelCard) -> str:
+    """The data set that RobustBench's field names."""
+    return card.robustbench_dataset or card.dataset
+
+
+def make_entry(card: ModelCard, rows: Sequence[EntryRow], *, card_link: str) -> LeaderboardEntry:
+    """The entry that a card and rows computed from records give; every RobustBench field is filled.
+
+    Args:
+        card: The model's card.
+        rows: At least one of them AutoAttack (standard) in the card's threat model.
+        card_link: Path of the card, relative to the entry's folder.
+
+    Raises:
+        InputError: There is no AutoAttack row; names the command that makes one.
+    """
+    dataset = listed_dataset(card)
+    top = headline(rows, dataset=dataset, threat=card.threat)
+    if top is None:
+        eps = radius_text(official_eps(dataset, card.threat))
+        raise InputError(
+            f"{card.name} has no AutoAttack (standard) record in {card.threat}, and no other attack stands in for it: "
+            f"`sam-bench evaluate {card.name} --attack autoattack --norm {card.threat} --eps {eps}` makes one"
+        )
+    order = sorted(
+        rows, key=lambda row: (row.norm != card.threat, row.attack != AUTOATTACK, row.attack, float(row.eps))
+    )
+    return LeaderboardEntry(
+        link=card.paper_link.strip() or "N/A",
+        name=card.paper_title.strip() or f"sam-bench: {card.recipe.name}",
+        authors=card.authors.strip() or "Anonymous",
+        additional_data=False,
+        number_forward_passes=1,
+        dataset=dataset,
+        # RobustBench's BibTeX takes the last word as the year and fails on an empty text.
+        venue=card.venue.strip() or "Unpublished",
+        architecture=architecture_label(card.architecture),
+        eps=radius_text(top.eps),
+        clean_acc=percent(top.clean_accuracy),
+        reported=percent(top.robust_accuracy),
+        autoattack_acc=percent(top.robust_accuracy),
+        footnote=_footnote(card, top),
+        unreliable=True if top.warnings else None,
+        sam_bench=EntryEvidence(
+            name=card.name,
+            threat=card.threat,
+            method=method_label(card.recipe),
+            card=card_link,
+            checkpoint_sha256=card.weights.sha256,
+            epochs=card.epochs,
+            passes=card.cost.passes,
+            parameters=card.parameters,
+            rows=order,
+        ),
+    )
+
+
+def _footnote(card: ModelCard, top: EntryRow) -> str | None:
+    """What a reader of the RobustBench fields alone must be told; None when its conditions are met."""
+    dataset, said = listed_dataset(card), []
+    if card.dataset != dataset:
+        said.append(f"evaluated on {card.dataset}, not on {dataset}")
+    if top.n_examples != OFFICIAL_EXAMPLES.get(dataset):
+        said.append(f"on {examples_text(top.n_examples)}")
+    official = OFFICIAL_EPS.get((dataset, card.threat))
+    if official is not None and radius_key(official) != radius_key(top.eps):
+        said.append(f"at eps {radius_text(top.eps)}, not {official}")
+    said.extend(f"AutoAttack warns: {warning}" for warning in top.warnings)
+    return "; ".join(said) or None
+
+
+def read_entry(path: Path) -> StoredEntry:
+    """Read one entry and check that it lies where its own fields say.
+
+    Raises:
+        InputError: Not an entry, or in a folder or under a name that is not its own.
+    """
+    stored = StoredEntry(path, read_record(path, LeaderboardEntry))
+    evidence = stored.entry.sam_bench
+    expected = Path(evidence.threat) / f"{evidence.name}.json"
+    if Path(path.parent.name) / path.name != expected:
+        raise InputError(f"{path} is the entry of {evidence.name} under {evidence.threat}: it belongs at {expected}")
+    return stored
+
+
+def read_entries(folder: Path) -> list[StoredEntry]:
+    """Every entry of a leaderboards folder (`<dataset>/<threat>/<name>.json`), in the order of their paths.
+
+    Raises:
+        InputError: A file there is not a valid entry; names it and the field.
+    """
+    paths = sorted(path for path in folder.glob("*/*/*.json") if not path.name.startswith("."))
+    return [read_entry(path) for path in paths]
+
+
+def checked_records(stored: StoredEntry, *, rows_only: bool = False) -> Iterator[tuple[EntryRow, EvaluationRecord]]:
+    """Each row of an entry with the record behind it, after checking that the numbers follow from it.
+
+    Args:
+        stored: The entry.
+        rows_only: Leave the RobustBench fields unchecked.
+
+    Raises:
+        InputError: A record is missing or not the one the row was computed from, or a number in the
+            entry does not follow from its records.
+    """
+    evidence = stored.entry.sam_bench
+    for row in evidence.rows:
+        # Checked before anything is opened: a path in a file that others wrote leads nowhere else.
+        if not re.fullmatch(rf"records/[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST_FILE_NAME}}}\.json", row.record):
+            raise InputError(f"{stored.path}: record {row.record!r} is not of the form records/NAME.json")
+        path = stored.record_path(row)
+        record = read_record(path, EvaluationRecord)
+        found = sha256_file(path)
+        if found != row.record_sha256:
+            raise InputError(
+                f"{path} is not the record that {stored.path} was computed from "
+                f"(SHA-256 expected {row.record_sha256}, found {found}): submit the record again"
+            )
+        if record.checkpoint_sha256 != evidence.checkpoint_sha256:
+            raise InputError(
+                f"{path} is about checkpoint {record.checkpoint_sha256}, "
+                f"but {stored.path} about {evidence.checkpoint_sha256}: submit the model's own record"
+            )
+        expected = row_from_record(record, sha256=row.record_sha256, model=evidence.name)
+        _same_numbers(stored.path, row, expected)
+        yield row, record
+    if rows_only:
+        return
+    top = headline(evidence.rows, dataset=stored.entry.dataset, threat=evidence.threat)
+    stated = (stored.entry.clean_acc, stored.entry.autoattack_acc, stored.entry.eps)
+    if top is None or stated != (percent(top.clean_accuracy), percent(top.robust_accuracy), radius_text(top.eps)):
+        raise InputError(
+            f"{stored.path}: clean_acc, autoattack_acc and eps are {', '.join(stated)}, which its AutoAttack record "
+            "does not give: submit the record again"
+        )
+
+
+def _same_numbers(path: Path, row: EntryRow, expected: EntryRow) -> None:
+    stated, computed = row.model_dump(mode="json"), expected.model_dump(mode="json")
+    for field in ("attack", "norm", "eps", "n_examples", "clean_accuracy", "robust_accuracy", "warnings"):
+        if stated[field] != computed[field]:
+            raise InputError(
+                f"{path}: {field} of the row {row.record} is {json.dumps(stated[field])}, "
+                f"but its record gives {json.dumps(computed[field])}: submit the record again"
+            )
+
+
+def read_card_if_there(path: Path) -> ModelCard | None:
+    """The card at `path`, or None where there is none that can be read: a table can do without it."""
+    try:
+        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError):
+        return None
+
+
+def parse_record(data: bytes, path: Path) -> EvaluationRecord:
+    """The record in bytes that were read from `path` once, so that hash and content cannot differ.
+
+    Raises:
+        InputError: Not a valid record; names the file and the field.
+    """
+    try:
+        return EvaluationRecord.model_validate_json(data)
+    except ValidationError as error:
+        raise InputError(f"{path} is not a valid EvaluationRecord: {first_problem(error)}") from error

@@ -1,0 +1,243 @@
+"""`submit_entry`: from a card and its records to an entry, and to what RobustBench wants to be sent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam_bench.errors import InputError
+from sam_bench.leaderboard.entries import (
+    OFFICIAL_EXAMPLES,
+    RowKey,
+    StoredEntry,
+    checked_records,
+    headline,
+    listed_dataset,
+    make_entry,
+    parse_record,
+    read_entry,
+    row_from_record,
+    row_key,
+)
+from sam_bench.leaderboard.labels import examples_text, radius_text
+from sam_bench.leaderboard.robustbench_issue import Condition, conditions, issue_text, issue_title, model_info
+from sam_bench.records import (
+    EntryRow,
+    EvaluationRecord,
+    LeaderboardEntry,
+    ModelCard,
+    read_record,
+    write_atomic,
+    write_record,
+)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What submitting wrote, and what to send to RobustBench.
+
+    Attributes:
+        entry: The entry as written.
+        path: Its file, `<folder>/<dataset>/<threat>/<name>.json`.
+        records: The copies of its records, beside it.
+        model_info: RobustBench's `model_info` file (the entry without our block), JSON text.
+        issue_title: Title of RobustBench's "New Model" issue.
+        issue: The issue's text.
+        conditions: RobustBench's conditions, each met, not met, or for a person to confirm.
+        notes: What the submitter should know: rows replaced or dropped, checks that could not be made.
+    """
+
+    entry: LeaderboardEntry
+    path: Path
+    records: list[Path]
+    model_info: str
+    issue_title: str
+    issue: str
+    conditions: list[Condition]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A row, the record it comes from, and its file; `data` is empty for a record that lies in place already."""
+
+    row: EntryRow
+    record: EvaluationRecord
+    path: Path
+    data: bytes
+
+
+def submit_entry(
+    card: ModelCard,
+    card_path: Path,
+    record_paths: Sequence[Path],
+    *,
+    folder: Path,
+    fingerprint_of_first: Callable[[int], str] | None = None,
+) -> Submission:
+    """Write a model's entry, or add records to the entry it has; every number comes from a record.
+
+    A record for an attack, norm and radius that the entry already has replaces that row; other rows
+    stay, checked against their own records again. Rows of other weights under the same name go.
+
+    A record over the whole test set has the card's test fingerprint. One over its first n examples
+    has a fingerprint of its own, which card and record alone cannot check: it is compared with other
+    records of n examples, and with `fingerprint_of_first(n)` where that is given.
+
+    Args:
+        card: The model's card.
+        card_path: Where that card lies; the entry points at it.
+        record_paths: One or more EvaluationRecords of the card's checkpoint.
+        folder: The leaderboards folder.
+        fingerprint_of_first: Fingerprint of the first n test examples of the card's data set.
+
+    Returns:
+        The submission; its files are written (records first, then the entry).
+
+    Raises:
+        InputError: A record is of another checkpoint, data set or test set, two records are for the
+            same row, or the model has no AutoAttack record. Nothing is written then.
+    """
+    if read_record(card_path, ModelCard) != card:
+        raise InputError(f"{card_path} is not the card of {card.name} that is being submitted: read it again")
+    path = folder / card.dataset / card.threat / f"{card.name}.json"
+    given = _read_sources(card, record_paths)
+    kept, notes, stale = _existing(card, path, {row_key(source.row) for source in given})
+    sources = [*kept, *given]
+    notes += _check_test_set(card, card_path, sources, fingerprint_of_first)
+    link = Path(os.path.relpath(card_path.resolve(), path.parent.resolve())).as_posix()
+    entry = make_entry(card, [source.row for source in sources], card_link=link)
+
+    records = []
+    for source in sources:
+        copy = path.parent / source.row.record
+        if source.data:
+            write_atomic(copy, source.data)
+        records.append(copy)
+    write_record(path, entry)
+    for old in stale:
+        if old not in records:
+            old.unlink(missing_ok=True)
+
+    top = headline(entry.sam_bench.rows, dataset=listed_dataset(card), threat=card.threat)
+    record = next(source.record for source in sources if source.row == top)
+    return Submission(
+        entry=entry,
+        path=path,
+        records=records,
+        model_info=model_info(entry),
+        issue_title=issue_title(card),
+        issue=issue_text(card, entry, record),
+        conditions=conditions(card, record),
+        notes=notes,
+    )
+
+
+def _read_sources(card: ModelCard, record_paths: Sequence[Path]) -> list[_Source]:
+    if not record_paths:
+        raise InputError(f"{card.name}: an entry needs at least one evaluation record")
+    sources: dict[RowKey, _Source] = {}
+    for path in record_paths:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        record = parse_record(data, path)
+        if record.checkpoint_sha256 != card.weights.sha256:
+            raise InputError(
+                f"{path} evaluates checkpoint {record.checkpoint_sha256}, but the card of {card.name} is of "
+                f"{card.weights.sha256}: evaluate this model's own weights"
+            )
+        if record.dataset != card.dataset:
+            raise InputError(
+                f"{path} was evaluated on {record.dataset}, but the card of {card.name} is of {card.dataset}: "
+                f"evaluate it on {card.dataset}"
+            )
+        row = row_from_record(record, sha256=hashlib.sha256(data).hexdigest(), model=card.name)
+        twin = sources.get(row_key(row))
+        if twin is not None and twin.data != data:
+            raise InputError(
+                f"{twin.path} and {path} are both {row.attack} at {row.norm} {radius_text(row.eps)}: "
+                "give the one that counts"
+            )
+        sources[row_key(row)] = _Source(row, record, path, data)
+    return list(sources.values())
+
+
+def _existing(card: ModelCard, path: Path, replaced: set[RowKey]) -> tuple[list[_Source], list[str], list[Path]]:
+    """What stays of the entry at `path`: its sources, what to tell, and copies that nothing will point at."""
+    if not path.exists():
+        return [], [], []
+    stored = read_entry(path)
+    evidence = stored.entry.sam_bench
+    if evidence.checkpoint_sha256 != card.weights.sha256:
+        count = len(evidence.rows)
+        note = (
+            f"{card.name} has other weights than its entry had ({evidence.checkpoint_sha256[:12]}…): "
+            f"{'its row' if count == 1 else f'its {count} rows'} went with them"
+        )
+        return [], [note], _copies(stored, evidence.rows)
+    going = [row for row in evidence.rows if row_key(row) in replaced]
+    staying = [row for row in evidence.rows if row_key(row) not in replaced]
+    # The rows that go need no evidence any more, so that submitting again mends an entry cut short.
+    remaining = stored.entry.model_copy(update={"sam_bench": evidence.model_copy(update={"rows": staying})})
+    kept = [
+        _Source(row, record, stored.record_path(row), b"")
+        for row, record in checked_records(StoredEntry(path, remaining), rows_only=True)
+    ]
+    notes = [
+        f"replaced the row {row.attack} at {row.norm} {radius_text(row.eps)} ({examples_text(row.n_examples)}, "
+        f"robust {100 * row.robust_accuracy:.2f} %)"
+        for row in going
+    ]
+    return kept, notes, _copies(stored, going)
+
+
+def _copies(stored: StoredEntry, rows: Sequence[EntryRow]) -> list[Path]:
+    """The records of these rows that lie where `submit_entry` puts them; nothing elsewhere is ever deleted."""
+    paths = [stored.record_path(row) for row in rows]
+    home = stored.path.parent / "records"
+    return [path for path in paths if path.parent == home and path.name.startswith(f"{stored.path.stem}-")]
+
+
+def _check_test_set(
+    card: ModelCard, card_path: Path, sources: Sequence[_Source], fingerprint_of_first: Callable[[int], str] | None
+) -> list[str]:
+    """Refuse what cannot be the card's test set or a head of it; return what could not be checked."""
+    whole = OFFICIAL_EXAMPLES[card.dataset] if card.dataset in ("cifar10", "cifar100") else None
+    for source in sources:
+        if source.record.dataset_fingerprint == card.test_fingerprint:
+            whole = source.record.n_examples
+    by_count: dict[int, _Source] = {}
+    unchecked = []
+    for source in sources:
+        record = source.record
+        if whole is not None and record.n_examples >= whole and record.dataset_fingerprint != card.test_fingerprint:
+            raise InputError(
+                f"{source.path} is over {examples_text(record.n_examples)} with fingerprint "
+                f"{record.dataset_fingerprint}, but the test set of {card_path} ({whole:,}) has "
+                f"{card.test_fingerprint}: evaluate it on {card.dataset}"
+            )
+        twin = by_count.setdefault(record.n_examples, source)
+        if twin.record.dataset_fingerprint != record.dataset_fingerprint:
+            raise InputError(
+                f"{twin.path} and {source.path} are both over {examples_text(record.n_examples)}, but not the same "
+                f"ones (fingerprints {twin.record.dataset_fingerprint} and {record.dataset_fingerprint})"
+            )
+        if record.dataset_fingerprint == card.test_fingerprint:
+            continue
+        if fingerprint_of_first is None:
+            unchecked.append(record.n_examples)
+        elif (expected := fingerprint_of_first(record.n_examples)) != record.dataset_fingerprint:
+            raise InputError(
+                f"{source.path} has fingerprint {record.dataset_fingerprint}, but the first "
+                f"{examples_text(record.n_examples)} of {card.dataset} have {expected}: evaluate it on {card.dataset}"
+            )
+    return [
+        f"that a record's {examples_text(count)} are the first of {card.dataset} could not be checked from card and "
+        "record alone"
+        for count in sorted(set(unchecked))
+    ]

@@ -1,0 +1,330 @@
+"""Rows grouped into boards, and the tables made of them: plain data, Markdown, LaTeX, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from sam_bench.leaderboard.entries import StoredEntry, checked_records, read_card_if_there
+from sam_bench.leaderboard.labels import (
+    AUTOATTACK,
+    count_text,
+    examples_text,
+    parameters_text,
+    percent,
+    radius_key,
+    radius_text,
+    spelled,
+)
+from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry
+
+HEADERS = (
+    "#",
+    "model",
+    "clean",
+    "robust",
+    "attack",
+    "eps",
+    "method",
+    "architecture",
+    "epochs",
+    "training passes",
+    "parameters",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation of one model: a line of a board.
+
+    Attributes:
+        stored: The entry it belongs to.
+        row: Its numbers, as the entry holds them.
+        record: The evaluation behind them.
+        train_command: The command that made the model, where its card is at hand and says so.
+        card_found: Whether the card lies where the entry points.
+        notes: What a reader must know: the attack's warnings, fewer examples, a card of other weights.
+    """
+
+    stored: StoredEntry
+    row: EntryRow
+    record: EvaluationRecord
+    train_command: str
+    card_found: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def entry(self) -> LeaderboardEntry:
+        """The entry it belongs to."""
+        return self.stored.entry
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.entry.sam_bench.name
+
+    @property
+    def method(self) -> str:
+        """The method's label."""
+        return self.entry.sam_bench.method
+
+    def cells(self, rank: int) -> list[str]:
+        """Text of each column of `HEADERS`."""
+        evidence = self.entry.sam_bench
+        return [
+            str(rank),
+            self.model,
+            percent(self.row.clean_accuracy),
+            percent(self.row.robust_accuracy),
+            spelled(self.row.attack),
+            f"{self.row.norm} {radius_text(self.row.eps)}",
+            self.method,
+            self.entry.architecture,
+            str(evidence.epochs),
+            count_text(evidence.passes),
+            parameters_text(evidence.parameters),
+        ]
+
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the robust accuracy, as fractions: what the number of examples leaves open."""
+        return wilson_interval(self.row.robust_accuracy, self.row.n_examples)
+
+
+def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share in [0, 1] seen in `count` draws."""
+    centre = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+@dataclass(frozen=True)
+class Board:
+    """Rows that compare: one data set, norm, radius and attack; best robust accuracy first."""
+
+    dataset: str
+    norm: str
+    eps: str
+    attack: str
+    rows: tuple[Row, ...] = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """An identifier without spaces, the same on every build."""
+        return "-".join((self.dataset, self.norm, self.eps.replace("/", "over"), self.attack))
+
+    @property
+    def examples(self) -> int:
+        """Number of test examples behind the board's rows; the largest where they differ."""
+        return max(row.row.n_examples for row in self.rows)
+
+    @property
+    def title(self) -> str:
+        """`cifar10 · AutoAttack · Linf 8/255 · 10,000 test examples`."""
+        return f"{self.short_title} · {examples_text(self.examples)}"
+
+    @property
+    def short_title(self) -> str:
+        """The title without the number of examples."""
+        return f"{self.dataset} · {spelled(self.attack)} · {self.norm} {self.eps}"
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        """Every distinct note of the rows, in order; a row's marks are their numbers, from 1."""
+        return tuple(dict.fromkeys(note for row in self.rows for note in row.notes))
+
+    def marks(self, row: Row) -> list[int]:
+        """Numbers of the footnotes that belong to a row."""
+        return [self.footnotes.index(note) + 1 for note in row.notes]
+
+
+def make_boards(entries: Iterable[StoredEntry]) -> list[Board]:
+    """All rows of all entries, grouped and ranked.
+
+    Boards come by data set, norm (Linf first), attack (AutoAttack first) and radius; rows by robust
+    accuracy from the highest, as RobustBench ranks, then by clean accuracy, then by name.
+
+    Raises:
+        InputError: An entry's numbers do not follow from its records.
+    """
+    groups: dict[tuple[str, str, str, float], list[Row]] = {}
+    for stored in entries:
+        card = read_card_if_there(stored.card_path())
+        other_weights = card is not None and card.weights.sha256 != stored.entry.sam_bench.checkpoint_sha256
+        stale = ("the card now describes other weights than the ones evaluated",) if other_weights else ()
+        command = card.command if card is not None and not other_weights else ""
+        for row, record in checked_records(stored):
+            line = Row(stored, row, record, command, card is not None, (*dict.fromkeys(row.warnings), *stale))
+            groups.setdefault((stored.dataset, row.norm, row.attack, radius_key(row.eps)), []).append(line)
+    keys = sorted(groups, key=lambda key: (key[0], key[1] != "Linf", key[2] != AUTOATTACK, key[2], key[3]))
+    return [_board(groups[key]) for key in keys]
+
+
+def _board(rows: list[Row]) -> Board:
+    most = max(line.row.n_examples for line in rows)
+    said = [
+        Row(line.stored, line.row, line.record, line.train_command, line.card_found, (*line.notes, *_fewer(line, most)))
+        for line in rows
+    ]
+    said.sort(
+        key=lambda line: (-line.row.robust_accuracy, -line.row.clean_accuracy, line.model, line.entry.sam_bench.threat)
+    )
+    first = rows[0]
+    # However the radius was written, a board shows the shortest spelling: 8/255 before 0.03137254902.
+    eps = min((radius_text(line.row.eps) for line in rows), key=lambda text: (len(text), text))
+    return Board(first.stored.dataset, first.row.norm, eps, first.row.attack, tuple(said))
+
+
+def _fewer(line: Row, most: int) -> tuple[str, ...]:
+    fewer = line.row.n_examples < most
+    return (f"on {examples_text(line.row.n_examples)} only: compare with care",) if fewer else ()
+
+
+@dataclass(frozen=True)
+class PlainTable:
+    """A board as text, for whatever prints tables.
+
+    Attributes:
+        title: The board, with its number of examples.
+        headers: `HEADERS`.
+        rows: One text a column; a marked model ends in `[1]`.
+        footnotes: `[1] …`, one a mark.
+    """
+
+    title: str
+    headers: list[str]
+    rows: list[list[str]]
+    footnotes: list[str]
+
+
+def plain_table(board: Board) -> PlainTable:
+    """A board as text without any mark-up."""
+    rows = []
+    for rank, line in enumerate(board.rows, start=1):
+        cells = line.cells(rank)
+        cells[1] += "".join(f" [{mark}]" for mark in board.marks(line))
+        rows.append(cells)
+    notes = [f"[{number}] {note}" for number, note in enumerate(board.footnotes, start=1)]
+    return PlainTable(board.title, list(HEADERS), rows, notes)
+
+
+_RIGHT = {"#", "clean", "robust", "epochs", "training passes", "parameters"}
+
+
+def markdown(boards: Sequence[Board]) -> str:
+    """Every board as a Markdown heading and table."""
+    parts = []
+    for board in boards:
+        table = plain_table(board)
+        lines = [f"### {escape_markdown(table.title)}", "", f"| {' | '.join(table.headers)} |"]
+        lines.append(f"| {' | '.join('---:' if header in _RIGHT else ':---' for header in table.headers)} |")
+        lines += [f"| {' | '.join(escape_markdown(cell) for cell in row)} |" for row in table.rows]
+        if table.footnotes:
+            lines += ["", "  \n".join(escape_markdown(note) for note in table.footnotes)]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """Text that shows as it stands in a Markdown table's cell."""
+    escaped = re.sub(r"([\\`*_\[\]|~])", r"\\\1", " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def latex(boards: Sequence[Board]) -> str:
+    """Every board as a `table` with booktabs' rules; the preamble needs `\\usepackage{booktabs}`."""
+    parts = ["% Needs \\usepackage{booktabs}."]
+    columns = "".join("r" if header in _RIGHT else "l" for header in HEADERS)
+    for board in boards:
+        table = plain_table(board)
+        headers = " & ".join(escape_latex(header) for header in table.headers)
+        body = "\n".join(f"    {' & '.join(escape_latex(cell) for cell in row)} \\\\" for row in table.rows)
+        notes = "".join(f"\n  \\par\\footnotesize {escape_latex(note)}" for note in table.footnotes)
+        parts.append(
+            "\\begin{table}\n"
+            "  \\centering\n"
+            f"  \\caption{{{escape_latex(table.title)}. Accuracies in \\%.}}\n"
+            f"  \\begin{{tabular}}{{{columns}}}\n"
+            "    \\toprule\n"
+            f"    {headers} \\\\\n"
+            "    \\midrule\n"
+            f"{body}\n"
+            "    \\bottomrule\n"
+            f"  \\end{{tabular}}{notes}\n"
+            "\\end{table}"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "·": r"\textperiodcentered{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    # A bracket that opens a line would be read as an option of the `\\` before it.
+    "[": "{[}",
+    "]": "{]}",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Text that shows as it stands in LaTeX."""
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+CSV_COLUMNS = (
+    "rank",
+    "model",
+    "dataset",
+    "attack",
+    "norm",
+    "eps",
+    "eps_float",
+    "n_examples",
+    "clean_percent",
+    "robust_percent",
+    "method",
+    "architecture",
+    "epochs",
+    "training_passes",
+    "parameters",
+    "threat",
+    "authors",
+    "engine",
+    "notes",
+    "card",
+    "record",
+    "record_sha256",
+    "checkpoint_sha256",
+)
+
+
+def csv_text(boards: Sequence[Board]) -> str:
+    """Every row of every board as CSV with the columns of `CSV_COLUMNS`; numbers are not rounded."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for board in boards:
+        for rank, line in enumerate(board.rows, start=1):
+            row, evidence = line.row, line.entry.sam_bench
+            values: list[str | int | float] = [rank, line.model, board.dataset, row.attack, row.norm]
+            values += [radius_text(row.eps), f"{float(row.eps):.12g}", row.n_examples]
+            values += [f"{100 * row.clean_accuracy:.10g}", f"{100 * row.robust_accuracy:.10g}", line.method]
+            values += [line.entry.architecture, evidence.epochs, f"{evidence.passes:.10g}", evidence.parameters]
+            values += [evidence.threat, line.entry.authors, line.record.engine, "; ".join(line.notes)]
+            values += [evidence.card, row.record, row.record_sha256, evidence.checkpoint_sha256]
+            writer.writerow([_no_formula(value) for value in values])
+    return out.getvalue()
+
+
+def _no_formula(value: str | int | float) -> str | int | float:
+    """Text that a spreadsheet would run as a formula gets an apostrophe before it, as spreadsheets mark text."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value

@@ -1,0 +1,253 @@
+"""An entry says what card and records say, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from leaderboard_samples import AT, SAM, STANDARD, Bench, digest, head_fingerprint, make_card, make_record
+
+from sam_bench.errors import InputError
+from sam_bench.leaderboard import attack_name, method_label, read_entries, submit_entry
+from sam_bench.records import Architecture, ComponentSpec, LeaderboardEntry, read_record, sha256_file
+
+
+def test_an_entry_is_filled_from_card_and_record_alone(bench: Bench) -> None:
+    card = make_card("sam-rho0.2", passes=200, authors="Ada Lovelace", paper_title="Sharp", venue="Journal 2026")
+    done = bench.submit(card, make_record(card, clean=83, robust=41))
+    entry = read_record(done.path, LeaderboardEntry)
+    assert done.path == bench.folder / "cifar10" / "Linf" / "sam-rho0.2.json"
+    assert (entry.clean_acc, entry.autoattack_acc, entry.reported, entry.eps) == ("83.00", "41.00", "41.00", "8/255")
+    assert (entry.name, entry.authors, entry.venue, entry.dataset) == (
+        "Sharp",
+        "Ada Lovelace",
+        "Journal 2026",
+        "cifar10",
+    )
+    assert entry.architecture == "PreActResNet-18 (width 16)"
+    evidence = entry.sam_bench
+    assert (evidence.method, evidence.passes, evidence.parameters) == ("SAM rho=0.2", 200, 702_442)
+    assert (done.path.parent / evidence.card).resolve() == bench.card_file(card).resolve()
+    copy = done.path.parent / evidence.rows[0].record
+    assert copy == done.path.parent / "records" / "sam-rho0.2-autoattack-Linf-8over255.json"
+    assert sha256_file(copy) == evidence.rows[0].record_sha256
+
+
+@settings(deadline=None, max_examples=40)
+@given(clean=st.integers(0, 250), share=st.floats(0, 1))
+def test_per_cent_strings_follow_from_the_verdicts(
+    clean: int, share: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    bench = Bench(tmp_path_factory.mktemp("bench"))
+    card, robust = make_card("m"), int(share * clean)
+    entry = bench.submit(card, make_record(card, clean=clean, robust=robust, n=250)).entry
+    assert float(entry.clean_acc) == pytest.approx(clean / 2.5, abs=0.005)
+    assert float(entry.autoattack_acc) == pytest.approx(robust / 2.5, abs=0.005)
+    assert all(len(text.split(".")[1]) == 2 for text in (entry.clean_acc, entry.autoattack_acc))
+
+
+def test_every_robustbench_field_is_filled_when_the_card_says_nothing(bench: Bench) -> None:
+    card = make_card("m", STANDARD, venue="  ")
+    entry = bench.submit(card, make_record(card, clean=80, robust=2)).entry
+    assert (entry.name, entry.authors, entry.venue, entry.link) == (
+        "sam-bench: standard",
+        "Anonymous",
+        "Unpublished",
+        "N/A",
+    )
+
+
+def test_a_record_of_another_checkpoint_is_refused_and_both_are_named(bench: Bench) -> None:
+    card, other = make_card("one"), make_card("two")
+    with pytest.raises(InputError) as refusal:
+        bench.submit(card, make_record(other, clean=80, robust=2))
+    assert digest("one") in str(refusal.value) and digest("two") in str(refusal.value)
+    assert not bench.folder.exists()
+
+
+def test_a_record_on_another_data_set_is_refused(bench: Bench) -> None:
+    card = make_card("m")
+    with pytest.raises(InputError, match=r"evaluated on svhn, but the card of m is of cifar10"):
+        bench.submit(card, make_record(card, clean=80, robust=2, dataset="svhn"))
+
+
+def test_without_autoattack_there_is_no_entry_but_the_command_that_makes_it_one(bench: Bench) -> None:
+    card = make_card("m")
+    weaker = [
+        make_record(card, clean=80, robust=40, attack="pgd"),
+        make_record(card, clean=80, robust=40, version="rand"),
+        make_record(card, clean=80, robust=40, norm="L2", eps="0.5"),
+    ]
+    for record in weaker:
+        with pytest.raises(InputError, match=r"sam-bench evaluate m --attack autoattack --norm Linf --eps 8/255"):
+            bench.submit(card, record)
+    assert not bench.folder.exists()
+
+
+def test_the_headline_is_robustbenchs_radius_and_without_it_the_largest(bench: Bench) -> None:
+    card = make_card("m")
+    small = make_record(card, clean=80, robust=60, eps="1/255")
+    large = make_record(card, clean=80, robust=1, eps="16/255")
+    official = make_record(card, clean=80, robust=20, eps="8 / 255")
+    assert bench.submit(card, small, large).entry.eps == "16/255"
+    entry = bench.submit(card, official).entry
+    assert (entry.eps, entry.autoattack_acc) == ("8/255", "20.00")
+    assert len(entry.sam_bench.rows) == 3
+
+
+def test_a_second_record_replaces_its_own_row_and_leaves_the_others(bench: Bench) -> None:
+    card = make_card("m")
+    kept = make_record(card, clean=80, robust=60, attack="pgd")
+    bench.submit(card, make_record(card, clean=80, robust=30), kept)
+    done = bench.submit(card, make_record(card, clean=80, robust=25, eps=str(8 / 255), eps_float=8 / 255))
+    rows = {row.attack: row for row in done.entry.sam_bench.rows}
+    assert set(rows) == {"autoattack", "pgd-20"}
+    assert rows["autoattack"].robust_accuracy == 0.25 and rows["pgd-20"].robust_accuracy == 0.6
+    assert any("replaced the row autoattack" in note for note in done.notes)
+    on_disk = {path.name for path in (done.path.parent / "records").iterdir()}
+    assert on_disk == {Path(row.record).name for row in rows.values()}
+
+
+def test_attacks_of_different_strength_are_different_rows(bench: Bench) -> None:
+    card = make_card("m")
+    names = [
+        attack_name(make_record(card, clean=8, robust=4, n=10, attack=attack, version=version, settings=settings))
+        for attack, version, settings in (
+            ("autoattack", "standard", {}),
+            ("autoattack", "rand", {}),
+            ("pgd", "", {"steps": 10, "restarts": 1}),
+            ("pgd", "", {"steps": 20, "restarts": 5}),
+            ("fgsm", "", {}),
+            ("../../etc", "", {}),
+        )
+    ]
+    assert names == ["autoattack", "autoattack-rand", "pgd-10", "pgd-20x5", "fgsm", "..-..-etc"]
+
+
+def test_a_record_given_twice_counts_once_and_two_different_ones_are_refused(bench: Bench) -> None:
+    card = make_card("m")
+    record = make_record(card, clean=80, robust=30)
+    assert len(bench.submit(card, record, record).entry.sam_bench.rows) == 1
+    with pytest.raises(InputError, match="both autoattack at Linf 8/255"):
+        bench.submit(card, record, make_record(card, clean=80, robust=31))
+
+
+def test_an_altered_record_beside_the_entry_is_noticed_when_another_is_added(bench: Bench) -> None:
+    card = make_card("m")
+    done = bench.submit(card, make_record(card, clean=80, robust=30))
+    done.records[0].write_text(done.records[0].read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(InputError, match=r"is not the record that .* was computed from"):
+        bench.submit(card, make_record(card, clean=80, robust=60, attack="pgd"))
+    mended = bench.submit(card, make_record(card, clean=80, robust=30))
+    assert sha256_file(mended.records[0]) == mended.entry.sam_bench.rows[0].record_sha256
+
+
+def test_rows_of_older_weights_go_when_the_model_was_trained_again(bench: Bench) -> None:
+    old = make_card("m")
+    bench.submit(old, make_record(old, clean=80, robust=30), make_record(old, clean=80, robust=60, attack="pgd"))
+    new = make_card("m", weights=old.weights.model_copy(update={"sha256": digest("again")}))
+    done = bench.submit(new, make_record(new, clean=81, robust=33))
+    assert [row.attack for row in done.entry.sam_bench.rows] == ["autoattack"]
+    assert any("other weights" in note for note in done.notes)
+    assert [path.name for path in (done.path.parent / "records").iterdir()] == ["m-autoattack-Linf-8over255.json"]
+
+
+def test_a_record_over_the_whole_test_set_has_to_have_the_cards_fingerprint(bench: Bench) -> None:
+    card = make_card("m")
+    whole = make_record(card, clean=8000, robust=3000, n=10_000)
+    assert bench.submit(card, whole).notes == []
+    wrong = make_record(card, clean=8000, robust=3000, n=10_000, dataset_fingerprint=digest("other"))
+    with pytest.raises(InputError, match=r"the test set of .* has"):
+        bench.submit(card, wrong)
+
+
+def test_a_head_of_the_test_set_is_checked_where_the_data_is_at_hand_and_else_said(bench: Bench) -> None:
+    card = make_card("m")
+    record = make_record(card, clean=80, robust=30)
+    assert "could not be checked" in bench.submit(card, record).notes[0]
+    known = {"fingerprint_of_first": lambda count: head_fingerprint("cifar10", count)}
+    assert not any("could not be checked" in note for note in bench.submit(card, record, **known).notes)
+    with pytest.raises(InputError, match="the first 100 test examples of cifar10 have"):
+        bench.submit(card, record, fingerprint_of_first=lambda count: digest("something else"))
+
+
+def test_records_over_equally_many_but_other_examples_do_not_go_together(bench: Bench) -> None:
+    card = make_card("m")
+    other = make_record(card, clean=80, robust=50, attack="pgd", dataset_fingerprint=digest("other"))
+    with pytest.raises(InputError, match="not the same ones"):
+        bench.submit(card, make_record(card, clean=80, robust=30), other)
+
+
+def test_a_card_that_is_not_the_one_in_the_file_is_refused(bench: Bench) -> None:
+    card = make_card("m")
+    path, record = bench.card_file(card), bench.record_file(make_record(card, clean=80, robust=30))
+    with pytest.raises(InputError, match="is not the card of m"):
+        submit_entry(card.model_copy(update={"epochs": 11}), path, [record], folder=bench.folder)
+
+
+def test_warnings_make_the_entry_unreliable_and_are_in_its_footnote(bench: Bench) -> None:
+    card = make_card("m")
+    entry = bench.submit(card, make_record(card, clean=80, robust=30, warnings=("randomized: draws",))).entry
+    assert entry.unreliable is True and "randomized: draws" in (entry.footnote or "")
+
+
+def test_a_claim_that_meets_robustbenchs_conditions_is_called_one(bench: Bench) -> None:
+    card = make_card("m", AT, authors="Alan Turing, Ada Lovelace", venue="Mind 1950", paper_title="computing machinery")
+    done = bench.submit(card, make_record(card, clean=8400, robust=4700, n=10_000))
+    assert done.issue_title == "[New Model] Turing1950Computing"
+    assert [held.met for held in done.conditions] == [True] * 6 + [None]
+    assert "All conditions that card and record can show are met" in done.issue
+    assert "- **Robust accuracy**: 47.00" in done.issue
+    assert done.entry.footnote is None and done.entry.unreliable is None
+    info = json.loads(done.model_info)
+    assert "sam_bench" not in info and info["autoattack_acc"] == "47.00" and None not in info.values()
+
+
+def test_a_claim_that_does_not_says_which_conditions_it_misses(bench: Bench) -> None:
+    card = make_card("m", dataset="cifar10-jpeg", robustbench_dataset="cifar10")
+    record = make_record(card, clean=150, robust=90, n=200, eps="1/255", warnings=("zero-gradients: some",))
+    done = bench.submit(card, record)
+    assert done.path.parent == bench.folder / "cifar10-jpeg" / "Linf" and done.entry.dataset == "cifar10"
+    unmet = " ".join(held.text for held in done.conditions if held.met is False)
+    assert "200 of the 10,000" in unmet and "Linf 1/255; the official one is 8/255" in unmet
+    assert "cifar10-jpeg, whose pixels are not those of CIFAR-10" in unmet and "zero-gradients" in unmet
+    assert "4 of the conditions are not met" in done.issue
+    assert done.entry.footnote == (
+        "evaluated on cifar10-jpeg, not on cifar10; on 200 test examples; at eps 1/255, not 8/255; "
+        "AutoAttack warns: zero-gradients: some"
+    )
+
+
+def test_methods_are_labelled_by_recipe_and_telling_settings() -> None:
+    awp = ComponentSpec(method="awp", gamma=0.005)
+    pair = AT.model_copy(update={"name": "sam-at", "weights": SAM.weights})
+    averaged = SAM.model_copy(update={"averaging": ComponentSpec(method="ema", decay=0.999)})
+    labels = [
+        method_label(recipe) for recipe in (STANDARD, SAM, AT, AT.model_copy(update={"weights": awp}), pair, averaged)
+    ]
+    assert labels == [
+        "Standard",
+        "SAM rho=0.2",
+        "AT Linf 8/255",
+        "AT Linf 8/255, AWP gamma=0.005",
+        "SAM-AT Linf 8/255, rho=0.2",
+        "SAM rho=0.2, EMA",
+    ]
+
+
+def test_a_timm_model_is_listed_under_timms_name(bench: Bench) -> None:
+    architecture = Architecture(name="timm:vit_tiny_patch16_224", num_classes=10, options={"patch_size": 4})
+    card = make_card("m", architecture=architecture)
+    entry = bench.submit(card, make_record(card, clean=80, robust=30)).entry
+    assert entry.architecture == "vit_tiny_patch16_224 (patch 4)"
+
+
+def test_an_entry_in_a_folder_that_is_not_its_own_is_refused(bench: Bench) -> None:
+    card = make_card("m")
+    done = bench.submit(card, make_record(card, clean=80, robust=30))
+    done.path.rename(done.path.with_name("better.json"))
+    with pytest.raises(InputError, match=r"is the entry of m under Linf: it belongs at Linf/m.json"):
+        read_entries(bench.folder)

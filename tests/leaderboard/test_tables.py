@@ -1,0 +1,232 @@
+"""Tables rank as RobustBench does, show what a record's numbers rest on, and cannot be broken out of."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from leaderboard_samples import SAM, STANDARD, Bench, make_card, make_record
+
+from sam_bench.errors import InputError
+from sam_bench.leaderboard import build_leaderboard, plain_table, read_entries
+from sam_bench.leaderboard.labels import parameters_text
+from sam_bench.leaderboard.tables import (
+    CSV_COLUMNS,
+    HEADERS,
+    csv_text,
+    escape_latex,
+    escape_markdown,
+    make_boards,
+    wilson_interval,
+)
+
+HOSTILE = "<script>alert(1)</script> & 100% _x_ #1 | a\\b ~^ {$} `*`"
+
+
+def test_boards_hold_what_compares_and_rank_by_robust_then_clean_accuracy(filled: Bench) -> None:
+    boards = make_boards(read_entries(filled.folder))
+    assert [(board.dataset, board.attack, board.eps) for board in boards] == [
+        ("cifar10", "autoattack", "8/255"),
+        ("cifar10", "pgd-20", "1/255"),
+        ("cifar10", "pgd-20", "8/255"),
+        ("digits", "autoattack", "16/255"),
+    ]
+    for board in boards:
+        ranking = [(-row.row.robust_accuracy, -row.row.clean_accuracy, row.model) for row in board.rows]
+        assert ranking == sorted(ranking)
+        assert {(row.row.norm, row.row.attack, str(row.row.eps)) for row in board.rows} == {
+            (board.norm, board.attack, board.eps)
+        }
+    assert [row.model for row in boards[0].rows][-2:] == ["sam-rho0.1", "standard"]  # both 0 %: 95 before 94 clean
+
+
+def test_a_radius_written_two_ways_is_one_board(bench: Bench) -> None:
+    for name, eps in (("a", "8/255"), ("b", "0.031372549019607843")):
+        card = make_card(name)
+        bench.submit(card, make_record(card, clean=80, robust=30, eps=eps))
+    (board,) = make_boards(read_entries(bench.folder))
+    assert board.eps == "8/255" and len(board.rows) == 2
+
+
+def test_a_table_has_the_columns_asked_for_and_says_how_many_examples(filled: Bench) -> None:
+    table = plain_table(make_boards(read_entries(filled.folder))[0])
+    assert tuple(table.headers) == HEADERS
+    assert table.title == "cifar10 · AutoAttack · Linf 8/255 · 100 test examples"
+    assert table.rows[0] == [
+        "1",
+        "at-eps8",
+        "82.00",
+        "46.00",
+        "AutoAttack",
+        "Linf 8/255",
+        "AT Linf 8/255",
+        "PreActResNet-18 (width 16)",
+        "10",
+        "110",
+        "702k",
+    ]
+
+
+def test_doubts_and_fewer_examples_are_marked_and_explained_below(filled: Bench) -> None:
+    doubted, smaller = (plain_table(board) for board in make_boards(read_entries(filled.folder))[:2])
+    assert [row[1] for row in doubted.rows if "[" in row[1]] == ["sam-rho0.4 [1]"]
+    assert doubted.footnotes[0].startswith("[1] zero-gradients")
+    assert [row[1] for row in smaller.rows if "[" in row[1]] == ["at-eps4 [1]"]
+    assert smaller.footnotes == ["[1] on 50 test examples only: compare with care"]
+
+
+def test_markdown_has_as_many_cells_in_every_line_whatever_the_texts(bench: Bench) -> None:
+    text = build_with_hostile_texts(bench).paths["md"].read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(HEADERS) + 1}
+    assert "<script" not in text
+
+
+def build_with_hostile_texts(bench: Bench) -> Any:
+    recipe = SAM.model_copy(update={"weights": SAM.weights.model_copy(update={"method": HOSTILE})})
+    architecture = make_card("m").architecture.model_copy(update={"name": HOSTILE})
+    card = make_card(
+        "m", recipe, authors=HOSTILE, architecture=architecture, paper_title=HOSTILE, paper_link="javascript:x"
+    )
+    bench.submit(card, make_record(card, clean=80, robust=30, warnings=(HOSTILE,), engine=HOSTILE, command=HOSTILE))
+    return build_leaderboard(bench.folder, title=HOSTILE)
+
+
+def test_nothing_from_a_card_or_record_becomes_markup_on_the_page(bench: Bench) -> None:
+    page = build_with_hostile_texts(bench).paths["html"].read_text()
+    assert page.count("<script") == 1 and "&lt;script&gt;" in page
+    assert "javascript:" not in page
+
+
+def test_latex_escapes_every_special_sign(bench: Bench) -> None:
+    text = build_with_hostile_texts(bench).paths["tex"].read_text()
+    body = text[text.index("\\midrule") : text.index("\\bottomrule")]
+    rows = [line for line in body.splitlines() if line.endswith("\\\\")]
+    assert len(rows) == 1 and len(re.findall(r"(?<!\\)&", rows[0])) == len(HEADERS) - 1
+    assert not re.search(r"(?<!\\)[%#$_]", rows[0])
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_escaped_latex_has_no_bare_special_sign(text: str) -> None:
+    escaped = escape_latex(text)
+    words = r"\\(textbackslash|textasciitilde|textasciicircum|textless|textgreater|textbar|textperiodcentered)\{\}"
+    bare = re.sub(r"\\[&%$#_{}]", "", re.sub(words, "", escaped))
+    assert not set(re.sub(r"\{[\[\]]\}", "", bare)) & set("\\&%$#_{}~^<>")
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_escaped_markdown_has_no_bare_pipe_tag_or_line_break(text: str) -> None:
+    escaped = escape_markdown(text)
+    assert not set(escaped) & set("<>\n\r")
+    assert not re.search(r"(?<!\\)(\\\\)*[|`*_]", escaped)
+
+
+def test_csv_holds_every_row_with_unrounded_numbers(filled: Bench) -> None:
+    boards = make_boards(read_entries(filled.folder))
+    lines = [row for board in boards for row in board.rows]
+    rows = list(csv.DictReader(io.StringIO(csv_text(boards))))
+    assert tuple(rows[0]) == CSV_COLUMNS and len(rows) == len(lines) == 20
+    for text, row in zip(rows, lines, strict=True):
+        assert float(text["robust_percent"]) / 100 == pytest.approx(row.row.robust_accuracy, abs=1e-9)
+        assert (text["model"], int(text["n_examples"])) == (row.model, row.row.n_examples)
+
+
+def test_csv_text_is_no_formula_of_a_spreadsheet(bench: Bench) -> None:
+    card = make_card("m", authors='=HYPERLINK("x")')
+    bench.submit(card, make_record(card, clean=80, robust=30))
+    (row,) = csv.DictReader(io.StringIO(build_leaderboard(bench.folder).paths["csv"].read_text()))
+    assert row["authors"] == '\'=HYPERLINK("x")'
+
+
+def test_building_twice_gives_the_same_bytes(bench: Bench) -> None:
+    for name, recipe, robust in (("a", STANDARD, 3), ("b", SAM, 9)):
+        card = make_card(name, recipe)
+        bench.submit(card, make_record(card, clean=80, robust=robust))
+    first = {form: path.read_bytes() for form, path in build_leaderboard(bench.folder).paths.items()}
+    second = {form: path.read_bytes() for form, path in build_leaderboard(bench.folder).paths.items()}
+    assert first == second and set(first) == {"md", "tex", "csv", "html", "svg", "png"}
+
+
+def test_an_empty_folder_is_refused_with_the_command_that_fills_it(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="sam-bench leaderboard submit MODEL RECORD"):
+            build_leaderboard(folder)
+
+
+def edited(bench: Bench, change: Any) -> Path:
+    """An entry of one model after `change` was done to its JSON."""
+    card = make_card("m")
+    path: Path = bench.submit(card, make_record(card, clean=80, robust=30)).path
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda entry: entry.update(autoattack_acc="66.00"),
+            "clean_acc, autoattack_acc and eps are 80.00, 66.00, 8/255",
+        ),
+        (lambda entry: entry["sam_bench"]["rows"][0].update(robust_accuracy=0.6), "robust_accuracy of the row"),
+        (lambda entry: entry["sam_bench"]["rows"][0].update(warnings=["x"]), "warnings of the row"),
+        (lambda entry: entry["sam_bench"]["rows"][0].update(record_sha256="0" * 64), "SHA-256 expected 0000"),
+        (lambda entry: entry["sam_bench"]["rows"][0].update(record="../m.json"), "not of the form records/NAME.json"),
+        (lambda entry: entry["sam_bench"].update(checkpoint_sha256="0" * 64), "is about checkpoint"),
+        (lambda entry: entry.pop("venue"), "venue"),
+    ],
+)
+def test_an_entry_that_its_records_do_not_bear_out_is_refused(bench: Bench, change: Any, message: str) -> None:
+    path = edited(bench, change)
+    with pytest.raises(InputError, match=re.escape(message)) as refusal:
+        build_leaderboard(bench.folder)
+    assert str(path.parent) in str(refusal.value)
+    assert not list(bench.folder.glob("leaderboard.*"))
+
+
+def test_a_missing_record_is_named(bench: Bench) -> None:
+    card = make_card("m")
+    bench.submit(card, make_record(card, clean=80, robust=30)).records[0].unlink()
+    with pytest.raises(InputError, match=r"m-autoattack-Linf-8over255\.json"):
+        build_leaderboard(bench.folder)
+
+
+def test_a_card_that_is_gone_or_of_other_weights_is_said_not_hidden(bench: Bench) -> None:
+    gone, changed = make_card("gone", STANDARD), make_card("changed")
+    for card in (gone, changed):
+        bench.submit(card, make_record(card, clean=80, robust=30))
+    bench.card_file(gone).unlink()
+    bench.card_file(changed.model_copy(update={"weights": gone.weights}))
+    rows = {row.model: row for row in build_leaderboard(bench.folder).rows}
+    assert not rows["gone"].card_found and rows["gone"].notes == ()
+    assert rows["changed"].notes == ("the card now describes other weights than the ones evaluated",)
+
+
+def test_wilsons_interval_is_the_published_one() -> None:
+    # Newcombe (1998), table I: 81/263, 15/148, 0/20, 1/29.
+    for hits, count, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
+        assert wilson_interval(hits / count, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**10))
+def test_parameters_are_shown_to_three_digits(number: int) -> None:
+    text = parameters_text(number)
+    unit = {"k": 1e3, "M": 1e6, "B": 1e9}.get(text[-1], 1)
+    assert float(text.rstrip("kMB")) * unit == pytest.approx(number, rel=0.006)
