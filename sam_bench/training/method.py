@@ -1,0 +1,129 @@
+"""Method: a recipe with every name turned into the component it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from sam_bench.averaging import AVERAGES, Averaging
+from sam_bench.errors import InputError, unknown_name
+from sam_bench.objectives import OBJECTIVES, Objective
+from sam_bench.perturb import INPUT_PERTURBATIONS, WEIGHT_PERTURBATIONS, InputPerturbation, WeightPerturbation
+from sam_bench.records import Augmentation, ComponentSpec, Recipe, first_problem
+from sam_bench.registry import Registry
+from sam_bench.training.optimizers import OPTIMIZERS, Optimizer
+from sam_bench.training.schedules import SCHEDULES, Schedule
+
+PARTS: dict[str, Registry[Any]] = {
+    "inputs": INPUT_PERTURBATIONS,
+    "weights": WEIGHT_PERTURBATIONS,
+    "objective": OBJECTIVES,
+    "averaging": AVERAGES,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
+"""The fields of a recipe that name a component, each with the registry it is looked up in."""
+
+PLAIN = ("epochs", "batch_size")
+"""The fields of a recipe that are numbers of the run itself."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One point on the two axes, with all that surrounds it."""
+
+    recipe: Recipe
+    inputs: InputPerturbation
+    weights: WeightPerturbation
+    objective: Objective
+    averaging: Averaging
+    optimizer: Optimizer
+    schedule: Schedule
+
+
+def build_method(recipe: Recipe) -> Method:
+    """Check a recipe and build its components; `recipe` in the result has every default filled in.
+
+    Raises:
+        InputError: An unknown component or setting, or a value out of range; names the field.
+    """
+    parts = {field: registry.build(getattr(recipe, field)) for field, registry in PARTS.items()}
+    resolved = recipe.model_copy(update={field: part.spec() for field, part in parts.items()})
+    return Method(recipe=resolved, **parts)
+
+
+def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with settings replaced.
+
+    A key is the bare name of a setting ("rho", "eps", "lr", "epochs"), looked up among the methods
+    that the recipe uses; the name of a part ("weights", "optimizer"), whose value is another method's
+    name; or both with a dot ("weights.rho").
+
+    Raises:
+        InputError: No part of the recipe has such a setting; says which methods would.
+    """
+    fields: dict[str, Any] = {field: getattr(recipe, field) for field in (*PARTS, *PLAIN)}
+    augmentation = recipe.augmentation.model_dump()
+    # Parts first: a new method decides which settings there are.
+    for key in sorted(settings, key=lambda key: key not in PARTS):
+        value = settings[key]
+        if key in PARTS:
+            PARTS[key].get(value)
+            if value != fields[key].method:
+                fields[key] = ComponentSpec(method=value)
+        elif key in PLAIN:
+            fields[key] = value
+        elif key in augmentation:
+            augmentation[key] = value
+        else:
+            part, setting = _locate(key, fields)
+            spec: ComponentSpec = fields[part]
+            fields[part] = ComponentSpec(method=spec.method, **{**spec.settings, setting: value})
+    try:
+        return Recipe.model_validate(
+            recipe.model_dump() | {"augmentation": Augmentation(**augmentation).model_dump()} | _dumped(fields)
+        )
+    except ValidationError as error:
+        raise InputError(first_problem(error)) from error
+
+
+def _dumped(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value.model_dump() if isinstance(value, ComponentSpec) else value for key, value in fields.items()}
+
+
+def _locate(key: str, fields: Mapping[str, Any]) -> tuple[str, str]:
+    part, _, setting = key.rpartition(".")
+    if part and part not in PARTS:
+        raise unknown_name("part of a recipe", part, PARTS)
+    for candidate, registry in PARTS.items():
+        if part in ("", candidate) and setting in registry.get(fields[candidate].method).model_fields:
+            return candidate, setting
+    owners = sorted(
+        f"{candidate} {cls.method!r}"
+        for candidate, registry in PARTS.items()
+        for cls in registry
+        if setting in cls.model_fields
+    )
+    if not owners:
+        known = {name for registry in PARTS.values() for cls in registry for name in cls.model_fields}
+        raise unknown_name("setting", key, known | set(PLAIN) | set(Augmentation.model_fields))
+    used = ", ".join(f"{field} {fields[field].method!r}" for field in PARTS)
+    option = f"--{setting.replace('_', '-')}"
+    raise InputError(f"{option} does not apply: it belongs to {', '.join(owners)}, and this is {used}")
+
+
+def settings_of_methods() -> dict[str, list[tuple[str, str, Any]]]:
+    """Every setting a recipe can have, for the command line's options.
+
+    Returns:
+        Setting name to a list of (part, method, pydantic field), one for each method that has it.
+    """
+    found: dict[str, list[tuple[str, str, Any]]] = {}
+    for part, registry in PARTS.items():
+        for cls in registry:
+            for name, field in cls.model_fields.items():
+                found.setdefault(name, []).append((part, cls.method, field))
+    return found
