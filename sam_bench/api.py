@@ -1,0 +1,518 @@
+"""The user's verbs: `train`, `evaluate`, `load_model`, `build_leaderboard`. Each composes the rooms.
+
+The command line is these functions with options; nothing it does is out of reach here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic.fields import FieldInfo
+from torch import nn
+
+from sam_bench import zoo as zoos
+from sam_bench.attacks import ATTACKS
+from sam_bench.attacks.base import predict
+from sam_bench.data import Dataset, channel_stats, hold_out, known_stats, load_dataset, to_float
+from sam_bench.device import choose_device, choose_precision, device_name, package_versions
+from sam_bench.errors import InputError
+from sam_bench.evaluation import run_attack
+from sam_bench.leaderboard import Submission, build_leaderboard, submit_entry
+from sam_bench.models import architecture_for, count_parameters, create_model
+from sam_bench.modes import attacking
+from sam_bench.perturb.ball import check_eps
+from sam_bench.progress import Reporter, SilentReporter
+from sam_bench.records import (
+    ComponentSpec,
+    Cost,
+    EvaluationRecord,
+    ModelCard,
+    Norm,
+    Radius,
+    Recipe,
+    RobustBenchDataset,
+    write_record,
+)
+from sam_bench.training import (
+    PARTS,
+    RunConfig,
+    Trained,
+    build_method,
+    fit,
+    load_recipe,
+    override,
+    recipe_names,
+    recipe_text,
+    settings_of_methods,
+)
+
+__all__ = [
+    "TrainResult",
+    "attack_names",
+    "build_leaderboard",
+    "evaluate",
+    "list_recipes",
+    "load_model",
+    "load_recipe",
+    "methods_by_part",
+    "recipe_text",
+    "settings_of_attacks",
+    "settings_of_methods",
+    "submit",
+    "train",
+]
+
+_VALIDATION_SHARE = 50  # one in so many training images is held out, at most 1,000
+_VALIDATION_EPS = {"Linf": Radius("2/255"), "L2": Radius("32/255")}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        card: The registered model's card.
+        card_path: Where the card is; the weights lie beside it.
+        model: The trained network in eval mode, inputs in [0, 1].
+        run_dir: Checkpoint, log and TensorBoard events.
+    """
+
+    card: ModelCard
+    card_path: Path
+    model: nn.Module
+    run_dir: Path
+
+
+def train(
+    recipe: str | Path | Recipe = "standard",
+    dataset: str = "cifar10",
+    *,
+    arch: str = "preactresnet18",
+    arch_options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    precision: str = "auto",
+    compile: bool = False,
+    device: str = "auto",
+    validation: int | None = None,
+    validation_eps: Radius | None = None,
+    limit_train: int | None = None,
+    image_size: int | None = None,
+    data_dir: Path = Path("data"),
+    dataset_name: str | None = None,
+    robustbench_dataset: RobustBenchDataset | None = None,
+    threat: Norm | None = None,
+    run_dir: Path | None = None,
+    zoo: Path | None = None,
+    weights_dtype: Literal["float32", "float16"] = "float32",
+    authors: str = "",
+    resume: bool = False,
+    allow_large_eps: bool = False,
+    reporter: Reporter | None = None,
+    command: str = "",
+) -> TrainResult:
+    """Train a model and register it in the zoo.
+
+    Args:
+        recipe: A recipe's name, a YAML file, or a `Recipe`.
+        dataset: `cifar10`, `cifar100`, `svhn`, `digits`, a `.npz` file or a folder of images.
+        arch: `preactresnet18` and its kin, or `timm:NAME`.
+        arch_options: What the architecture takes: `{"width": 16}`, `{"patch_size": 4}`.
+        settings: Settings of the recipe to replace, by bare name (`{"rho": 0.1, "epochs": 10}`).
+        name: Name in the zoo; by default made of recipe, settings and architecture.
+        seed: Decides initial weights, order, augmentation and every perturbation's draws.
+        precision: `auto`, `bf16` or `fp32`.
+        compile: Run the training pass through `torch.compile`: faster from some thousand steps on.
+        device: `auto`, `cpu`, `cuda`, ….
+        validation: Training images held out to watch the run; default one in 50, at most 1,000; 0 for none.
+        validation_eps: Radius of the PGD-10 run on them; default: the recipe's own, else Linf 2/255.
+        limit_train: Train on the first so many images only.
+        image_size: Resize to this many pixels (`digits` and folders).
+        data_dir: Where torchvision's data sets are kept.
+        dataset_name: What the data set is called on the card; default its own name.
+        robustbench_dataset: The RobustBench data set whose inputs and classes it shares.
+        threat: The threat model it is listed under; default the recipe's norm, else Linf.
+        run_dir: Folder of the run; default `runs/<name>`.
+        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
+        weights_dtype: How the weights are stored; `float16` halves the file and is what is then evaluated.
+        authors: For the card.
+        resume: Continue the run in `run_dir` if there is one.
+        allow_large_eps: Accept a radius that was probably meant in units of 1/255.
+        reporter: Where progress goes; default nowhere.
+        command: For the card.
+
+    Raises:
+        InputError: Something given is wrong; the message names it.
+        SamBenchError: Training diverged, or a file could not be written.
+    """
+    reporter = reporter or SilentReporter()
+    settings = dict(settings or {})
+    chosen = load_recipe(recipe)
+    method = build_method(override(chosen, settings))
+    ball = method.inputs.ball
+    norm: Norm = ball.norm if ball else "Linf"
+    if ball:
+        check_eps(ball.norm, Radius(method.recipe.inputs.settings["eps"]), allow_large=allow_large_eps)
+    if name is None:
+        name = default_name(method.recipe, chosen, arch, arch_options or {})
+    where, why_device = choose_device(device)
+    kind, why_precision = choose_precision(precision, where)
+
+    data = load_dataset(dataset, data_dir=data_dir, name=dataset_name, image_size=image_size)
+    if data.train is None:
+        raise InputError(f"data set {data.name} has no training images")
+    mean, std = known_stats(data.name) or channel_stats(data.train)
+    architecture = architecture_for(
+        arch,
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        mean=mean,
+        std=std,
+        options=arch_options or {},
+    )
+    learnt = data.train.head(limit_train) if limit_train is not None else data.train
+    held_out = min(1000, len(learnt) // _VALIDATION_SHARE) if validation is None else validation
+    if not 0 <= held_out < len(learnt):
+        raise InputError(f"--validation {held_out} must leave some of the {len(learnt)} training images to learn from")
+    watched = None
+    if held_out:
+        learnt, watched = hold_out(learnt, held_out, seed)
+
+    config = RunConfig(
+        name=name,
+        recipe=method.recipe,
+        architecture=architecture,
+        dataset=data.name,
+        train_fingerprint=learnt.fingerprint,
+        train_examples=len(learnt),
+        validation_examples=held_out,
+        validation_norm=norm,
+        validation_eps=validation_eps or Radius(method.recipe.inputs.settings.get("eps", _VALIDATION_EPS[norm])),
+        seed=seed,
+        precision=kind,
+        compiled=compile,
+    )
+    torch.manual_seed(seed)
+    module = create_model(architecture).to(where)
+    parameters = count_parameters(module)
+    reporter.say(f"{name}: {describe(method.recipe)}")
+    reporter.say(
+        f"{arch} with {parameters:,} parameters on {len(learnt):,} images of {data.name}"
+        + (f", {held_out:,} more held out for validation" if held_out else "")
+    )
+    reporter.say(f"device {where} ({why_device}), precision {kind} ({why_precision}), seed {seed}")
+    folder = run_dir or Path("runs") / name
+    trained = fit(
+        module,
+        method,
+        learnt.to(where),
+        watched.to(where) if watched else None,
+        config=config,
+        folder=folder,
+        resume=resume,
+        reporter=reporter,
+    )
+    card, path = _register(
+        trained,
+        config,
+        data,
+        threat=threat or norm,
+        robustbench_dataset=robustbench_dataset or data.robustbench,
+        device=where,
+        zoo=zoos.zoo_dir(zoo),
+        weights_dtype=weights_dtype,
+        authors=authors,
+        command=command,
+    )
+    reporter.say(f"clean accuracy {card.clean_accuracy:.2%} on {len(data.test):,} test images; registered as {path}")
+    return TrainResult(card=card, card_path=path, model=trained.model.eval(), run_dir=folder)
+
+
+def _register(
+    trained: Trained,
+    config: RunConfig,
+    data: Dataset,
+    *,
+    threat: Norm,
+    robustbench_dataset: RobustBenchDataset | None,
+    device: torch.device,
+    zoo: Path,
+    weights_dtype: Literal["float32", "float16"],
+    authors: str,
+    command: str,
+) -> tuple[ModelCard, Path]:
+    """Put the run's result into the zoo: the weights as they are stored are what is measured."""
+    stored = {
+        key: value.to(getattr(torch, weights_dtype)) if value.is_floating_point() else value
+        for key, value in trained.model.state_dict().items()
+    }
+    trained.model.load_state_dict(stored)
+    with attacking(trained.model):
+        predicted = predict(trained.model, to_float(data.test.images), batch_size=256, device=device)
+    passes, examples = trained.state.passes, config.train_examples
+    store = zoos.Zoo(zoo)
+    card = store.save(
+        trained.model,
+        {
+            "name": config.name,
+            "dataset": data.name,
+            "threat": threat,
+            "robustbench_dataset": robustbench_dataset,
+            "architecture": config.architecture,
+            "recipe": config.recipe,
+            "epochs": trained.state.epoch,
+            "seed": config.seed,
+            "precision": config.precision,
+            "train_examples": examples,
+            "train_fingerprint": config.train_fingerprint,
+            "test_fingerprint": data.test.fingerprint,
+            "clean_accuracy": float((predicted == data.test.labels.cpu()).float().mean()),
+            "cost": Cost(
+                train_forward=passes.train_forward / examples,
+                train_backward=passes.train_backward / examples,
+                attack_forward=passes.attack_forward / examples,
+                attack_backward=passes.attack_backward / examples,
+                seconds=trained.state.seconds,
+                device=device_name(device),
+            ),
+            "packages": package_versions(),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": command,
+            "authors": authors,
+        },
+        dtype="fp16" if weights_dtype == "float16" else "fp32",
+    )
+    return card, store.card_path(card)
+
+
+def default_name(recipe: Recipe, base: Recipe, arch: str, arch_options: Mapping[str, Any]) -> str:
+    """A name that tells runs apart: the recipe, the perturbations' settings that differ from it, the architecture.
+
+    Without dots, which RobustBench's look-up would cut.
+    """
+    parts = [recipe.name]
+    for field in ("weights", "inputs"):
+        now: ComponentSpec = getattr(recipe, field)
+        before: ComponentSpec = getattr(base, field)
+        if now.method != before.method:
+            parts.append(now.method)
+        known = build_method(base).recipe
+        reference: ComponentSpec = getattr(known, field)
+        for key, value in now.settings.items():
+            if now.method == before.method and value != reference.settings.get(key):
+                parts.append(f"{key}{value}".replace("/", "over"))
+    parts.append(arch.removeprefix("timm:"))
+    parts += [f"{'w' if key == 'width' else key}{value}" for key, value in arch_options.items()]
+    return re.sub(r"[^A-Za-z0-9_-]", "", "-".join(parts))[:100]
+
+
+def describe(recipe: Recipe) -> str:
+    """One line that says what a recipe does, settings included."""
+    parts = []
+    for field in ("inputs", "weights", "averaging"):
+        spec: ComponentSpec = getattr(recipe, field)
+        if spec.method != "none":
+            given = ", ".join(f"{key} {value}" for key, value in spec.settings.items() if value is not None)
+            parts.append(f"{field} {spec.method} ({given})")
+    if not parts:
+        parts.append("neither inputs nor weights perturbed")
+    return f"{'; '.join(parts)}; {recipe.epochs} epochs, batch size {recipe.batch_size}"
+
+
+def evaluate(
+    model: str,
+    *,
+    attack: str = "autoattack",
+    norm: Norm = "Linf",
+    eps: str | float = "8/255",
+    settings: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+    n_examples: int | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    device: str = "auto",
+    data_dir: Path = Path("data"),
+    dataset_name: str | None = None,
+    image_size: int | None = None,
+    zoo: Path | None = None,
+    output: Path | None = None,
+    allow_large_eps: bool = False,
+    reporter: Reporter | None = None,
+    command: str = "",
+) -> EvaluationRecord:
+    """Attack a model and write an EvaluationRecord with a verdict for every example.
+
+    Args:
+        model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`.
+        attack: `autoattack`, `pgd`, `fgsm`, or what another package registered.
+        norm: Norm of the ball: `Linf` or `L2`.
+        eps: Its radius for inputs in [0, 1], as `8/255` or a number.
+        settings: The attack's own settings: `{"steps": 20}`.
+        dataset: As for `train`; default the one on the model's card, else `cifar10`.
+        n_examples: The first so many test images; default all.
+        batch_size: Examples at a time; upstream AutoAttack's draws depend on it.
+        seed: Decides every random draw.
+        device: `auto`, `cpu`, `cuda`, ….
+        data_dir: Where torchvision's data sets are kept.
+        dataset_name: What the data set is called in the record; default its own name.
+        image_size: Resize to this many pixels (`digits` and folders); default the model's.
+        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
+        output: The record's file; default `evaluations/<model>/<attack>-<norm>-<eps>.json`.
+        allow_large_eps: Accept a radius that was probably meant in units of 1/255.
+        reporter: Where progress goes; default nowhere.
+        command: For the record.
+
+    Raises:
+        InputError: Something given is wrong; the message names it.
+        SamBenchError: The model returns NaN, a checksum differs, or a file could not be written.
+    """
+    reporter = reporter or SilentReporter()
+    try:
+        radius = Radius(eps)
+    except ValueError as error:
+        raise InputError(f"--eps: {error}") from error
+    check_eps(norm, radius, allow_large=allow_large_eps)
+    chosen = ATTACKS.build(ComponentSpec(method=attack, **(settings or {})))
+    where, why_device = choose_device(device)
+    hint = Path(dataset).stem if dataset else None
+    loaded = zoos.load_model(model, zoo=zoo, dataset=hint, threat=norm, device=where)
+    card = loaded.card
+    data = load_dataset(
+        dataset or (card.dataset if card else "cifar10"),
+        data_dir=data_dir,
+        name=dataset_name,
+        image_size=image_size or (card.architecture.image_size if card else None),
+        test_only=True,
+    )
+    if card and data.name == card.dataset and data.test.fingerprint != card.test_fingerprint:
+        raise InputError(
+            f"the test images of {data.name} here are not those the card of {card.name} names (SHA-256 "
+            f"{data.test.fingerprint[:12]}… instead of {card.test_fingerprint[:12]}…); give the same data, "
+            "or another --dataset-name"
+        )
+    if n_examples is not None and not 1 <= n_examples <= len(data.test):
+        raise InputError(
+            f"--n-examples {n_examples} must be between 1 and {len(data.test)}, the size of {data.name}'s test set"
+        )
+    test = data.test if n_examples is None else data.test.head(n_examples)
+    reporter.say(
+        f"{attack} in the {norm} ball of radius {radius} on {len(test):,} test images of {data.name}; "
+        f"device {where} ({why_device}), precision fp32, seed {seed}"
+    )
+    record = run_attack(
+        loaded,
+        test,
+        dataset=data.name,
+        attack=chosen,
+        norm=norm,
+        eps=radius,
+        seed=seed,
+        batch_size=batch_size,
+        device=where,
+        reporter=reporter,
+        spelled=model,
+        command=command,
+    )
+    path = output or default_record_path(loaded.name, record)
+    write_record(path, record)
+    reporter.say(f"record written to {path}")
+    return record
+
+
+def default_record_path(name: str, record: EvaluationRecord) -> Path:
+    """Where `evaluate` writes when it is not told: `evaluations/<model>/<attack>-<norm>-<eps>.json`."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    eps = str(record.eps).replace("/", "over").replace(" ", "")
+    return Path("evaluations") / safe / f"{record.attack}-{record.norm}-{eps}.json"
+
+
+def load_model(
+    model: str,
+    *,
+    dataset: str | None = None,
+    threat: Norm = "Linf",
+    zoo: Path | None = None,
+    device: str = "cpu",
+) -> nn.Module:
+    """A trained model in eval mode; it maps float32 [B, C, H, W] in [0, 1] to logits.
+
+    Args:
+        model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`.
+        dataset: Needed where the name alone is ambiguous, and for RobustBench's models.
+        threat: The threat model it is listed under.
+        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
+        device: Where to put it.
+
+    Raises:
+        InputError: There is no such model; names the nearest.
+        SamBenchError: The weights are not those the card names.
+    """
+    return zoos.load_model(model, zoo=zoo, dataset=dataset, threat=threat, device=choose_device(device)[0]).module
+
+
+def list_recipes() -> list[dict[str, Any]]:
+    """The recipes that come with the package: name, summary, source, axes, passes relative to standard."""
+    rows = []
+    for name in recipe_names():
+        method = build_method(load_recipe(name))
+        attack, training = method.inputs.passes, method.weights.passes
+        rows.append(
+            {
+                "name": name,
+                "summary": method.recipe.summary,
+                "source": method.recipe.source,
+                "inputs": method.recipe.inputs.method,
+                "weights": method.recipe.weights.method,
+                "passes": (sum(attack) + sum(training)) / 2,
+            }
+        )
+    return rows
+
+
+def methods_by_part() -> dict[str, list[str]]:
+    """The parts of a recipe that name a method (`inputs`, `weights`, …), each with the names there are."""
+    return {part: registry.names() for part, registry in PARTS.items()}
+
+
+def attack_names() -> list[str]:
+    """The attacks `evaluate` knows, other packages' included."""
+    return ATTACKS.names()
+
+
+def settings_of_attacks() -> dict[str, list[tuple[str, FieldInfo]]]:
+    """Every setting an attack can have: its name to the attacks that have it, each with its pydantic field."""
+    found: dict[str, list[tuple[str, FieldInfo]]] = {}
+    for attack in ATTACKS:
+        for name, field in attack.model_fields.items():
+            found.setdefault(name, []).append((attack.method, field))
+    return found
+
+
+def submit(
+    model: str, records: Sequence[Path], *, zoo: Path | None = None, folder: Path = Path("leaderboards")
+) -> Submission:
+    """Make a leaderboard entry from a model's card and its records; no number is typed.
+
+    Args:
+        model: A name in the zoo.
+        records: EvaluationRecords of exactly that checkpoint.
+        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
+        folder: Folder of the leaderboards.
+
+    Returns:
+        Where the entry is, RobustBench's `model_info` and the text of its "New Model" issue.
+
+    Raises:
+        InputError: A record is of another checkpoint or data set, or there is none by AutoAttack.
+    """
+    store = zoos.Zoo(zoos.zoo_dir(zoo))
+    card = store.find(model)
+    return submit_entry(card, store.card_path(card), list(records), folder=folder)

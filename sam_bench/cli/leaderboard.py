@@ -1,0 +1,67 @@
+"""`sam-bench leaderboard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sam_bench import api
+from sam_bench.cli import common
+
+_folder_option = click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("leaderboards"),
+    show_default=True,
+    help="Folder of the leaderboards.",
+)
+
+
+@click.group("leaderboard")
+def command() -> None:
+    """Tables and a page of what the records say."""
+
+
+@command.command("build")
+@_folder_option
+@click.option("--title", default="sam-bench leaderboard", show_default=True, help="Heading of the page.")
+@common.json_option
+def build(folder: Path, title: str, as_json: bool) -> None:
+    """Write the Markdown, LaTeX and CSV tables, the figure, and a page that needs no network."""
+    built = api.build_leaderboard(folder, title=title)
+    if as_json:
+        common.print_json({form: str(path) for form, path in built.paths.items()})
+        return
+    click.echo(built.paths["md"].read_text(encoding="utf-8"))
+    click.echo(f"written: {', '.join(str(path) for path in built.paths.values())}", err=True)
+
+
+@command.command("submit")
+@click.argument("model")
+@click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@_folder_option
+@common.zoo_option
+@common.json_option
+def submit(model: str, records: tuple[Path, ...], folder: Path, zoo: Path | None, as_json: bool) -> None:
+    """Write MODEL's entry from its card and RECORDS alone, and print what to send to RobustBench."""
+    submission = api.submit(model, records, zoo=zoo, folder=folder)
+    if as_json:
+        common.print_json(
+            {
+                "entry": str(submission.path),
+                "model_info": submission.model_info,
+                "issue_title": submission.issue_title,
+                "issue": submission.issue,
+                "notes": submission.notes,
+            }
+        )
+        return
+    click.echo(f"entry written to {submission.path}; `sam-bench leaderboard build` puts it into the tables", err=True)
+    for note in submission.notes:
+        click.echo(f"note: {note}", err=True)
+    card = submission.entry.sam_bench
+    click.echo(f"RobustBench's model_info/{submission.entry.dataset}/{card.threat}/{card.name}.json:\n")
+    click.echo(submission.model_info)
+    click.echo(f"The issue for RobustBench, titled {submission.issue_title!r}:\n")
+    click.echo(submission.issue)

@@ -1,0 +1,99 @@
+"""The entry point: commands that are loaded when asked for, and errors in one sentence."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from sam_bench._version import __version__
+from sam_bench.errors import SamBenchError
+
+_COMMANDS = {
+    "quickstart": "sam_bench.cli.quickstart",
+    "train": "sam_bench.cli.train",
+    "evaluate": "sam_bench.cli.evaluate",
+    "recipes": "sam_bench.cli.recipes",
+    "zoo": "sam_bench.cli.zoo",
+    "leaderboard": "sam_bench.cli.leaderboard",
+    "doctor": "sam_bench.cli.doctor",
+}
+
+_SUMMARIES = {
+    "quickstart": "Train standard, SAM and AT on real images, evaluate, build the leaderboard: about five minutes.",
+    "train": "Train a model by a recipe and register it in the zoo.",
+    "evaluate": "Attack a model and write a record with a verdict for every example.",
+    "recipes": "The training methods that come with sam-bench.",
+    "zoo": "The models that were trained, and whether their files are whole.",
+    "leaderboard": "Tables and a page of what the records say.",
+    "doctor": "What is installed, what device, what is wrong and how to mend it.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when it runs: `--help` answers without loading PyTorch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of use."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, loaded now; click suggests the nearest when there is none."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The summaries, without loading anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_SUMMARIES.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest names for a misspelt command."""
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from sam_bench.errors import unknown_name
+
+            raise unknown_name("command", args[0], _COMMANDS)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="sam-bench")
+def cli() -> None:
+    """How much adversarial robustness does a training method buy, at what clean accuracy and cost?
+
+    A method is a point on two axes: perturb the inputs (adversarial training) or the weights (SAM).
+    `train` turns a recipe into a checkpoint with a card, `evaluate` turns a checkpoint into a record,
+    `leaderboard` shows the records.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; exit with 0 when done, 1 when it failed, 2 for bad usage or input."""
+    try:
+        result = cli.main(prog_name="sam-bench", standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except SamBenchError as error:
+        _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        hint = " add --resume to the same command to continue from the last epoch" if "train" in sys.argv[1:2] else ""
+        _fail(f"interrupted;{hint}" if hint else "interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read our output has stopped reading (`| head`): that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"sam-bench: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,128 @@
+"""`sam-bench train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sam_bench import api
+from sam_bench.cli import common
+from sam_bench.records import Augmentation, Radius, Recipe
+
+_SETTINGS: dict[str, Any] = {
+    name: [(method, field) for _, method, field in owners] for name, owners in api.settings_of_methods().items()
+}
+_SETTINGS |= {name: [("augmentation", field)] for name, field in Augmentation.model_fields.items()}
+_SETTINGS |= {name: [("every recipe", Recipe.model_fields[name])] for name in ("epochs", "batch_size")}
+
+
+def _parts(function: Any) -> Any:
+    for part, names in reversed(api.methods_by_part().items()):
+        text = f"Replace the recipe's {part}: {', '.join(names)}."
+        function = click.option(f"--{part}", metavar="METHOD", help=text)(function)
+    return function
+
+
+class _Eps(click.ParamType[Radius]):
+    name = "eps"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Radius:
+        try:
+            return Radius(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command("train")
+@click.option(
+    "--recipe", default="standard", show_default=True, help="standard, sam, at, …, or a YAML file; see `recipes list`."
+)
+@click.option(
+    "--dataset",
+    default="cifar10",
+    show_default=True,
+    help="cifar10, cifar100, svhn, digits, FILE.npz or FOLDER.",
+)
+@click.option("--arch", default="preactresnet18", show_default=True, help="An architecture of ours, or timm:NAME.")
+@click.option("--width", type=int, help="Channels of the first stage (ours).  [default: 64]")
+@click.option("--arch-option", multiple=True, metavar="KEY=VALUE", help="Any other option of the architecture.")
+@click.option("--name", help="Name in the zoo.  [default: made of recipe, settings and architecture]")
+@click.option("--limit-train", type=int, help="Train on the first so many images only, for a quick look.")
+@click.option(
+    "--validation",
+    type=int,
+    help="Training images held out to watch the run; 0: none.  [default: one in 50, at most 1,000]",
+)
+@click.option(
+    "--validation-eps", type=_Eps(), help="Radius of the PGD-10 run on them.  [default: the recipe's, else 2/255]"
+)
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    help="auto, bf16 or fp32; auto takes bf16 where the device has it natively.",
+)
+@click.option("--compile", is_flag=True, help="Use torch.compile: a minute at the start, faster afterwards.")
+@click.option("--resume", is_flag=True, help="Continue the run of this name from its last epoch.")
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of checkpoint, log and TensorBoard events.  [default: runs/NAME]",
+)
+@click.option(
+    "--robustbench-dataset",
+    type=click.Choice(["cifar10", "cifar100", "imagenet"]),
+    help="The RobustBench data set whose inputs and classes a data set of your own shares.",
+)
+@click.option(
+    "--threat", type=click.Choice(["Linf", "L2"]), help="Listed under.  [default: the recipe's norm, else Linf]"
+)
+@click.option(
+    "--weights-dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="How the weights are stored; what is stored is what is measured.",
+)
+@click.option("--authors", default="", help="For the card.")
+@click.option("--allow-large-eps", is_flag=True, help="Accept an eps that was probably meant in units of 1/255.")
+@common.data_options
+@common.seed_option
+@common.device_option
+@common.zoo_option
+@common.quiet_option
+@common.json_option
+@_parts
+@common.setting_options(_SETTINGS)
+def command(quiet: bool, as_json: bool, width: int | None, arch_option: tuple[str, ...], **options: Any) -> None:
+    """Train a model by a recipe and register it in the zoo.
+
+    Settings of the recipe are replaced by the options that carry a method's name in brackets;
+    `sam-bench recipes show NAME` prints what they are otherwise.
+
+    \b
+    sam-bench train --recipe sam --rho 0.1 --dataset cifar10
+    sam-bench train --recipe at --eps 4/255 --step-size 1/255 --arch timm:vit_tiny_patch16_224
+    sam-bench train --recipe my.yaml --dataset images.npz --width 16 --epochs 10
+    """
+    arch_options = common.key_values(arch_option, "--arch-option")
+    if width is not None:
+        arch_options["width"] = width
+    settings = common.given_settings(options, [*_SETTINGS, *api.methods_by_part()])
+    for name in (*_SETTINGS, *api.methods_by_part()):
+        options.pop(name)
+    result = api.train(
+        settings=settings,
+        arch_options=arch_options,
+        reporter=common.reporter(quiet),
+        command=common.command_line(),
+        **options,
+    )
+    if as_json:
+        common.print_json({"card_path": str(result.card_path), "card": result.card.model_dump(mode="json")})
+    else:
+        card = result.card
+        click.echo(f"{card.name}: clean accuracy {card.clean_accuracy:.2%}, {card.cost.passes:.0f} passes per image")
+        click.echo(f"next: sam-bench evaluate {card.name} --attack autoattack --eps 8/255")

@@ -1,0 +1,102 @@
+"""`sam-bench zoo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sam_bench import zoo as zoos
+from sam_bench.cli import common
+from sam_bench.errors import SamBenchError
+
+
+@click.group("zoo")
+def command() -> None:
+    """The models that were trained, and whether their files are whole."""
+
+
+@command.command("list")
+@common.zoo_option
+@common.json_option
+def list_models(zoo: Path | None, as_json: bool) -> None:
+    """Every model: clean accuracy, passes, architecture, and the name timm knows it by."""
+    root = zoos.zoo_dir(zoo)
+    cards = zoos.Zoo(root).cards()
+    if as_json:
+        common.print_json({"zoo": str(root), "models": [card.model_dump(mode="json") for card in cards]})
+        return
+    if not cards:
+        click.echo(f"no models in {root}; `sam-bench train` makes one")
+    for card in cards:
+        click.echo(
+            f"{zoos.full_name(card):<48} clean {card.clean_accuracy:>7.2%}  {card.cost.passes:>6.0f} passes  "
+            f"{card.architecture.name}, {card.parameters:,} parameters"
+        )
+
+
+@command.command("show")
+@click.argument("name")
+@common.zoo_option
+@common.json_option
+def show_model(name: str, zoo: Path | None, as_json: bool) -> None:
+    """A model's card, and how timm and RobustBench load it."""
+    store = zoos.Zoo(zoos.zoo_dir(zoo))
+    card = store.find(name)
+    if as_json:
+        common.print_json(card.model_dump(mode="json"))
+        return
+    recipe = card.recipe
+    click.echo(f"{zoos.full_name(card)}: {recipe.summary}")
+    for label, text in (
+        ("card", store.card_path(card)),
+        ("weights", f"{store.weights_path(card)} ({card.weights.size:,} bytes, SHA-256 {card.weights.sha256})"),
+        ("architecture", f"{card.architecture.name} {card.architecture.options}, {card.parameters:,} parameters"),
+        ("trained on", f"{card.train_examples:,} images of {card.dataset}, {card.epochs} epochs, seed {card.seed}"),
+        ("clean accuracy", f"{card.clean_accuracy:.2%}"),
+        ("cost", f"{card.cost.passes:.0f} passes per image, {card.cost.seconds:.0f} s on {card.cost.device}"),
+        ("made by", card.command or "unknown"),
+    ):
+        click.echo(f"  {label:<15} {text}")
+    click.echo("  after `import sam_bench`:")
+    click.echo(f"    timm.create_model({zoos.timm_name(card)!r}, pretrained=True)")
+    if zoos.robustbench_name(card):
+        click.echo(
+            f"    robustbench.utils.load_model({zoos.robustbench_name(card)!r}, "
+            f"dataset={card.robustbench_dataset or card.dataset!r}, threat_model={card.threat!r})"
+        )
+
+
+@command.command("verify")
+@click.argument("names", nargs=-1)
+@common.zoo_option
+@common.json_option
+def verify_models(names: tuple[str, ...], zoo: Path | None, as_json: bool) -> None:
+    """Check size, SHA-256, keys, shapes and values of the named models, or of all; exit code 1 if one is damaged."""
+    root = zoos.zoo_dir(zoo)
+    store = zoos.Zoo(root)
+    results: list[dict[str, object]] = []
+    if names:
+        found = [store.find(name) for name in names]
+    else:
+        found = []
+        for path, card in store.scan():
+            if isinstance(card, SamBenchError):
+                results.append({"name": str(path), "problems": [str(card)]})
+            else:
+                found.append(card)
+    for card in found:
+        results.append({"name": zoos.full_name(card), "problems": [problem.message for problem in store.verify(card)]})
+    damaged = [result for result in results if result["problems"]]
+    if as_json:
+        common.print_json({"zoo": str(root), "models": results})
+    else:
+        for result in results:
+            problems = result["problems"]
+            assert isinstance(problems, list)
+            click.echo(f"{'ok' if not problems else 'DAMAGED':<8} {result['name']}")
+            for problem in problems:
+                click.echo(f"{'':<8} {problem}", err=True)
+        click.echo(f"{len(results) - len(damaged)} of {len(results)} models in {root} are whole")
+    if damaged:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,130 @@
+"""What is installed, what device there is, what is wrong, and how to mend it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from sam_bench.device import choose_precision, cpu_flags, device_name, package_versions
+from sam_bench.zoo import Zoo, zoo_dir
+
+Status = Literal["ok", "note", "wrong"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: What was looked at.
+        status: "ok", "note" (works, worth knowing) or "wrong" (something will fail).
+        detail: What was found.
+        mend: What to do about it; empty when nothing.
+    """
+
+    what: str
+    status: Status
+    detail: str
+    mend: str = ""
+
+
+def examine(*, data_dir: Path = Path("data"), zoo: Path | None = None) -> list[Finding]:
+    """Look at everything the other commands rely on; nothing is changed.
+
+    Args:
+        data_dir: Where torchvision's data sets are kept.
+        zoo: Folder of the zoo; default as everywhere.
+    """
+    return [
+        _python(),
+        Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in package_versions().items())),
+        _device(),
+        _precision(),
+        _package("robustbench", "robustbench.benchmark", "pip install 'robustbench>=1.1.1'"),
+        _package("autoattack", "autoattack", "pip install pyautoattack"),
+        _package("timm", "timm", "pip install 'timm>=1.0.9'"),
+        _writable("data folder", data_dir, "--data-dir"),
+        _zoo(zoo_dir(zoo)),
+        _compiler(),
+    ]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if (3, 10) <= sys.version_info[:2] <= (3, 13):
+        return Finding("Python", "ok", f"{version} at {sys.executable}")
+    return Finding("Python", "wrong", f"{version} at {sys.executable}", "use Python 3.10 to 3.13")
+
+
+def _device() -> Finding:
+    if torch.cuda.is_available():
+        return Finding("device", "ok", f"{torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}")
+    detail = f"{device_name(torch.device('cpu'))}; no CUDA device"
+    if torch.version.cuda and shutil.which("nvidia-smi"):
+        return Finding(
+            "device", "wrong", f"{detail}, although nvidia-smi is here", "check the driver: nvidia-smi must list a GPU"
+        )
+    return Finding("device", "ok", detail)
+
+
+def _precision() -> Finding:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision, why = choose_precision("auto", device)
+    units = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in cpu_flags()]
+    detail = f"training runs in {precision}: {why}"
+    return Finding("precision", "ok", detail + (f"; CPU has {', '.join(units)}" if units else ""))
+
+
+def _package(module: str, what: str, mend: str) -> Finding:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = importlib.import_module(module)
+    except Exception as error:  # whatever is wrong with somebody's package is what a doctor reports
+        return Finding(what, "wrong", f"import {module} fails: {type(error).__name__}: {error}", mend)
+    origin = getattr(loaded, "__file__", None) or "sam_bench's stand-in"
+    if "sam_bench" in origin:
+        return Finding(what, "ok", f"imports, through sam-bench's adapter ({origin})")
+    return Finding(what, "ok", f"imports from {origin}")
+
+
+def _nearest_existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _writable(what: str, path: Path, option: str) -> Finding:
+    there = _nearest_existing(path)
+    free = shutil.disk_usage(there).free / 1e9
+    state = "is there" if path.exists() else "will be made when needed"
+    if not os.access(there, os.W_OK):
+        return Finding(what, "wrong", f"{path} cannot be written", f"choose another with {option}")
+    if free < 1:
+        return Finding(what, "note", f"{path} {state}; only {free:.1f} GB free", f"make room, or choose {option}")
+    return Finding(what, "ok", f"{path} {state}; {free:.0f} GB free")
+
+
+def _zoo(root: Path) -> Finding:
+    if not root.is_dir():
+        return _writable("zoo", root, "--zoo or $SAM_BENCH_ZOO")
+    cards = Zoo(root).cards()
+    return Finding("zoo", "ok", f"{root} holds {len(cards)} model{'' if len(cards) == 1 else 's'}")
+
+
+def _compiler() -> Finding:
+    found: Callable[[str], str | None] = shutil.which
+    compiler = found("cc") or found("gcc") or found("clang")
+    if compiler:
+        return Finding("C compiler", "ok", compiler)
+    return Finding("C compiler", "note", "none found; torch.compile needs one", "install gcc or clang")
