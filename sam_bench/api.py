@@ -5,21 +5,22 @@ The command line is these functions with options; nothing it does is out of reac
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic.fields import FieldInfo
 from torch import nn
 
 from sam_bench import zoo as zoos
-from sam_bench.attacks import ATTACKS
+from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.attacks.base import predict
-from sam_bench.data import Dataset, channel_stats, hold_out, known_stats, load_dataset, to_float
+from sam_bench.data import Dataset, channel_stats, data_sources, hold_out, known_stats, load_dataset, to_float
 from sam_bench.device import choose_device, choose_precision, device_name, package_versions
 from sam_bench.errors import InputError
 from sam_bench.evaluation import run_attack
@@ -29,6 +30,7 @@ from sam_bench.modes import attacking
 from sam_bench.perturb.ball import check_eps
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import (
+    NAME_PATTERN,
     ComponentSpec,
     Cost,
     EvaluationRecord,
@@ -160,8 +162,18 @@ def train(
     norm: Norm = ball.norm if ball else "Linf"
     if ball:
         check_eps(ball.norm, Radius(method.recipe.inputs.settings["eps"]), allow_large=allow_large_eps)
+    if validation_eps is not None:
+        check_eps(norm, validation_eps, allow_large=allow_large_eps, option="--validation-eps")
+    _check_seed(seed)
+    if limit_train is not None and limit_train < 2:
+        raise InputError(f"--limit-train {limit_train} must be at least 2: BatchNorm needs two images in a batch")
     if name is None:
         name = default_name(method.recipe, chosen, arch, arch_options or {})
+    elif not re.fullmatch(NAME_PATTERN, name):
+        raise InputError(
+            f"--name {name!r} cannot name a model: use letters, digits, '.', '_' and '-', starting with a letter "
+            "or digit, at most 100 characters"
+        )
     where, why_device = choose_device(device)
     kind, why_precision = choose_precision(precision, where)
 
@@ -180,8 +192,11 @@ def train(
     )
     learnt = data.train.head(limit_train) if limit_train is not None else data.train
     held_out = min(1000, len(learnt) // _VALIDATION_SHARE) if validation is None else validation
-    if not 0 <= held_out < len(learnt):
-        raise InputError(f"--validation {held_out} must leave some of the {len(learnt)} training images to learn from")
+    if not 0 <= held_out <= len(learnt) - 2:
+        raise InputError(
+            f"--validation {held_out} must be between 0 and {len(learnt) - 2}: there are {len(learnt)} training "
+            "images, and at least two must be left to learn from"
+        )
     watched = None
     if held_out:
         learnt, watched = hold_out(learnt, held_out, seed)
@@ -324,7 +339,8 @@ def describe(recipe: Recipe) -> str:
             parts.append(f"{field} {spec.method} ({given})")
     if not parts:
         parts.append("neither inputs nor weights perturbed")
-    return f"{'; '.join(parts)}; {recipe.epochs} epochs, batch size {recipe.batch_size}"
+    epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
+    return f"{'; '.join(parts)}; {epochs}, batch size {recipe.batch_size}"
 
 
 def evaluate(
@@ -380,12 +396,22 @@ def evaluate(
     except ValueError as error:
         raise InputError(f"--eps: {error}") from error
     check_eps(norm, radius, allow_large=allow_large_eps)
-    chosen = ATTACKS.build(ComponentSpec(method=attack, **(settings or {})))
+    _check_seed(seed)
+    chosen = _build_attack(attack, settings or {})
     where, why_device = choose_device(device)
-    hint = Path(dataset).stem if dataset else None
+    hint, data = (Path(dataset).stem if dataset else None), None
+    if dataset and model.startswith("robustbench:"):
+        # RobustBench knows its own data sets only; one's own file says which of them it is like, if it is.
+        data = load_dataset(dataset, data_dir=data_dir, name=dataset_name, image_size=image_size, test_only=True)
+        hint = data.robustbench or (hint if hint in get_args(RobustBenchDataset) else None)
     loaded = zoos.load_model(model, zoo=zoo, dataset=hint, threat=norm, device=where)
     card = loaded.card
-    data = load_dataset(
+    if card and dataset is None and not is_named_dataset(card.dataset):
+        raise InputError(
+            f"model {card.name} was trained on {card.dataset}, which is a data set of your own: give its FILE.npz or "
+            "FOLDER with --dataset"
+        )
+    data = data or load_dataset(
         dataset or (card.dataset if card else "cifar10"),
         data_dir=data_dir,
         name=dataset_name,
@@ -403,6 +429,8 @@ def evaluate(
             f"--n-examples {n_examples} must be between 1 and {len(data.test)}, the size of {data.name}'s test set"
         )
     test = data.test if n_examples is None else data.test.head(n_examples)
+    path = output or default_record_path(loaded.name, attack, norm, radius)
+    _check_folder(path.parent)  # before the attack: it would be a pity to learn it after hours
     reporter.say(
         f"{attack} in the {norm} ball of radius {radius} on {len(test):,} test images of {data.name}; "
         f"device {where} ({why_device}), precision fp32, seed {seed}"
@@ -421,17 +449,63 @@ def evaluate(
         spelled=model,
         command=command,
     )
-    path = output or default_record_path(loaded.name, record)
     write_record(path, record)
     reporter.say(f"record written to {path}")
     return record
 
 
-def default_record_path(name: str, record: EvaluationRecord) -> Path:
+def parse_radii(text: str, norm: Norm, *, allow_large_eps: bool = False) -> list[Radius]:
+    """The radii in `1/255,2/255`, each checked, so that none is refused after another was attacked with.
+
+    Raises:
+        InputError: One of them is no radius, or was probably meant in units of 1/255.
+    """
+    radii = []
+    for part in text.split(","):
+        try:
+            radii.append(Radius(part))
+        except ValueError as error:
+            raise InputError(f"--eps: {error}") from error
+        check_eps(norm, radii[-1], allow_large=allow_large_eps)
+    return radii
+
+
+def is_named_dataset(name: str) -> bool:
+    """Whether a data set is found by its name alone (`cifar10`, `digits-8px`), as a file of one's own is not."""
+    return re.sub(r"-\d+px$", "", name) in data_sources()
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed {seed} must be between 0 and {2**63 - 1}")
+
+
+def _build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
+    takes = ATTACKS.get(name).model_fields
+    for setting in settings:
+        if setting not in takes:
+            owners = [owner for owner, _ in settings_of_attacks().get(setting, [])]
+            belongs = f"it belongs to {', '.join(owners)}" if owners else "no attack has it"
+            known = f"{name} takes {', '.join(takes)}" if takes else f"{name} takes no settings"
+            raise InputError(f"--{setting.replace('_', '-')} does not apply to attack {name!r}: {belongs}; {known}")
+    return ATTACKS.build(ComponentSpec(method=name, **settings))
+
+
+def _check_folder(folder: Path) -> None:
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise InputError(f"--output: no record can be written into {folder}, because {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--output: no record can be written into {folder}: no permission to write to {there}")
+
+
+def default_record_path(name: str, attack: str, norm: Norm, eps: Radius) -> Path:
     """Where `evaluate` writes when it is not told: `evaluations/<model>/<attack>-<norm>-<eps>.json`."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-    eps = str(record.eps).replace("/", "over").replace(" ", "")
-    return Path("evaluations") / safe / f"{record.attack}-{record.norm}-{eps}.json"
+    radius = str(eps).replace("/", "over").replace(" ", "")
+    return Path("evaluations") / safe / f"{attack}-{norm}-{radius}.json"
 
 
 def load_model(

@@ -29,7 +29,7 @@ def choose_device(name: str = "auto") -> tuple[torch.device, str]:
         return torch.device("cpu"), "no CUDA device is visible"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # reading a value back tells a real device from `meta`
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name!r} cannot be used here ({reason}); use auto, cpu or cuda") from error

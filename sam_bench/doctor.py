@@ -108,7 +108,7 @@ def _writable(what: str, path: Path, option: str) -> Finding:
     there = _nearest_existing(path)
     free = shutil.disk_usage(there).free / 1e9
     state = "is there" if path.exists() else "will be made when needed"
-    if not os.access(there, os.W_OK):
+    if not there.is_dir() or not os.access(there, os.W_OK):
         return Finding(what, "wrong", f"{path} cannot be written", f"choose another with {option}")
     if free < 1:
         return Finding(what, "note", f"{path} {state}; only {free:.1f} GB free", f"make room, or choose {option}")

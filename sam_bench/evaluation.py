@@ -65,7 +65,7 @@ def run_attack(
             f"model {model.name} knows {model.num_classes} classes, but data set {dataset} has labels up to {highest}"
         )
     with attacking(model.module):
-        check_model(model.module, num_classes=model.num_classes, input_shape=shape)
+        check_model(model.module, num_classes=model.num_classes, input_shape=shape, name=f"model {model.name}")
     with ExitStack() as stages:
         result = attack.run(
             model.module,

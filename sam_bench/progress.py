@@ -83,6 +83,7 @@ class _PlainStage:
         self._started = self._spoken = time.monotonic()
         self._first: int | None = None
         self._last: tuple[int, str] = (0, "")
+        self._said: tuple[int, str] | None = None
 
     def update(self, done: int, figures: str = "") -> None:
         if self._first is None:
@@ -92,11 +93,12 @@ class _PlainStage:
             self._speak()
 
     def close(self) -> None:
-        self._speak()
+        if self._said != self._last:
+            self._speak()
 
     def _speak(self) -> None:
         self._spoken = now = time.monotonic()
-        done, figures = self._last
+        self._said = done, figures = self._last
         elapsed = now - self._started
         line = f"{self._name} {done}/{self._total}, {_clock(elapsed)} elapsed"
         gained = done - (self._first or 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sam_bench.records import EvaluationRecord, ModelCard
 
 # scikit-learn's digits: 1,797 handwritten digits of 8x8 grey values. A mirrored digit is another
 # digit, so nothing is flipped; at this size nothing is cropped either.
+_IMAGE_SIZE = 8
 _SHARED: dict[str, Any] = {
     "batch_size": 64,
     "lr": 0.1,
@@ -21,28 +22,45 @@ _SHARED: dict[str, Any] = {
     "crop_padding": 0,
     "flip": False,
 }
-_RUNS: dict[str, dict[str, Any]] = {
-    "standard": {"epochs": 20},
-    "sam": {"epochs": 20, "rho": 0.2},
-    "at": {"epochs": 10, "eps": "0.1", "steps": 10, "step_size": "0.025"},
-}
-_IMAGE_SIZE = 8
-_WIDTH = 8
 
 
 @dataclass(frozen=True)
-class _Attack:
+class Judge:
+    """One attack on every model; `n_examples` None means the whole test set."""
+
     attack: str
     eps: str
-    settings: Mapping[str, Any]
-    n_examples: int | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    n_examples: int | None = None
 
 
-_ATTACKS = (
-    _Attack("pgd", "8/255", {"steps": 20}, None),
-    _Attack("pgd", "16/255", {"steps": 20}, None),
-    _Attack("autoattack", "16/255", {}, 128),
-)
+@dataclass(frozen=True)
+class Plan:
+    """How much is done.
+
+    Attributes:
+        runs: Recipe name to the settings of the recipe that are replaced; standard, sam and at must be there.
+        judges: The attacks, the last two of which the findings speak of: the usual one, then the strongest.
+        width: Channels of the network's first stage.
+        limit_train: Learn from the first so many images only.
+        validation: How many of them are held out to watch the run.
+    """
+
+    runs: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {
+            "standard": {"epochs": 20},
+            "sam": {"epochs": 20, "rho": 0.2},
+            "at": {"epochs": 10, "eps": "0.1", "steps": 10, "step_size": "0.025"},
+        }
+    )
+    judges: tuple[Judge, ...] = (
+        Judge("pgd", "8/255", {"steps": 20}),
+        Judge("pgd", "16/255", {"steps": 20}),
+        Judge("autoattack", "16/255", n_examples=128),
+    )
+    width: int = 8
+    limit_train: int | None = None
+    validation: int = 97
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,9 @@ class QuickstartResult:
     sentences: list[str]
 
 
-def quickstart(folder: Path, *, seed: int, device: str, reporter: Reporter) -> QuickstartResult:
+def quickstart(
+    folder: Path, *, seed: int, device: str, reporter: Reporter, plan: Plan | None = None
+) -> QuickstartResult:
     """Train standard, SAM and AT on digits, evaluate, build the leaderboard.
 
     Args:
@@ -70,23 +90,26 @@ def quickstart(folder: Path, *, seed: int, device: str, reporter: Reporter) -> Q
         seed: Decides every random draw.
         device: `auto`, `cpu`, `cuda`.
         reporter: Where progress goes.
+        plan: How much is done; default what takes about five minutes on two cores.
     """
+    plan = plan or Plan()
     zoo = folder / "model_zoo"
     cards: dict[str, ModelCard] = {}
     records: dict[str, list[EvaluationRecord]] = {}
-    for recipe, settings in _RUNS.items():
+    for recipe, settings in plan.runs.items():
         trained = api.train(
             recipe,
             "digits",
             image_size=_IMAGE_SIZE,
-            arch_options={"width": _WIDTH},
-            settings=_SHARED | settings,
+            arch_options={"width": plan.width},
+            settings={**_SHARED, **settings},
             name=f"digits-{recipe}",
             seed=seed,
             # At this size a step is bound by overheads, not by matrix products: bfloat16 gains nothing.
             precision="fp32",
             device=device,
-            validation=97,
+            validation=plan.validation,
+            limit_train=plan.limit_train,
             run_dir=folder / "runs" / recipe,
             zoo=zoo,
             resume=True,
@@ -97,15 +120,15 @@ def quickstart(folder: Path, *, seed: int, device: str, reporter: Reporter) -> Q
     for recipe, card in cards.items():
         records[recipe] = []
         paths = []
-        for attack in _ATTACKS:
-            path = folder / "evaluations" / card.name / f"{attack.attack}-{attack.eps.replace('/', 'over')}.json"
+        for judge in plan.judges:
+            path = folder / "evaluations" / card.name / f"{judge.attack}-{judge.eps.replace('/', 'over')}.json"
             records[recipe].append(
                 api.evaluate(
                     card.name,
-                    attack=attack.attack,
-                    eps=attack.eps,
-                    settings=attack.settings,
-                    n_examples=attack.n_examples,
+                    attack=judge.attack,
+                    eps=judge.eps,
+                    settings=judge.settings,
+                    n_examples=judge.n_examples,
                     seed=seed,
                     device=device,
                     zoo=zoo,
@@ -117,26 +140,26 @@ def quickstart(folder: Path, *, seed: int, device: str, reporter: Reporter) -> Q
             paths.append(path)
         api.submit(card.name, paths, zoo=zoo, folder=folder / "leaderboards")
     built = api.build_leaderboard(folder / "leaderboards")
-    return QuickstartResult(cards=cards, records=records, leaderboard=built, sentences=_findings(cards, records))
+    return QuickstartResult(cards=cards, records=records, leaderboard=built, sentences=findings(cards, records))
 
 
-def _findings(cards: Mapping[str, ModelCard], records: Mapping[str, list[EvaluationRecord]]) -> list[str]:
+def findings(cards: Mapping[str, ModelCard], records: Mapping[str, list[EvaluationRecord]]) -> list[str]:
     """Three sentences that follow from the numbers, whichever way they fell."""
-    _, pgd, strong = range(3)
     robust = {name: [record.robust_accuracy for record in found] for name, found in records.items()}
     clean = {name: card.clean_accuracy for name, card in cards.items()}
     cost = {name: card.cost.passes / cards["standard"].cost.passes for name, card in cards.items()}
-    eps = records["sam"][pgd].eps
+    pgd, strong = records["sam"][-2:]
+    usual, strongest = ({name: found[index] for name, found in robust.items()} for index in (-2, -1))
     return [
-        f"Perturbing only the weights, SAM keeps {robust['sam'][pgd]:.1%} of the test images right under PGD-20 at "
-        f"{eps}, {_against(robust['sam'][pgd], robust['standard'][pgd])} of standard training, "
+        f"Perturbing only the weights, SAM keeps {usual['sam']:.1%} of the test images right under "
+        f"PGD-{pgd.settings['steps']} at {pgd.eps}, {_against(usual['sam'], usual['standard'])} of standard training, "
         f"for {cost['sam']:.1f} times its passes.",
-        f"Adversarial training, which perturbs the inputs, keeps {robust['at'][pgd]:.1%} for {cost['at']:.1f} times "
+        f"Adversarial training, which perturbs the inputs, keeps {usual['at']:.1%} for {cost['at']:.1f} times "
         f"the passes; clean accuracy is {clean['standard']:.1%} (standard), {clean['sam']:.1%} (SAM) and "
         f"{clean['at']:.1%} (AT).",
-        f"AutoAttack, the stronger judge, leaves {robust['standard'][strong]:.1%}, {robust['sam'][strong]:.1%} and "
-        f"{robust['at'][strong]:.1%} at {records['sam'][strong].eps} on {records['sam'][strong].n_examples} images: "
-        f"{_verdict(robust['standard'][strong], robust['sam'][strong], robust['at'][strong])}.",
+        f"AutoAttack, the stronger judge, leaves {strongest['standard']:.1%}, {strongest['sam']:.1%} and "
+        f"{strongest['at']:.1%} at {strong.eps} on {strong.n_examples} images: "
+        f"{_verdict(strongest['standard'], strongest['sam'], strongest['at'])}.",
     ]
 
 
@@ -147,8 +170,8 @@ def _against(value: float, reference: float) -> str:
 
 
 def _verdict(standard: float, sam: float, at: float) -> str:
-    if standard < sam < at:
-        return "SAM alone buys some robustness, adversarial training buys more"
     if sam <= standard:
         return "here SAM alone buys no robustness that holds against it"
-    return "here SAM alone matches adversarial training"
+    if sam < at:
+        return "SAM alone buys some robustness, adversarial training buys more"
+    return f"here SAM alone {'matches' if sam == at else 'beats'} adversarial training"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench._version import __version__
+from sam_bench.errors import SamBenchError
 from sam_bench.modes import attacking
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import MISCLASSIFIED, ROBUST, Norm
@@ -151,7 +152,15 @@ class Attack(Component):
                     progress=progress,
                 )
                 warnings = found.warnings
+                foreign = sorted(set(found.by) - set(self.attacks))
+                if foreign or len(found.by) != len(index):
+                    raise SamBenchError(
+                        f"attack {self.method!r} must say for each of {len(index)} examples which of "
+                        f"{', '.join(self.attacks)} found its candidate, not {', '.join(foreign) or len(found.by)}"
+                    )
                 candidate = ball.project(found.x_adv.float().cpu(), x[index])
+                # NaN is in no ball, yet a network misclassifies it: it counts as nothing found.
+                candidate = torch.where(candidate.isfinite(), candidate, x[index])
                 broken = predict(model, candidate, batch_size=batch_size, device=where) != y[index]
                 for position in broken.nonzero().flatten().tolist():
                     example = int(index[position])

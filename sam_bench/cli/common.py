@@ -61,6 +61,8 @@ def setting_options(settings: dict[str, list[tuple[str, FieldInfo]]]) -> Callabl
             text = f"{_sentence(field.description or name)}  [{methods}]"
             if field.annotation is bool:
                 decorator = click.option(f"{option}/--no-{option[2:]}", name, default=None, help=text)
+            elif typing.get_origin(field.annotation) is tuple:
+                decorator = click.option(option, name, default=None, metavar="A,B,…", help=text, callback=_at_commas)
             else:
                 decorator = click.option(option, name, default=None, metavar=_metavar(field), help=text)
             function = decorator(function)
@@ -73,23 +75,20 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
+def _at_commas(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [part.strip() for part in value.split(",")]
+
+
 def _metavar(field: FieldInfo) -> str:
     annotation = field.annotation
     if typing.get_origin(annotation) is typing.Literal:
         return "|".join(map(str, typing.get_args(annotation)))
-    if typing.get_origin(annotation) is tuple:
-        return "A,B,…"
     return "INT" if annotation is int else "NUMBER" if annotation is float else "VALUE"
 
 
 def given_settings(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The settings that were given on the command line; lists are split at commas."""
-    found = {}
-    for name in names:
-        value = options.get(name)
-        if value is not None:
-            found[name] = value.split(",") if isinstance(value, str) and "," in value else value
-    return found
+    """The settings that were given on the command line."""
+    return {name: options[name] for name in names if options.get(name) is not None}
 
 
 def key_values(pairs: Iterable[str], option: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def command(model: str, eps: str, output: Path | None, quiet: bool, as_json: boo
     settings = common.given_settings(options, _SETTINGS)
     for name in _SETTINGS:
         options.pop(name)
-    radii = eps.split(",")
+    radii = api.parse_radii(eps, options["norm"], allow_large_eps=options["allow_large_eps"])
     if output is not None and len(radii) > 1:
         raise click.UsageError("--output names one file, but --eps gives several radii; leave --output away")
     records = []

@@ -8,6 +8,7 @@ import click
 
 from sam_bench import api
 from sam_bench.cli import common
+from sam_bench.cli.groups import Group
 
 _folder_option = click.option(
     "--folder",
@@ -18,7 +19,7 @@ _folder_option = click.option(
 )
 
 
-@click.group("leaderboard")
+@click.group("leaderboard", cls=Group)
 def command() -> None:
     """Tables and a page of what the records say."""
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import click
 
 from sam_bench._version import __version__
+from sam_bench.cli.groups import Group
 from sam_bench.errors import SamBenchError
 
 _COMMANDS = {
@@ -33,8 +37,30 @@ _SUMMARIES = {
 }
 
 
-class LazyGroup(click.Group):
+class _ReaderGoneError(Exception):
+    """A broken pipe, under a name that click does not turn into exit code 1."""
+
+
+@contextmanager
+def _reader_gone() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderGoneError from error
+
+
+class LazyGroup(Group):
     """Imports a command's module only when it runs: `--help` answers without loading PyTorch."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """As click does; it is here that `--help` is printed."""
+        with _reader_gone():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does."""
+        with _reader_gone():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of use."""
@@ -53,16 +79,6 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(_SUMMARIES.items()))
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with the nearest names for a misspelt command."""
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            from sam_bench.errors import unknown_name
-
-            raise unknown_name("command", args[0], _COMMANDS)
-        return super().resolve_command(ctx, args)
-
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="sam-bench")
@@ -78,7 +94,12 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line; exit with 0 when done, 1 when it failed, 2 for bad usage or input."""
     try:
-        result = cli.main(prog_name="sam-bench", standalone_mode=False)
+        with warnings.catch_warnings():
+            # What other packages tell their developers is of no use here; the rest is said in one line.
+            for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+                warnings.simplefilter("ignore", category)
+            warnings.showwarning = _show_warning
+            result = cli.main(prog_name="sam-bench", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
     except SamBenchError as error:
         _fail(str(error), error.exit_code)
@@ -88,10 +109,17 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         hint = " add --resume to the same command to continue from the last epoch" if "train" in sys.argv[1:2] else ""
         _fail(f"interrupted;{hint}" if hint else "interrupted", 130)
-    except BrokenPipeError:
+    except (_ReaderGoneError, BrokenPipeError):
         # Whoever read our output has stopped reading (`| head`): that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", SamBenchError.exit_code)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"warning: {message}", err=True)
 
 
 def _fail(message: str, code: int) -> NoReturn:

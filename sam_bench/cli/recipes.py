@@ -6,9 +6,10 @@ import click
 
 from sam_bench import api
 from sam_bench.cli import common
+from sam_bench.cli.groups import Group
 
 
-@click.group("recipes")
+@click.group("recipes", cls=Group)
 def command() -> None:
     """The training methods that come with sam-bench."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def _parts(function: Any) -> Any:
     return function
 
 
-class _Eps(click.ParamType[Radius]):
+class _Eps(click.ParamType):  # generic only in newer versions of click than we ask for
     name = "eps"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Radius:
@@ -124,5 +125,11 @@ def command(quiet: bool, as_json: bool, width: int | None, arch_option: tuple[st
         common.print_json({"card_path": str(result.card_path), "card": result.card.model_dump(mode="json")})
     else:
         card = result.card
-        click.echo(f"{card.name}: clean accuracy {card.clean_accuracy:.2%}, {card.cost.passes:.0f} passes per image")
-        click.echo(f"next: sam-bench evaluate {card.name} --attack autoattack --eps 8/255")
+        passes = f"{card.cost.passes:.0f} pass{'' if round(card.cost.passes) == 1 else 'es'} per image"
+        click.echo(f"{card.name}: clean accuracy {card.clean_accuracy:.2%}, {passes}")
+        following = ["sam-bench", "evaluate", card.name, "--attack", "autoattack", "--eps", "8/255"]
+        if not api.is_named_dataset(card.dataset):
+            following += ["--dataset", options["dataset"]]
+        if options["zoo"] is not None:
+            following += ["--zoo", str(options["zoo"])]
+        click.echo(f"next: {shlex.join(following)}")

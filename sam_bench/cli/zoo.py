@@ -8,10 +8,11 @@ import click
 
 from sam_bench import zoo as zoos
 from sam_bench.cli import common
+from sam_bench.cli.groups import Group
 from sam_bench.errors import SamBenchError
 
 
-@click.group("zoo")
+@click.group("zoo", cls=Group)
 def command() -> None:
     """The models that were trained, and whether their files are whole."""
 

@@ -78,7 +78,7 @@ class Ball:
         return (x + (self.eps * radius * flat / _l2(flat)).view_as(x)).clamp(0.0, 1.0)
 
 
-def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False) -> None:
+def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False, option: str = "--eps") -> None:
     """Refuse a radius that was surely meant in units of 1/255.
 
     Raises:
@@ -88,6 +88,6 @@ def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False) -> None:
         return
     fraction = f"{eps}/255" if "/" not in str(eps) else str(eps)
     raise InputError(
-        f"--eps {eps} is too large for {norm}: inputs are in [0, 1], so you probably mean {fraction}; "
+        f"{option} {eps} is too large for {norm}: inputs are in [0, 1], so you probably mean {fraction}; "
         "add --allow-large-eps to insist"
     )

@@ -52,6 +52,11 @@ class EvaluationRecord(Record):
     def _numbers_follow_from_verdicts(self) -> EvaluationRecord:
         if len(self.verdicts) != self.n_examples:
             raise ValueError(f"verdicts has {len(self.verdicts)} entries where n_examples is {self.n_examples}")
+        reserved = sorted({ROBUST, MISCLASSIFIED} & set(self.accuracy_after))
+        if reserved:
+            raise ValueError(
+                f"accuracy_after names an attack {reserved[0]!r}, which is what an unbroken example is called"
+            )
         allowed = {ROBUST, MISCLASSIFIED, *self.accuracy_after}
         foreign = sorted(set(self.verdicts) - allowed)
         if foreign:

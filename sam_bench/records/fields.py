@@ -50,7 +50,7 @@ class Radius(float):
         number = super().__new__(cls, _to_float(value))
         if not 0.0 <= number < float("inf"):
             raise ValueError(f"{value!r} is not a radius: it must be a finite number of at least 0")
-        number.text = value.strip() if isinstance(value, str) else f"{value:.12g}"
+        number.text = value.strip() if isinstance(value, str) else _shortest(number)
         return number
 
     def __reduce__(self) -> tuple[type[Radius], tuple[str]]:  # copying and pickling keep the text
@@ -95,6 +95,12 @@ def _to_float(value: str | float) -> float:
         return float(value)
     except ValueError:
         raise ValueError(f"{value!r} is not a radius: write a number or a fraction such as 8/255") from None
+
+
+def _shortest(number: float) -> str:
+    """The shortest text that reads back as exactly this number, without a needless '.0'."""
+    text = f"{number:.12g}"
+    return text if float(text) == number else float.__repr__(number)
 
 
 class Record(BaseModel):

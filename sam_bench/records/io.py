@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from sam_bench.errors import InputError, SamBenchError
 from sam_bench.records.fields import Record
 
 R = TypeVar("R", bound=Record)
+_PARSING = re.compile(r", unable to parse string as an? \w+$")
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -83,7 +85,8 @@ def first_problem(error: ValidationError) -> str:
     """The first of a validation's complaints as `field.inner: what is wrong`, with a count of the others."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    message = _PARSING.sub("", message)  # 'must be a valid integer' says it
     given = problem.get("input")
     if isinstance(given, str | int | float) and repr(given) not in message:
         message += f" (given: {given!r})"

@@ -62,6 +62,10 @@ def fit(
         InputError: `folder` holds a run and `resume` is False, or another run.
         SamBenchError: The loss became NaN or infinite, or a file could not be written.
     """
+    # First, because it refuses what does not fit: the folder is claimed for runs that can begin.
+    batches = Batches(
+        train, batch_size=config.recipe.batch_size, seed=config.seed, augmentation=config.recipe.augmentation
+    )
     run = RunFolder(folder)
     continues = run.open(config, resume=resume)
     model.to(memory_format=torch.channels_last)
@@ -72,9 +76,6 @@ def fit(
         _restore(step, tensors)
         reporter.say(f"resuming {config.name} after epoch {state.epoch} of {config.recipe.epochs}")
 
-    batches = Batches(
-        train, batch_size=config.recipe.batch_size, seed=config.seed, augmentation=config.recipe.augmentation
-    )
     epochs = config.recipe.epochs
     pgd = PGD(norm=config.validation_norm, eps=config.validation_eps, steps=10, bn_mode="eval")
     with (
@@ -82,6 +83,8 @@ def fit(
         reporter.stage(f"train {config.name}", epochs * len(batches)) as stage,
     ):
         step.passes = state.passes
+        if continues:
+            stage.update(state.epoch * len(batches))
         for epoch in range(state.epoch, epochs):
             model.train()
             row = _epoch(step, batches, epoch, total=epochs * len(batches), state=state, run=run, stage=stage)
@@ -89,12 +92,16 @@ def fit(
             if validation is not None:
                 measured = validate(learned, validation, pgd, seed=config.seed)
                 row |= {"validation_accuracy": measured.clean, "validation_robust_accuracy": measured.robust}
+            _stop_if_weights_diverged(learned, epoch + 1, state, run)
             state.epoch = epoch + 1
             state.log.append(row)
-            run.save(state, _tensors(step))
+            # Before the checkpoint: what a killed run has written too much is purged when it resumes,
+            # what it had not written yet would be missing for good.
             for key, value in row.items():
                 if key != "epoch":
                     events.add_scalar(key, value, state.epoch)
+            events.flush()
+            run.save(state, _tensors(step))
             stage.update(state.epoch * len(batches), _figures(row))
     return Trained(model=step.average.module if step.average is not None else model, state=state)
 
@@ -130,15 +137,22 @@ def _epoch(
 
 
 def _stop_if_diverged(loss: float, step: int, rate: float, state: RunState, run: RunFolder) -> None:
-    if math.isfinite(loss):
-        return
+    if not math.isfinite(loss):
+        raise _diverged(f"the loss became {loss} by step {step} at learning rate {rate:.4g}", state, run)
+
+
+def _stop_if_weights_diverged(model: nn.Module, epoch: int, state: RunState, run: RunFolder) -> None:
+    """The last step's loss is that of the weights before it: a checkpoint is good only if those after it are finite."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise _diverged(f"{name} became NaN or infinite by the end of epoch {epoch}", state, run)
+
+
+def _diverged(what: str, state: RunState, run: RunFolder) -> SamBenchError:
     last = (
         f"the last good checkpoint is {run.checkpoint_file} (epoch {state.epoch})" if state.epoch else "none was saved"
     )
-    raise SamBenchError(
-        f"training diverged: the loss became {loss} by step {step} at learning rate {rate:.4g}; {last}. "
-        "Try a smaller --lr or --rho."
-    )
+    return SamBenchError(f"training diverged: {what}; {last}. Try a smaller --lr or --rho.")
 
 
 def _tensors(step: TrainingStep) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.records import Recipe, first_problem
+from sam_bench.training.method import PARTS
 
 
 def recipe_names() -> list[str]:
@@ -52,6 +53,11 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
         raise InputError(f"{origin} is not YAML: {str(error).replace(chr(10), ' ')}") from error
     if not isinstance(fields, dict):
         raise InputError(f"{origin} must be a mapping with at least `summary`; see `sam-bench recipes show standard`")
+    for key, value in fields.items():
+        if key not in Recipe.model_fields:
+            raise InputError(f"{origin}: {unknown_name('field', str(key), Recipe.model_fields)}")
+        if key in PARTS and isinstance(value, str):
+            raise InputError(f"{origin}: {key} must be a mapping such as {{method: {value}}}")
     try:
         return Recipe.model_validate({"name": stem} | fields)
     except ValidationError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import pickle
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -89,25 +91,33 @@ class RunFolder:
             if not resume:
                 raise InputError(
                     f"{self.path} holds a run already: add --resume to continue it, "
-                    "or choose another --name or --run-dir"
+                    f"or choose another --name or --run-dir{self._hint()}"
                 )
             difference = _first_difference(there.model_dump(mode="json"), config.model_dump(mode="json"))
             if difference:
                 where, before, now = difference
                 raise InputError(
                     f"cannot resume {self.path}: it was started with {where} = {before!r} "
-                    f"and this command gives {now!r}"
+                    f"and this command gives {now!r}{self._hint()}"
                 )
             return self.checkpoint_file.exists()
         write_record(self.config_file, config)
         return False
 
+    def _hint(self) -> str:
+        if self.checkpoint_file.exists():
+            return ""
+        return "; it has not finished an epoch, so if it does not run any more its folder can be deleted"
+
     def save(self, state: RunState, tensors: dict[str, Any]) -> None:
-        """Write the checkpoint and the log, each whole or not at all."""
+        """Write the log and the checkpoint, each whole or not at all.
+
+        The checkpoint comes last: whatever it says is done is in the log, wherever a run is killed.
+        """
+        self._write_log(state.log)
         content = io.BytesIO()
         torch.save({"state": asdict(state), **tensors}, content)
         write_atomic(self.checkpoint_file, content.getvalue())
-        self._write_log(state.log)
 
     def load(self) -> tuple[RunState, dict[str, Any]]:
         """The last checkpoint.
@@ -116,15 +126,19 @@ class RunFolder:
             SamBenchError: The file is damaged.
         """
         try:
-            tensors = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
-            fields = tensors.pop("state")
-            state = RunState(**(fields | {"passes": Passes(**fields["passes"])}))
-        except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise SamBenchError(
-                f"{self.checkpoint_file} is not a checkpoint of this program or is damaged "
-                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); delete it to start over"
-            ) from error
-        return state, tensors
+            damage = _damage(self.checkpoint_file)
+            if damage is None:
+                tensors = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
+                fields = tensors.pop("state")
+                return RunState(**(fields | {"passes": Passes(**fields["passes"])})), tensors
+        except pickle.UnpicklingError:
+            damage = "it holds more than tensors, which is never loaded: nothing of it was run"
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+            damage = (str(error) or type(error).__name__).splitlines()[0]
+        raise SamBenchError(
+            f"{self.checkpoint_file} is not a checkpoint of this program or is damaged ({damage}); "
+            "delete it to start this run over"
+        )
 
     def _write_log(self, rows: list[LogRow]) -> None:
         text = io.StringIO()
@@ -133,6 +147,22 @@ class RunFolder:
             writer.writeheader()
             writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
         write_atomic(self.log_file, text.getvalue())
+
+
+def _damage(path: Path) -> str | None:
+    """Why a checkpoint's bytes are not those that were written, as a clause; None when they are."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            pickled = file.read(1) == b"\x80"
+        return (
+            "it is a pickle, which is never loaded: nothing of it was run" if pickled else "it is cut short or foreign"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            altered = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        return str(error)
+    return None if altered is None else f"altered: the CRC-32 of {altered} is not the one stored with it"
 
 
 def _first_difference(before: Any, now: Any, where: str = "") -> tuple[str, Any, Any] | None:

@@ -154,7 +154,7 @@ def _unknown_timm(name: str) -> InputError:
     error = unknown_name("timm model", name, timm.list_models())
     # timm has more than a thousand: the nearest are of use, the list is not.
     message = str(error).partition(" Available:")[0]
-    return InputError(f"{message} timm.list_models('*{timm_form(name)[:8]}*') lists what is near")
+    return InputError(f"{message} timm.list_models('*{timm_form(name)[:6]}*') lists what is near")
 
 
 def _said(error: BaseException) -> str:

@@ -75,7 +75,7 @@ def test_a_users_yaml_is_a_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("summary: x\nepoch: 3\n", "epoch: Extra inputs are not permitted"),
+        ("summary: x\nepoch: 3\n", "unknown field 'epoch'. Did you mean 'epochs'"),
         ("- a\n", "must be a mapping"),
         ("summary: [\n", "is not YAML"),
         ("epochs: 3\n", "summary: Field required"),

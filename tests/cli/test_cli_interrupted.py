@@ -1,0 +1,169 @@
+"""Runs that are killed, that find the disk full, that diverge: what stood stays, and --resume goes on."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_runner import DIGITS, CommandLine
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+resource = pytest.importorskip("resource", reason="limits on file sizes are POSIX's")
+
+_RUN = [*DIGITS, "--recipe", "sam", "--epochs", "4", "--name", "run"]
+
+_KILLED_BEFORE_THE_THIRD_CHECKPOINT_IS_IN_PLACE = """
+import os, signal, sys
+seen = 0
+def kill(event, arguments):
+    global seen
+    if event == "os.rename" and str(arguments[1]).endswith("checkpoint.pt"):
+        seen += 1
+        if seen == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(kill)
+from sam_bench.cli.main import main
+main()
+"""
+
+
+@contextmanager
+def _largest_file(size: int) -> Iterator[None]:
+    """No file grows beyond `size` bytes meanwhile, as when a disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def _epoch(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["state"]["epoch"])
+
+
+def test_a_killed_run_then_a_full_disk_leave_the_checkpoint_whole_and_resume_as_if_nothing_had_been(
+    cli: CommandLine,
+) -> None:
+    script = [sys.executable, "-c", _KILLED_BEFORE_THE_THIRD_CHECKPOINT_IS_IN_PLACE]
+    killed = subprocess.run([*script, *_RUN], cwd=cli.folder, capture_output=True, text=True, timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = cli.folder / "runs/run"
+    checkpoint = run / "checkpoint.pt"
+    assert _epoch(checkpoint) == 2
+    assert not (cli.folder / "model_zoo").exists()
+
+    before = checkpoint.read_bytes()
+    leftover = sorted(path.name for path in run.glob(".*.tmp"))
+    with _largest_file(len(before) // 2):
+        full = cli(*_RUN, "--resume", "--quiet")
+    assert (full.code, full.out) == (1, "")
+    assert full.err == (
+        "sam-bench: cannot write runs/run/checkpoint.pt: File too large; what stood there is untouched\n"
+    )
+    assert checkpoint.read_bytes() == before
+    assert sorted(path.name for path in run.glob(".*.tmp")) == leftover
+
+    resumed = cli.done(*_RUN, "--resume", "--json")
+    assert "resuming run after epoch 2 of 4" in resumed.err
+    whole = cli.done(*_RUN, "--zoo", "other", "--run-dir", "runs/whole", "--json")
+    assert resumed.json["card"]["weights"] == whole.json["card"]["weights"]
+    assert [line.split(",")[0] for line in (run / "log.csv").read_text().splitlines()] == ["epoch", *"1234"]
+
+
+def test_an_evaluation_that_finds_the_disk_full_leaves_the_old_record(with_tiny: CommandLine) -> None:
+    evaluate = ["evaluate", "tiny", "--attack", "fgsm", "--output", "record.json", "--quiet"]
+    with_tiny.done(*evaluate, "--n-examples", "4")
+    with _largest_file(2000):
+        message = with_tiny.refused(*evaluate, code=1)
+    assert message == "sam-bench: cannot write record.json: File too large; what stood there is untouched"
+
+
+def test_an_interrupted_run_says_how_to_continue(cli: CommandLine) -> None:
+    steps = 0
+
+    def interrupt(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    hook = register_optimizer_step_post_hook(interrupt)
+    try:
+        outcome = cli(*DIGITS, "--epochs", "3", "--name", "run")
+    finally:
+        hook.remove()
+    assert (outcome.code, outcome.out) == (130, "")
+    assert outcome.err.splitlines()[-1] == (
+        "sam-bench: interrupted; add --resume to the same command to continue from the last epoch"
+    )
+    assert "after epoch 1 of 3" in cli.done(*DIGITS, "--epochs", "3", "--name", "run", "--resume").err
+
+
+def test_a_diverged_run_names_the_step_the_rate_and_the_last_good_checkpoint(cli: CommandLine) -> None:
+    diverging = [*DIGITS, "--epochs", "3", "--lr", "1e30", "--name", "run", "--schedule", "constant"]
+    outcome = cli(*diverging)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.splitlines()[-1] == (
+        "sam-bench: training diverged: the loss became nan by step 1 at learning rate 1e+30; the last good checkpoint "
+        "is runs/run/checkpoint.pt (epoch 1). Try a smaller --lr or --rho."
+    )
+    assert _epoch(cli.folder / "runs/run/checkpoint.pt") == 1
+    assert not (cli.folder / "model_zoo").exists()
+
+    within_an_epoch = cli(*diverging, "--batch-size", "4", "--run-dir", "runs/first")
+    assert within_an_epoch.code == 1
+    assert "; none was saved. Try a smaller --lr or --rho." in within_an_epoch.err
+    again = cli.refused(*DIGITS, "--run-dir", "runs/first")
+    assert again.endswith("it has not finished an epoch, so if it does not run any more its folder can be deleted")
+
+
+def test_a_run_that_is_there_is_not_overwritten(cli: CommandLine) -> None:
+    cli.done(*DIGITS, "--name", "run")
+    assert cli.refused(*DIGITS, "--name", "run") == (
+        "sam-bench: runs/run holds a run already: add --resume to continue it, or choose another --name or --run-dir"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["--lr", "0.2"], "recipe.optimizer.lr = 0.1 and this command gives 0.2"),
+        (["--epochs", "2"], "recipe.epochs = 1 and this command gives 2"),
+        (["--seed", "1"], "seed = 0 and this command gives 1"),
+        (["--width", "3"], "architecture.options.width = 2 and this command gives 3"),
+        (["--weights", "sam"], "recipe.weights.method = 'none' and this command gives 'sam'"),
+        (["--limit-train", "31"], "train_fingerprint = "),
+        (["--dataset-name", "other"], "dataset = 'digits-8px' and this command gives 'other'"),
+    ],
+)
+def test_resuming_with_another_setting_is_refused_by_its_name(
+    cli: CommandLine, finished: Path, arguments: list[str], field: str
+) -> None:
+    shutil.copytree(finished, cli.folder / "runs/run")
+    message = cli.refused(*DIGITS, "--name", "run", "--resume", *arguments)
+    assert message.startswith("sam-bench: cannot resume runs/run: it was started with ")
+    assert field in message
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that went to its end."""
+    from sam_bench.cli.train import command
+
+    folder = tmp_path_factory.mktemp("finished")
+    arguments = [*DIGITS[1:], "--name", "run", "--run-dir", str(folder / "run"), "--zoo", str(folder / "zoo")]
+    command.main([*arguments, "--quiet"], standalone_mode=False)
+    return folder / "run"
+
+
+def test_resume_without_a_run_begins_one(cli: CommandLine) -> None:
+    assert "resuming" not in cli.done(*DIGITS, "--name", "run", "--resume").err

@@ -1,0 +1,222 @@
+"""Options with values that cannot be: what was wrong and what would be right; exit code 2 and nothing written."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from cli_runner import DIGITS, CommandLine
+from pydantic.fields import FieldInfo
+
+from sam_bench import api
+from sam_bench.cli import common
+from sam_bench.cli import evaluate as evaluate_command
+from sam_bench.cli import train as train_command
+from sam_bench.records import Augmentation, Radius
+from sam_bench.training import PARTS, build_method, load_recipe, override
+
+_EVALUATE = ["evaluate", "tiny", "--n-examples", "4", "--attack", "pgd"]
+_LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; add --allow-large-eps to insist"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--width", "abc"], "Invalid value for '--width': 'abc' is not a valid integer."),
+        (["--width", "0"], "architecture 'preactresnet10': width: must be greater than or equal to 1 (given: 0)"),
+        (["--arch-option", "width"], "Invalid value for --arch-option: 'width' is not KEY=VALUE"),
+        (["--arch-option", "depth=3"], "architecture 'preactresnet10' has no option 'depth'; it takes width"),
+        (["--epochs", "0"], "epochs: must be greater than or equal to 1 (given: '0')"),
+        (["--epochs", "1.5"], "epochs: must be a valid integer (given: '1.5')"),
+        (["--epochs", "many"], "epochs: must be a valid integer (given: 'many')"),
+        (["--batch-size", "1"], "batch_size: must be greater than or equal to 2 (given: '1')"),
+        (["--lr", "fast"], "optimizer.lr: must be a valid number (given: 'fast')"),
+        (["--lr", "nan"], "optimizer.lr: must be a finite number (given: 'nan')"),
+        (["--lr", "-1"], "optimizer.lr: must be greater than 0 (given: '-1')"),
+        (["--milestones", "0.5,x"], "schedule.milestones.1: must be a valid number (given: 'x')"),
+        (["--rho", "0.1"], "--rho does not apply: it belongs to weights 'sam'"),
+        (["--recipe", "sam", "--rho", "-1"], "weights.rho: must be greater than or equal to 0 (given: '-1')"),
+        (["--recipe", "sam", "--steps", "3"], "--steps does not apply: it belongs to inputs 'pgd', and this is inputs"),
+        (["--recipe", "at", "--steps", "0"], "inputs.steps: must be greater than or equal to 1 (given: '0')"),
+        (["--recipe", "at", "--norm", "L1"], "inputs.norm: must be 'Linf' or 'L2' (given: 'L1')"),
+        (["--recipe", "at", "--eps", "8/0"], "inputs.eps: '8/0' is not a radius: it divides by zero"),
+        (
+            ["--recipe", "at", "--eps", "x"],
+            "inputs.eps: 'x' is not a radius: write a number or a fraction such as 8/25",
+        ),
+        (["--recipe", "at", "--step-size", "x"], "inputs.step_size: 'x' is not a radius: write a number or a fraction"),
+        (["--recipe", "at", "--bn-mode", "on"], "inputs.bn_mode: must be 'train' or 'eval' (given: 'on')"),
+        (["--limit-train", "0"], "--limit-train 0 must be at least 2: BatchNorm needs two images in a batch"),
+        (["--limit-train", "1"], "--limit-train 1 must be at least 2: BatchNorm needs two images in a batch"),
+        (["--validation", "-1"], "--validation -1 must be between 0 and 30: there are 32 training images, and at"),
+        (["--validation", "31"], "--validation 31 must be between 0 and 30: there are 32 training images, and at"),
+        (["--validation-eps", "x"], "Invalid value for '--validation-eps': 'x' is not a radius: write a number or"),
+        (["--precision", "fp8"], "--precision 'fp8' is not one of auto, bf16, fp32"),
+        (["--device", "quantum"], "--device 'quantum' cannot be used here"),
+        (["--image-size", "2"], "--image-size 2 is too small: at least 4 pixels"),
+        (["--image-size", "x"], "Invalid value for '--image-size': 'x' is not a valid integer."),
+        (["--seed", "-1"], "--seed -1 must be between 0 and 9223372036854775807"),
+        (["--seed", "99999999999999999999999"], "must be between 0 and 9223372036854775807"),
+        (["--name", "../up"], "--name '../up' cannot name a model: use letters, digits, '.', '_' and '-', starting"),
+        (["--name", "two words"], "--name 'two words' cannot name a model: use letters, digits"),
+        (["--name", ""], "--name '' cannot name a model: use letters, digits"),
+        (["--threat", "Linff"], "Invalid value for '--threat': 'Linff' is not one of 'Linf', 'L2'."),
+        (["--robustbench-dataset", "mnist"], "'mnist' is not one of 'cifar10', 'cifar100', 'imagenet'."),
+        (
+            ["--crop-padding", "8"],
+            "augmentation.crop_padding: 8 pixels cannot be reflected in images of 8x8; use at most",
+        ),
+    ],
+)
+def test_train_says_what_is_wrong_with_an_option(cli: CommandLine, arguments: list[str], message: str) -> None:
+    assert message in cli.refused(*DIGITS, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--n-examples", "0"], "--n-examples 0 must be between 1 and 500, the size of digits-8px's test set"),
+        (["--n-examples", "501"], "--n-examples 501 must be between 1 and 500, the size of digits-8px's test set"),
+        (["--n-examples", "x"], "Invalid value for '--n-examples': 'x' is not a valid integer."),
+        (["--batch-size", "0"], "Invalid value for '--batch-size': 0 is not in the range x>=1."),
+        (["--steps", "0"], "attack.steps: must be greater than or equal to 1 (given: '0')"),
+        (["--steps", "x"], "attack.steps: must be a valid integer (given: 'x')"),
+        (["--version", "plus"], "--version does not apply to attack 'pgd': it belongs to autoattack; pgd takes steps,"),
+        (
+            ["--attack", "fgsm", "--steps", "3"],
+            "--steps does not apply to attack 'fgsm': it belongs to pgd; fgsm takes",
+        ),
+        (["--attack", "autoattack", "--version", "pro"], "attack.version: must be 'standard', 'plus' or 'rand'"),
+        (["--eps", "x"], "--eps: 'x' is not a radius: write a number or a fraction such as 8/255"),
+        (["--eps", "-1/255"], "--eps: '-1/255' is not a radius"),
+        (["--eps", "1/255,"], "--eps: '' is not a radius: write a number or a fraction such as 8/255"),
+        (["--norm", "L1"], "Invalid value for '--norm': 'L1' is not one of 'Linf', 'L2'."),
+        (["--seed", "-1"], "--seed -1 must be between 0 and 9223372036854775807"),
+        (["--device", "quantum"], "--device 'quantum' cannot be used here"),
+        (["--eps", "1/255,2/255", "--output", "a.json"], "--output names one file, but --eps gives several radii"),
+        (["--output", "file/a.json"], "no record can be written into file, because "),
+        (["--output", "file/a.json"], "/file is a file"),
+        (
+            ["--dataset", "digits"],
+            "model tiny takes images of 1 channel of 8x8, but data set digits has 1 channel of 16x16",
+        ),
+    ],
+)
+def test_evaluate_says_what_is_wrong_with_an_option(with_tiny: CommandLine, arguments: list[str], message: str) -> None:
+    (with_tiny.folder / "file").write_text("in the way")
+    if "digits" in arguments:
+        arguments = [*arguments, "--image-size", "16"]
+    assert message in with_tiny.refused(*_EVALUATE, *arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("arguments", [DIGITS, _EVALUATE])
+def test_a_gpu_that_is_not_there_is_named(with_tiny: CommandLine, arguments: list[str]) -> None:
+    message = with_tiny.refused(*arguments, "--device", "cuda")
+    assert message.startswith("sam-bench: --device 'cuda' cannot be used here (")
+    assert message.endswith("; use auto, cpu or cuda")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*_EVALUATE, "--eps", "8"], f"--eps 8 {_LARGE.format('Linf', '8/255')}"),
+        ([*_EVALUATE, "--eps", "1.0"], f"--eps 1.0 {_LARGE.format('Linf', '1.0/255')}"),
+        # Refused before 1/255 is attacked with: no record of it is written.
+        ([*_EVALUATE, "--eps", "1/255,8"], f"--eps 8 {_LARGE.format('Linf', '8/255')}"),
+        ([*_EVALUATE, "--norm", "L2", "--eps", "128"], f"--eps 128 {_LARGE.format('L2', '128/255')}"),
+        ([*DIGITS, "--recipe", "at", "--eps", "8"], f"--eps 8 {_LARGE.format('Linf', '8/255')}"),
+        ([*DIGITS, "--validation-eps", "8"], f"--validation-eps 8 {_LARGE.format('Linf', '8/255')}"),
+    ],
+)
+def test_an_eps_meant_in_units_of_255_is_refused(with_tiny: CommandLine, arguments: list[str], message: str) -> None:
+    assert with_tiny.refused(*arguments) == f"sam-bench: {message}"
+
+
+def test_an_eps_that_is_insisted_on_is_used(with_tiny: CommandLine) -> None:
+    record = with_tiny.done(*_EVALUATE, "--attack", "fgsm", "--eps", "8", "--allow-large-eps", "--json").json
+    assert (record["eps"], record["eps_float"]) == ("8", 8.0)
+    train = with_tiny.done(
+        *(*DIGITS, "--recipe", "at", "--eps", "8", "--step-size", "1", "--steps", "1", "--allow-large-eps", "--json")
+    )
+    assert train.json["card"]["recipe"]["inputs"]["eps"] == "8"
+
+
+def test_a_large_eps_in_l2_is_what_a_user_may_mean(with_tiny: CommandLine) -> None:
+    record = with_tiny.done(*_EVALUATE, "--norm", "L2", "--eps", "1.5", "--steps", "2", "--json").json
+    assert (record["norm"], record["eps"]) == ("L2", "1.5")
+
+
+def _settings() -> Iterator[Any]:
+    for part, registry in PARTS.items():
+        for cls in registry:
+            for name, field in cls.model_fields.items():
+                yield pytest.param(part, cls.method, name, field, id=f"{cls.method}-{name}")
+
+
+def _another_value(field: FieldInfo) -> tuple[list[str], Any]:
+    """Arguments for a value that is not the default, and the value as a recipe has it."""
+    default, annotation = field.default, field.annotation
+    if annotation is bool:
+        return [], not default
+    if annotation is int:
+        return [str(default + 1)], default + 1
+    if annotation is float:
+        value = default / 2 if default else 0.25
+        return [str(value)], value
+    if typing.get_origin(annotation) is typing.Literal:
+        value = next(choice for choice in typing.get_args(annotation) if choice != default)
+        return [value], value
+    if typing.get_origin(annotation) is tuple:
+        return ["0.25,0.5"], [0.25, 0.5]
+    assert Radius in (annotation, *typing.get_args(annotation))
+    return ["3/255"], "3/255"
+
+
+@pytest.mark.parametrize(("part", "method", "name", "field"), list(_settings()))
+def test_every_setting_of_every_method_is_an_option_of_train(
+    part: str, method: str, name: str, field: FieldInfo
+) -> None:
+    given, expected = _another_value(field)
+    option = f"--{name.replace('_', '-')}"
+    if field.annotation is bool and not expected:
+        option = f"--no-{option[2:]}"
+    context = train_command.command.make_context("train", [f"--{part}", method, option, *given])
+    names = [name for names in ([*PARTS], train_command._SETTINGS) for name in names]
+    settings = common.given_settings(context.params, names)
+    recipe = build_method(override(load_recipe("standard"), settings)).recipe
+    spec = getattr(recipe, part)
+    assert spec.method == method
+    assert spec.model_dump(mode="json")[name] == expected
+
+
+def test_one_milestone_needs_no_comma(cli: CommandLine) -> None:
+    card = cli.done(*DIGITS, "--milestones", "0.5", "--json").json["card"]
+    assert card["recipe"]["schedule"]["milestones"] == [0.5]
+
+
+def test_help_documents_every_option_with_what_it_means_and_whose_it_is() -> None:
+    options = {option: parameter for parameter in train_command.command.params for option in parameter.opts}
+    fields = [
+        (cls.method, *item) for registry in PARTS.values() for cls in registry for item in cls.model_fields.items()
+    ]
+    fields += [("augmentation", *item) for item in Augmentation.model_fields.items()]
+    for method, name, field in fields:
+        text = options[f"--{name.replace('_', '-')}"].help
+        assert method in text[text.index("[") :]
+        assert field.description
+    for part in PARTS:
+        text = options[f"--{part}"].help
+        assert all(name in text for name in api.methods_by_part()[part])
+    for parameter in [*train_command.command.params, *evaluate_command.command.params]:
+        assert parameter.param_type_name == "argument" or parameter.help, parameter.name
+
+
+def test_help_shows_every_option(cli: CommandLine) -> None:
+    for name, command in (("train", train_command.command), ("evaluate", evaluate_command.command)):
+        shown = cli.done(name, "--help").out
+        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        assert [option for option in options if f" {option}" not in shown] == []

@@ -1,0 +1,169 @@
+"""The whole way in Python, and the result as timm and RobustBench find it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sam_bench
+from sam_bench import build_leaderboard, evaluate, load_model, train
+from sam_bench.api import submit
+from sam_bench.data import load_dataset, to_float
+from sam_bench.errors import InputError
+from sam_bench.records import EvaluationRecord, ModelCard, Recipe, read_record
+from sam_bench.training import load_recipe
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory whose zoo is the one everybody looks in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAM_BENCH_ZOO", str(tmp_path / "zoo"))
+    return tmp_path
+
+
+def _train(recipe: str | Recipe = "standard", **changes: Any) -> sam_bench.api.TrainResult:
+    settings = {"epochs": 3, "batch_size": 32, "schedule": "one-cycle", "crop_padding": 0, "flip": False}
+    arguments: dict[str, Any] = {
+        "dataset": "digits",
+        "image_size": 8,
+        "arch": "preactresnet10",
+        "arch_options": {"width": 4},
+        "settings": settings | changes.pop("settings", {}),
+        "limit_train": 256,
+        "precision": "fp32",
+    }
+    return train(recipe, **(arguments | changes))
+
+
+def test_the_package_offers_the_four_verbs() -> None:
+    assert {"train", "evaluate", "load_model", "build_leaderboard"} <= set(dir(sam_bench))
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        _ = sam_bench.trian
+
+
+def test_the_whole_way_from_training_to_the_leaderboard(workplace: Path) -> None:
+    trained = _train("sam", name="whole-way", settings={"rho": 0.1})
+    card = read_record(trained.card_path, ModelCard)
+    assert card == trained.card
+    assert trained.card_path == workplace / "zoo/digits-8px/Linf/whole-way.json"
+    assert trained.run_dir == Path("runs/whole-way")
+    assert card.recipe.weights.settings == {"rho": 0.1}
+    assert card.cost.passes == pytest.approx(2 * 3, rel=0.05)
+
+    model = load_model("whole-way")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, trained.model.state_dict()[key]), key
+    test = load_dataset("digits", image_size=8).test
+    images = to_float(test.images)
+    with torch.no_grad():
+        logits = model(images)
+        # Trained in channels_last, loaded contiguous: the same weights, sums in another order.
+        torch.testing.assert_close(logits, trained.model(images), rtol=1e-4, atol=1e-4)
+    assert float((logits.argmax(1) == test.labels).float().mean()) == pytest.approx(card.clean_accuracy)
+    assert card.clean_accuracy > 0.2
+
+    paths = []
+    for attack, eps, settings in (("fgsm", "16/255", {}), ("pgd", "16/255", {"steps": 5}), ("autoattack", "0.9", {})):
+        path = Path(f"{attack}.json")
+        examples = 4 if attack == "autoattack" else 64
+        record = evaluate("whole-way", attack=attack, eps=eps, settings=settings, n_examples=examples, output=path)
+        assert read_record(path, EvaluationRecord) == record
+        assert record.checkpoint_sha256 == card.weights.sha256
+        assert record.robust_accuracy <= record.clean_accuracy
+        assert len(record.verdicts) == examples
+        paths.append(path)
+    with torch.no_grad():
+        right = (logits.argmax(1) == test.labels)[:4].tolist()
+    assert [verdict != "misclassified" for verdict in record.verdicts] == right
+
+    submission = submit("whole-way", paths)
+    assert submission.path == Path("leaderboards/digits-8px/Linf/whole-way.json")
+    assert json.loads(submission.model_info)["clean_acc"] == f"{100 * record.clean_accuracy:.2f}"
+    built = build_leaderboard(Path("leaderboards"))
+    table = built.paths["md"].read_text()
+    assert table.count("whole-way") == 3
+    assert built.paths["html"].read_text().startswith("<!DOCTYPE html>")
+
+
+def test_equal_arguments_give_equal_weights_and_another_seed_gives_others() -> None:
+    first = _train(name="first", settings={"epochs": 1})
+    again = _train(name="again", settings={"epochs": 1})
+    other = _train(name="other", settings={"epochs": 1}, seed=1)
+    assert first.card.weights.sha256 == again.card.weights.sha256 != other.card.weights.sha256
+
+
+def test_a_recipe_may_be_given_as_an_object_and_a_silent_run_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    gentle = load_recipe("sam").model_copy(update={"name": "gentle"})
+    card = _train(gentle, settings={"epochs": 1, "rho": 0.05}).card
+    assert card.recipe.name == "gentle" and card.name.startswith("gentle-rho005-preactresnet10-w4")
+    evaluate(card.name, attack="fgsm", eps="1/255", n_examples=4)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_half_precision_weights_are_what_is_measured() -> None:
+    card = _train(name="half", settings={"epochs": 1}, weights_dtype="float16").card
+    whole = _train(name="whole", settings={"epochs": 1}).card
+    assert card.weights.size < 0.6 * whole.weights.size
+    record = evaluate("half", attack="fgsm", eps=0)
+    assert record.clean_accuracy == record.robust_accuracy == pytest.approx(card.clean_accuracy)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "digts"}, "unknown data set 'digts'"),
+        ({"arch": "preactresnet81"}, "unknown architecture 'preactresnet81'"),
+        ({"settings": {"roh": 1}}, "unknown setting 'roh'. Did you mean 'rho'"),
+        ({"settings": {"epochs": 0}}, "epochs: must be greater than or equal to 1"),
+        ({"name": "../up"}, "'../up' cannot name a model"),
+        ({"seed": -1}, "--seed -1 must be between 0 and"),
+        ({"arch_options": {"width": 1.5}}, "width: must be a valid integer"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(
+    workplace: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        _train(**arguments)
+    assert list(workplace.iterdir()) == []
+
+
+def test_timm_and_robustbench_find_a_model_that_shares_cifar10s_inputs(workplace: Path) -> None:
+    import robustbench.utils
+    import timm
+
+    draws = np.random.default_rng(0)
+    np.savez(
+        workplace / "synthetic.npz",
+        x_train=draws.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8),
+        y_train=np.arange(40) % 10,
+        x_test=draws.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8),
+        y_test=np.arange(20) % 10,
+    )
+    trained = _train(
+        dataset="synthetic.npz",
+        name="shared-inputs",
+        robustbench_dataset="cifar10",
+        image_size=None,
+        arch_options={"width": 2},
+        settings={"epochs": 1},
+        validation=0,
+    )
+    assert trained.card.robustbench_dataset == "cifar10"
+    images = to_float(load_dataset("synthetic.npz").test.images)
+    own = load_model("shared-inputs")
+    by_timm = timm.create_model("shared_inputs_synthetic_linf", pretrained=True).eval()
+    by_its_other_name = timm.create_model("shared_inputs_cifar10_linf", pretrained=True).eval()
+    by_robustbench = robustbench.utils.load_model("shared-inputs", dataset="cifar10", threat_model="Linf").eval()
+    with torch.no_grad():
+        expected = own(images)
+        for model in (by_timm, by_its_other_name, by_robustbench):
+            assert torch.equal(model(images), expected)
+    record = evaluate("robustbench:shared-inputs", attack="fgsm", dataset="synthetic.npz", eps="1/255")
+    assert record.checkpoint_sha256 == trained.card.weights.sha256

@@ -1,0 +1,118 @@
+"""The doctor: all is well here, and what is not is named with the way to mend it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from sam_bench.cli.main import cli
+from sam_bench.doctor import Finding, examine
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> dict[str, Path]:
+    return {"data_dir": tmp_path / "data", "zoo": tmp_path / "zoo"}
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    assert len({finding.what for finding in findings}) == len(findings)
+    return {finding.what: finding for finding in findings}
+
+
+def test_on_the_machine_that_runs_the_tests_all_is_well(there: dict[str, Path]) -> None:
+    findings = by_name(examine(**there))
+    # A full disk or a missing compiler is the machine's affair: noted, not wrong.
+    wrong = [finding for finding in findings.values() if finding.status == "wrong"]
+    assert wrong == []
+    for what in ("Python", "versions", "device", "precision", "robustbench.benchmark", "autoattack", "timm"):
+        assert findings[what].status == "ok" and findings[what].detail and not findings[what].mend
+    assert "will be made when needed" in findings["data folder"].detail
+    assert not any(path.exists() for path in there.values()), "a look changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("module", "what", "mend"),
+    [
+        ("robustbench", "robustbench.benchmark", "pip install 'robustbench>=1.1.1'"),
+        ("autoattack", "autoattack", "pip install pyautoattack"),
+        ("timm", "timm", "pip install 'timm>=1.0.9'"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_reported_with_the_way_to_mend_it(
+    module: str, what: str, mend: str, there: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # This is how Python itself marks a module as not importable.
+    monkeypatch.setitem(sys.modules, module, None)
+    finding = by_name(examine(**there))[what]
+    assert finding.status == "wrong" and finding.mend == mend
+    assert finding.detail.startswith(f"import {module} fails: ModuleNotFoundError: ")
+
+
+def test_a_package_that_breaks_on_import_is_reported_with_its_error(
+    tmp_path: Path, there: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "path" / "robustbench"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise AttributeError('module numpy has no attribute float')\n")
+    for name in [name for name in sys.modules if name.split(".")[0] == "robustbench"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    finding = by_name(examine(**there))["robustbench.benchmark"]
+    assert finding == Finding(
+        "robustbench.benchmark",
+        "wrong",
+        "import robustbench fails: AttributeError: module numpy has no attribute float",
+        "pip install 'robustbench>=1.1.1'",
+    )
+
+
+def test_a_missing_compiler_is_worth_a_note(there: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    finding = by_name(examine(**there))["C compiler"]
+    assert finding.status == "note" and "torch.compile" in finding.detail and "gcc" in finding.mend
+
+
+@pytest.mark.parametrize("below", [(), ("data",)])
+def test_a_folder_that_cannot_be_made_is_wrong(below: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    where = tmp_path.joinpath("file", *below)
+    findings = by_name(examine(data_dir=where, zoo=where))
+    assert findings["data folder"].status == findings["zoo"].status == "wrong"
+    assert findings["data folder"].mend == "choose another with --data-dir"
+    assert findings["zoo"].detail == f"{where} cannot be written"
+
+
+def test_an_environment_variable_names_the_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM_BENCH_ZOO", str(tmp_path))
+    assert by_name(examine(data_dir=tmp_path))["zoo"].detail == f"{tmp_path} holds 0 models"
+
+
+def doctor(*arguments: str) -> Any:
+    return CliRunner().invoke(cli, ["doctor", *arguments])
+
+
+def test_the_command_prints_a_line_for_each_finding_or_one_json_object(there: dict[str, Path]) -> None:
+    where = ["--data-dir", str(there["data_dir"]), "--zoo", str(there["zoo"])]
+    plain, machine = doctor(*where), doctor(*where, "--json")
+    assert plain.exit_code == machine.exit_code == 0
+    findings = json.loads(machine.stdout)["findings"]
+    assert all(set(finding) == {"what", "status", "detail", "mend"} for finding in findings)
+    for finding in findings:
+        assert f"{finding['status']:<6} {finding['what']}: {finding['detail']}" in plain.stdout
+
+
+def test_the_command_fails_when_something_is_wrong_and_still_says_everything(
+    there: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "robustbench", None)
+    where = ["--data-dir", str(there["data_dir"]), "--zoo", str(there["zoo"])]
+    plain, machine = doctor(*where), doctor(*where, "--json")
+    assert plain.exit_code == machine.exit_code == 1
+    assert "-> pip install 'robustbench>=1.1.1'" in plain.stdout and "C compiler" in plain.stdout
+    statuses = {finding["what"]: finding["status"] for finding in json.loads(machine.stdout)["findings"]}
+    assert statuses["robustbench.benchmark"] == "wrong" and statuses["timm"] == "ok"

@@ -1,0 +1,212 @@
+"""From a model and images to a record: every number in it follows from the model, the images and the attack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sam_bench.attacks import ATTACKS, Attack, Progress
+from sam_bench.attacks.base import Found
+from sam_bench.attacks.gradient import PGDAttack
+from sam_bench.data import Split, load_dataset, to_float
+from sam_bench.device import package_versions
+from sam_bench.errors import SamBenchError
+from sam_bench.evaluation import run_attack
+from sam_bench.progress import SilentReporter
+from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, EvaluationRecord, Radius
+from sam_bench.zoo import LoadedModel
+
+
+@pytest.fixture(scope="module")
+def test_split() -> Split:
+    return load_dataset("digits", image_size=8, test_only=True).test.head(60)
+
+
+def loaded(module: nn.Module, **changes: Any) -> LoadedModel:
+    fields: dict[str, Any] = {
+        "module": module,
+        "name": "nearest",
+        "sha256": "a" * 64,
+        "card": None,
+        "num_classes": 10,
+        "input_shape": (1, 8, 8),
+    }
+    return LoadedModel(**{**fields, **changes})
+
+
+class Nearest(nn.Module):
+    """The class whose mean image is nearest: a real classifier that needs no training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        train = load_dataset("digits", image_size=8).train
+        assert train is not None
+        x = to_float(train.images).flatten(1)
+        self.means = nn.Parameter(torch.stack([x[train.labels == label].mean(0) for label in range(10)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.cdist(x.flatten(1), self.means.to(x.dtype)).square()
+
+
+@pytest.fixture(scope="module")
+def nearest() -> Nearest:
+    return Nearest()
+
+
+def evaluate(module: nn.Module, split: Split, attack: Attack | None = None, **changes: Any) -> EvaluationRecord:
+    options: dict[str, Any] = {
+        "dataset": "digits",
+        "attack": attack or PGDAttack(steps=5),
+        "norm": "Linf",
+        "eps": Radius("16/255"),
+        "seed": 3,
+        "batch_size": 25,
+        "device": torch.device("cpu"),
+        "reporter": SilentReporter(),
+        "spelled": "nearest",
+        "command": "sam-bench evaluate nearest",
+    }
+    model = changes.pop("model", None) or loaded(module)
+    return run_attack(model, split, **{**options, **changes})
+
+
+def test_a_record_says_what_ran_on_what_and_what_came_out(nearest: Nearest, test_split: Split) -> None:
+    record = evaluate(nearest, test_split)
+    x, y = to_float(test_split.images), test_split.labels
+    direct = PGDAttack(steps=5).run(nearest, x, y, norm="Linf", eps=16 / 255, seed=3, batch_size=25)
+    assert record.verdicts == direct.verdicts and {ROBUST, "pgd", MISCLASSIFIED} == set(record.verdicts)
+    assert record.clean_accuracy == pytest.approx((nearest(x).argmax(1) == y).float().mean().item())
+    assert record.accuracy_after == {"pgd": record.robust_accuracy}
+    assert record.dataset_fingerprint == test_split.fingerprint and record.checkpoint_sha256 == "a" * 64
+    assert (str(record.eps), record.eps_float, record.norm) == ("16/255", 16 / 255, "Linf")
+    assert (record.attack, record.version, record.engine.split()[0]) == ("pgd", "", "sam-bench")
+    assert record.settings == {"steps": 5, "restarts": 1, "random_start": True}
+    assert (record.seed, record.batch_size, record.n_examples) == (3, 25, 60)
+    assert record.packages == package_versions() and record.created.endswith("+00:00")
+    assert record.command == "sam-bench evaluate nearest" and record.model == "nearest"
+
+
+def test_the_settings_of_a_record_build_the_attack_again(nearest: Nearest, test_split: Split) -> None:
+    attack = PGDAttack(steps=3, step_size="2/255", random_start=False, restarts=2)
+    record = evaluate(nearest, test_split, attack)
+    again = ATTACKS.build(ComponentSpec(method=record.attack, **record.settings))
+    assert again == attack and record.settings["step_size"] == "2/255"
+    assert evaluate(nearest, test_split, again).verdicts == record.verdicts
+
+
+def test_at_radius_zero_robust_is_clean_and_more_radius_only_costs(nearest: Nearest, test_split: Split) -> None:
+    found = [evaluate(nearest, test_split, eps=Radius(eps)) for eps in ("0", "4/255", "16/255", "0.2")]
+    assert found[0].robust_accuracy == found[0].clean_accuracy
+    robust = [record.robust_accuracy for record in found]
+    assert robust == sorted(robust, reverse=True) and len(set(robust)) == 4
+    assert len({record.clean_accuracy for record in found}) == 1
+
+
+def test_a_part_of_the_test_set_gets_the_verdicts_it_has_in_the_whole(nearest: Nearest, test_split: Split) -> None:
+    attack = PGDAttack(steps=5, random_start=False)
+    whole, part = evaluate(nearest, test_split, attack), evaluate(nearest, test_split.head(20), attack)
+    assert part.verdicts == whole.verdicts[:20] and part.n_examples == 20
+    assert part.dataset_fingerprint != whole.dataset_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_shape": (3, 32, 32)}, r"nearest takes images of 3 channels of 32x32.*digits has 1 channel of 8x8"),
+        ({"num_classes": 4}, r"nearest knows 4 classes.*digits has labels up to 9"),
+        ({"num_classes": 12}, r"logits of shape \[B,10\], expected 12 classes"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_data_is_refused_before_the_attack(
+    changes: dict[str, Any], message: str, nearest: Nearest, test_split: Split
+) -> None:
+    with pytest.raises(SamBenchError, match=message):
+        evaluate(nearest, test_split, Unreached(), model=loaded(nearest, **changes))
+
+
+class Unreached(PGDAttack):
+    def search(self, *_: Any, **__: Any) -> Found:
+        raise AssertionError("the attack was started")
+
+
+class Broken(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full((len(x), 10), self.value)
+
+
+@pytest.mark.parametrize(("value", "what"), [(float("nan"), "NaN"), (float("inf"), "infinite")])
+def test_a_model_that_returns_no_numbers_is_named_before_the_attack(value: float, what: str, test_split: Split) -> None:
+    with pytest.raises(SamBenchError, match=rf"nearest returns {what}"):
+        evaluate(Broken(value), test_split, Unreached())
+
+
+class Chain(Attack):
+    """Two attacks in a row, each of which claims what it finds; not registered, so that it is nobody's option."""
+
+    method = "chain"
+
+    @property
+    def attacks(self) -> list[str]:
+        return ["first", "second"]
+
+    def search(self, model: nn.Module, x: Tensor, y: Tensor, **rest: Any) -> Found:
+        half = len(x) // 2
+        for stage, total in (("first", len(x)), ("second", len(x) - half)):
+            for done in range(1, total + 1):
+                rest["progress"](Progress(stage, done, total, len(x) - done))
+        moved = rest["ball"].project(1 - x, x)
+        return Found(x_adv=moved, by=["first"] * half + ["second"] * (len(x) - half), warnings=["a doubt"])
+
+
+def test_each_attack_of_an_ensemble_is_counted_in_its_order(nearest: Nearest, test_split: Split) -> None:
+    record = evaluate(nearest, test_split, Chain(), eps=Radius("0.6"))
+    first, second = record.verdicts.count("first"), record.verdicts.count("second")
+    right = 60 - record.verdicts.count(MISCLASSIFIED)
+    assert first and second and record.warnings == ["a doubt"]
+    assert list(record.accuracy_after.items()) == [
+        ("first", pytest.approx((right - first) / 60)),
+        ("second", pytest.approx((right - first - second) / 60)),
+    ]
+
+
+class Recording(SilentReporter):
+    """Which stages were opened and closed, and what they were told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Recording]:
+        self.told.append(("open", name, total))
+        yield self
+        self.told.append(("close", name))
+
+    def update(self, done: int, figures: str = "") -> None:
+        self.told.append((done, figures))
+
+
+def test_progress_shows_one_stage_at_a_time_with_what_is_still_robust(nearest: Nearest, test_split: Split) -> None:
+    reporter = Recording()
+    record = evaluate(nearest, test_split, Chain(), reporter=reporter)
+    right = 60 - record.verdicts.count(MISCLASSIFIED)
+    second = right - right // 2
+    shown = [each for each in reporter.told if isinstance(each[0], str)]
+    assert shown == [("open", "first", right), ("close", "first"), ("open", "second", second), ("close", "second")]
+    assert reporter.told[1] == (1, f"{right - 1}/60 robust") and reporter.told[-2][0] == second
+
+
+def test_the_model_keeps_its_mode_and_its_gradients(nearest: Nearest, test_split: Split) -> None:
+    nearest.train()
+    nearest.means.grad = torch.ones_like(nearest.means)
+    evaluate(nearest, test_split)
+    assert nearest.training and nearest.means.requires_grad and bool((nearest.means.grad == 1).all())
+    nearest.means.grad = None

@@ -1,0 +1,210 @@
+"""A run can be stopped anywhere, in any way, and ends as if it had not been."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
+from training_samples import StopsAt, assert_same, digits, method_of, run, saved
+
+from sam_bench.data import hold_out
+from sam_bench.errors import InputError, SamBenchError
+from sam_bench.training import PARTS
+
+PAIRS = [(inputs, weights) for inputs in PARTS["inputs"].names() for weights in PARTS["weights"].names()]
+
+
+@pytest.fixture(autouse=True)
+def time_passes_between_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard orders a run's files by the second each was begun in, so no two may share one.
+
+    Nobody resumes a run within the second; these tests do.
+    """
+    clock = itertools.count(time.time() + 1000)
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(clock)))
+
+
+def figures(folder: Path) -> list[dict[str, str]]:
+    """The log without what the clock says."""
+    with (folder / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    tags = [tag for tag in accumulator.Tags()["scalars"] if "second" not in tag]
+    return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
+
+
+@pytest.mark.parametrize(("inputs", "weights"), PAIRS)
+def test_every_pair_of_perturbations_trains_saves_and_resumes_bitwise(
+    inputs: str, weights: str, tmp_path: Path
+) -> None:
+    settings = {"inputs": inputs, "weights": weights, "averaging": "ema"}
+    if inputs == "pgd":
+        settings["steps"] = 2
+    whole = run(tmp_path / "whole", method_of("standard", settings))
+    with pytest.raises(KeyboardInterrupt):
+        # Three reports an epoch: the first and the last batch, and the saved epoch. This is the second epoch's first.
+        run(tmp_path / "parts", method_of("standard", settings), reporter=StopsAt(4))
+    assert saved(tmp_path / "parts")["state"]["epoch"] == 1
+    resumed = run(tmp_path / "parts", method_of("standard", settings), resume=True)
+    assert_same(saved(tmp_path / "whole"), saved(tmp_path / "parts"))
+    assert_same(dict(whole.model.state_dict()), dict(resumed.model.state_dict()))
+    assert whole.state.epoch == resumed.state.epoch == 2 and whole.state.passes == resumed.state.passes
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(part, name) for part in ("averaging", "objective", "optimizer", "schedule") for name in PARTS[part].names()],
+)
+def test_every_other_part_of_a_recipe_resumes_bitwise(part: str, name: str, tmp_path: Path) -> None:
+    method = method_of("sam", {part: name, "epochs": 3})
+    run(tmp_path / "whole", method)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", method, reporter=StopsAt(7))
+    run(tmp_path / "parts", method, resume=True)
+    assert_same(saved(tmp_path / "whole"), saved(tmp_path / "parts"))
+
+
+def test_a_run_interrupted_at_every_report_in_turn_ends_the_same(tmp_path: Path) -> None:
+    train, validation = hold_out(digits().head(40), 16, 0)
+    method = method_of("sam", {"epochs": 3})
+    splits = {"train": train, "validation": validation}
+    run(tmp_path / "whole", method, **splits)
+    stops = 0
+    for report in range(1, 100):
+        try:
+            run(tmp_path / "parts", method, **splits, resume=True, reporter=StopsAt(report))
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops >= 4
+    assert_same(saved(tmp_path / "whole"), saved(tmp_path / "parts"))
+    assert figures(tmp_path / "whole") == figures(tmp_path / "parts")
+    assert events(tmp_path / "whole") == events(tmp_path / "parts")
+
+
+def test_events_and_log_hold_every_epoch_once_with_equal_figures(tmp_path: Path) -> None:
+    train, validation = hold_out(digits().head(40), 16, 0)
+    trained = run(tmp_path, method_of("sam", {"epochs": 3}), train=train, validation=validation)
+    rows, scalars = figures(tmp_path), events(tmp_path)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert set(scalars) == set(rows[0]) - {"epoch"}
+    assert {"loss", "train_accuracy", "validation_accuracy", "validation_robust_accuracy"} < set(scalars)
+    for tag, series in scalars.items():
+        assert [step for step, _ in series] == [1, 2, 3]
+        assert [value for _, value in series] == pytest.approx([row[tag] for row in trained.state.log], rel=1e-6)
+        assert [value for _, value in series] == pytest.approx([float(row[tag]) for row in rows], rel=1e-5)
+
+
+@pytest.mark.parametrize("crash", range(1, 6))
+def test_a_crash_at_any_write_leaves_a_run_that_resumes_to_the_same_end(
+    crash: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = method_of("sam")
+    run(tmp_path / "whole", method)
+    writes = 0
+    replace = Path.replace
+
+    def crashing(self: Path, target: Path) -> Path:
+        nonlocal writes
+        writes += 1
+        if writes == crash:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "replace", crashing)
+        run(tmp_path / "parts", method)
+    run(tmp_path / "parts", method, resume=True)
+    assert_same(saved(tmp_path / "whole"), saved(tmp_path / "parts"))
+    assert figures(tmp_path / "whole") == figures(tmp_path / "parts")
+    assert events(tmp_path / "whole") == events(tmp_path / "parts")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tensorboard.summary.writer import event_file_writer
+from training_samples import StopsAt, method_of, run
+
+class Killed(StopsAt):
+    def update(self, done, figures=""):
+        try:
+            super().update(done, figures)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+run(Path(sys.argv[2]), method_of("sam", {"epochs": 3}), reporter=Killed(8))
+"""
+
+
+def test_a_killed_process_loses_no_epoch_that_was_saved(tmp_path: Path) -> None:
+    folder = Path(__file__).parent
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "parts")], capture_output=True, text=True
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    # Killed in the third epoch: the two before it are in the checkpoint, the log, and TensorBoard's events.
+    assert saved(tmp_path / "parts")["state"]["epoch"] == 2
+    assert [step for step, _ in events(tmp_path / "parts")["loss"]] == [1, 2]
+    method = method_of("sam", {"epochs": 3})
+    run(tmp_path / "parts", method, resume=True)
+    run(tmp_path / "whole", method)
+    assert_same(saved(tmp_path / "whole"), saved(tmp_path / "parts"))
+    assert figures(tmp_path / "whole") == figures(tmp_path / "parts")
+    assert events(tmp_path / "whole") == events(tmp_path / "parts")
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    method = method_of("sam")
+    run(tmp_path, method)
+    before = [(tmp_path / name).read_bytes() for name in ("checkpoint.pt", "log.csv", "config.json")]
+    again = run(tmp_path, method, resume=True)
+    assert again.state.epoch == 2
+    assert before == [(tmp_path / name).read_bytes() for name in ("checkpoint.pt", "log.csv", "config.json")]
+
+
+def test_a_run_is_not_overwritten_unasked_nor_continued_as_another(tmp_path: Path) -> None:
+    run(tmp_path, method_of("sam"))
+    before = saved(tmp_path)
+    with pytest.raises(InputError, match=r"holds a run already: add --resume"):
+        run(tmp_path, method_of("sam"))
+    differing: list[tuple[dict[str, Any], str]] = [
+        ({"method": method_of("sam", {"rho": 0.3})}, r"recipe\.weights\.rho = 0\.2 and this command gives 0\.3"),
+        ({"method": method_of("sam"), "seed": 1}, r"seed = 0 and this command gives 1"),
+        ({"method": method_of("sam"), "precision": "bf16"}, r"precision = 'fp32' and this command gives 'bf16'"),
+        ({"method": method_of("sam"), "train": digits().head(20)}, r"train_fingerprint = "),
+    ]
+    for changes, message in differing:
+        with pytest.raises(InputError, match=f"cannot resume .*{message}"):
+            run(tmp_path, **changes, resume=True)
+    assert_same(before, saved(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "foreign", "pickle"])
+def test_a_damaged_checkpoint_is_named_and_not_trained_on(damage: str, tmp_path: Path) -> None:
+    method = method_of("standard")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, method, reporter=StopsAt(4))
+    file = tmp_path / "checkpoint.pt"
+    whole = file.read_bytes()
+    pickle = b"cposix\nsystem\n(S'touch owned'\ntR."
+    content = {"cut": whole[: len(whole) // 2], "emptied": b"", "foreign": b"weights", "pickle": pickle}[damage]
+    file.write_bytes(content)
+    with pytest.raises(SamBenchError, match=r"checkpoint\.pt is .*not a checkpoint of this program"):
+        run(tmp_path, method, resume=True)
+    assert file.read_bytes() == content
