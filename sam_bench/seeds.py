@@ -10,6 +10,8 @@ import hashlib
 
 import torch
 
+from sam_bench.errors import InputError
+
 
 def derive_seed(*parts: int | str) -> int:
     """A 64-bit seed from a seed and what it is for, the same on every machine: `derive_seed(0, "order", 3)`."""
@@ -20,3 +22,9 @@ def derive_seed(*parts: int | str) -> int:
 def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator on `device`, seeded by `derive_seed(*parts)`."""
     return torch.Generator(device=device).manual_seed(derive_seed(*parts))
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that a random generator cannot take."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed {seed} must be between 0 and {2**63 - 1}")

@@ -50,6 +50,7 @@ def run(folder: Path, *options: str) -> Result:
     return result
 
 
+@pytest.mark.slow
 def test_the_quickstart_goes_the_whole_way_and_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sam_bench.quickstart.Plan", lambda: SMALL)
     first = run(tmp_path, "--quiet", "--json")

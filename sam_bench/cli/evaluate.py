@@ -26,7 +26,7 @@ _SETTINGS: dict[str, Any] = api.settings_of_attacks()
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The record's file.  [default: evaluations/MODEL/ATTACK-NORM-EPS.json]",
+    help="The record's file.  [default: evaluations/MODEL/ATTACK-NORM-EPS….json]",
 )
 @click.option("--allow-large-eps", is_flag=True, help="Accept an eps that was probably meant in units of 1/255.")
 @common.data_options

@@ -152,6 +152,7 @@ run(Path(sys.argv[2]), method_of("sam", {"epochs": 3}), reporter=Killed(8))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_no_epoch_that_was_saved(tmp_path: Path) -> None:
     folder = Path(__file__).parent
     process = subprocess.run(

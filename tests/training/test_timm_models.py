@@ -11,11 +11,14 @@ import torch
 
 from sam_bench import api
 from sam_bench.data import load_dataset, to_float
+from sam_bench.zoo import timm_name
 
-FAMILIES = {
-    "vit_tiny_patch16_224": {"depth": 2, "embed_dim": 48, "num_heads": 3, "patch_size": 16},
-    "resnet18": {"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 16]},
-    "mixer_s16_224": {"num_blocks": 2, "embed_dim": 32},
+# Name, image size, what makes it quick; the optimizers that suit each family.
+ADAMW = {"optimizer": "adamw", "lr": 1e-2}
+FAMILIES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
+    "vit_tiny_patch16_224": (32, {"depth": 2, "embed_dim": 48, "num_heads": 3, "patch_size": 16}, ADAMW),
+    "resnet18": (16, {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32], "zero_init_last": False}, {}),
+    "mixer_s16_224": (32, {"num_blocks": 2, "embed_dim": 32}, ADAMW),
 }
 
 
@@ -24,36 +27,35 @@ def test_a_network_of_timm_trains_an_epoch_is_saved_loaded_and_attacked(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAM_BENCH_ZOO", str(tmp_path / "zoo"))
-    settings: dict[str, Any] = {
-        "epochs": 1,
-        "batch_size": 32,
-        "schedule": "one-cycle",
-        "crop_padding": 0,
-        "flip": False,
-    }
-    if name != "resnet18":
-        settings |= {"optimizer": "adamw", "lr": 1e-2, "batch_size": 16}
+    size, options, optimizer = FAMILIES[name]
     result = api.train(
         "standard",
         "digits",
-        image_size=32,
+        image_size=size,
         arch=f"timm:{name}",
-        arch_options=FAMILIES[name],
-        settings=settings,
+        arch_options=options,
+        settings={
+            "epochs": 1,
+            "batch_size": 16,
+            "schedule": "one-cycle",
+            "crop_padding": 0,
+            "flip": False,
+            **optimizer,
+        },
         name=f"plain-{name}",
         validation=32,
         precision="fp32",
         run_dir=tmp_path / "run",
     )
     card = result.card
-    assert FAMILIES[name].items() <= card.architecture.options.items() and card.architecture.image_size == 32
-    assert card.dataset == "digits-32px" and card.cost.passes == 1
-    assert card.clean_accuracy > 0.2  # one in ten by chance
+    assert options.items() <= card.architecture.options.items() and card.architecture.image_size == size
+    assert card.cost.passes == 1
+    assert card.clean_accuracy > 0.3  # one in ten by chance
 
-    test = load_dataset("digits", image_size=32, test_only=True).test.head(24)
+    test = load_dataset("digits", image_size=size, test_only=True).test.head(24)
     x = to_float(test.images)
     loaded = api.load_model(card.name)
-    through_timm = timm.create_model(f"plain_{name}_digits_32px_linf", pretrained=True).eval()
+    through_timm = timm.create_model(timm_name(card), pretrained=True).eval()
     with torch.no_grad():
         logits = loaded(x)
         torch.testing.assert_close(logits, result.model(x), rtol=1e-4, atol=1e-4)

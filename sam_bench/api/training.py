@@ -1,30 +1,22 @@
-"""The user's verbs: `train`, `evaluate`, `load_model`, `build_leaderboard`. Each composes the rooms.
-
-The command line is these functions with options; nothing it does is out of reach here.
-"""
+"""`train`: from a recipe and a data set to a registered model."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
-from pydantic.fields import FieldInfo
 from torch import nn
 
 from sam_bench import zoo as zoos
-from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.attacks.base import predict
-from sam_bench.data import Dataset, channel_stats, data_sources, hold_out, known_stats, load_dataset, to_float
+from sam_bench.data import Dataset, channel_stats, hold_out, known_stats, load_dataset, to_float
 from sam_bench.device import choose_device, choose_precision, device_name, package_versions
 from sam_bench.errors import InputError
-from sam_bench.evaluation import run_attack
-from sam_bench.leaderboard import Submission, build_leaderboard, submit_entry
 from sam_bench.models import architecture_for, count_parameters, create_model
 from sam_bench.modes import attacking
 from sam_bench.perturb.ball import check_eps
@@ -33,42 +25,21 @@ from sam_bench.records import (
     NAME_PATTERN,
     ComponentSpec,
     Cost,
-    EvaluationRecord,
     ModelCard,
     Norm,
     Radius,
     Recipe,
     RobustBenchDataset,
-    write_record,
 )
+from sam_bench.seeds import check_seed
 from sam_bench.training import (
-    PARTS,
     RunConfig,
     Trained,
     build_method,
     fit,
     load_recipe,
     override,
-    recipe_names,
-    recipe_text,
-    settings_of_methods,
 )
-
-__all__ = [
-    "TrainResult",
-    "attack_names",
-    "build_leaderboard",
-    "evaluate",
-    "list_recipes",
-    "load_model",
-    "load_recipe",
-    "methods_by_part",
-    "recipe_text",
-    "settings_of_attacks",
-    "settings_of_methods",
-    "submit",
-    "train",
-]
 
 _VALIDATION_SHARE = 50  # one in so many training images is held out, at most 1,000
 _VALIDATION_EPS = {"Linf": Radius("2/255"), "L2": Radius("32/255")}
@@ -164,7 +135,7 @@ def train(
         check_eps(ball.norm, Radius(method.recipe.inputs.settings["eps"]), allow_large=allow_large_eps)
     if validation_eps is not None:
         check_eps(norm, validation_eps, allow_large=allow_large_eps, option="--validation-eps")
-    _check_seed(seed)
+    check_seed(seed)
     if limit_train is not None and limit_train < 2:
         raise InputError(f"--limit-train {limit_train} must be at least 2: BatchNorm needs two images in a batch")
     if name is None:
@@ -341,252 +312,3 @@ def describe(recipe: Recipe) -> str:
         parts.append("neither inputs nor weights perturbed")
     epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
     return f"{'; '.join(parts)}; {epochs}, batch size {recipe.batch_size}"
-
-
-def evaluate(
-    model: str,
-    *,
-    attack: str = "autoattack",
-    norm: Norm = "Linf",
-    eps: str | float = "8/255",
-    settings: Mapping[str, Any] | None = None,
-    dataset: str | None = None,
-    n_examples: int | None = None,
-    batch_size: int = 128,
-    seed: int = 0,
-    device: str = "auto",
-    data_dir: Path = Path("data"),
-    dataset_name: str | None = None,
-    image_size: int | None = None,
-    zoo: Path | None = None,
-    output: Path | None = None,
-    allow_large_eps: bool = False,
-    reporter: Reporter | None = None,
-    command: str = "",
-) -> EvaluationRecord:
-    """Attack a model and write an EvaluationRecord with a verdict for every example.
-
-    Args:
-        model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`.
-        attack: `autoattack`, `pgd`, `fgsm`, or what another package registered.
-        norm: Norm of the ball: `Linf` or `L2`.
-        eps: Its radius for inputs in [0, 1], as `8/255` or a number.
-        settings: The attack's own settings: `{"steps": 20}`.
-        dataset: As for `train`; default the one on the model's card, else `cifar10`.
-        n_examples: The first so many test images; default all.
-        batch_size: Examples at a time; upstream AutoAttack's draws depend on it.
-        seed: Decides every random draw.
-        device: `auto`, `cpu`, `cuda`, ….
-        data_dir: Where torchvision's data sets are kept.
-        dataset_name: What the data set is called in the record; default its own name.
-        image_size: Resize to this many pixels (`digits` and folders); default the model's.
-        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
-        output: The record's file; default `evaluations/<model>/<attack>-<norm>-<eps>.json`.
-        allow_large_eps: Accept a radius that was probably meant in units of 1/255.
-        reporter: Where progress goes; default nowhere.
-        command: For the record.
-
-    Raises:
-        InputError: Something given is wrong; the message names it.
-        SamBenchError: The model returns NaN, a checksum differs, or a file could not be written.
-    """
-    reporter = reporter or SilentReporter()
-    try:
-        radius = Radius(eps)
-    except ValueError as error:
-        raise InputError(f"--eps: {error}") from error
-    check_eps(norm, radius, allow_large=allow_large_eps)
-    _check_seed(seed)
-    chosen = _build_attack(attack, settings or {})
-    where, why_device = choose_device(device)
-    hint, data = (Path(dataset).stem if dataset else None), None
-    if dataset and model.startswith("robustbench:"):
-        # RobustBench knows its own data sets only; one's own file says which of them it is like, if it is.
-        data = load_dataset(dataset, data_dir=data_dir, name=dataset_name, image_size=image_size, test_only=True)
-        hint = data.robustbench or (hint if hint in get_args(RobustBenchDataset) else None)
-    loaded = zoos.load_model(model, zoo=zoo, dataset=hint, threat=norm, device=where)
-    card = loaded.card
-    if card and dataset is None and not is_named_dataset(card.dataset):
-        raise InputError(
-            f"model {card.name} was trained on {card.dataset}, which is a data set of your own: give its FILE.npz or "
-            "FOLDER with --dataset"
-        )
-    data = data or load_dataset(
-        dataset or (card.dataset if card else "cifar10"),
-        data_dir=data_dir,
-        name=dataset_name,
-        image_size=image_size or (card.architecture.image_size if card else None),
-        test_only=True,
-    )
-    if card and data.name == card.dataset and data.test.fingerprint != card.test_fingerprint:
-        raise InputError(
-            f"the test images of {data.name} here are not those the card of {card.name} names (SHA-256 "
-            f"{data.test.fingerprint[:12]}… instead of {card.test_fingerprint[:12]}…); give the same data, "
-            "or another --dataset-name"
-        )
-    if n_examples is not None and not 1 <= n_examples <= len(data.test):
-        raise InputError(
-            f"--n-examples {n_examples} must be between 1 and {len(data.test)}, the size of {data.name}'s test set"
-        )
-    test = data.test if n_examples is None else data.test.head(n_examples)
-    path = output or default_record_path(loaded.name, attack, norm, radius)
-    _check_folder(path.parent)  # before the attack: it would be a pity to learn it after hours
-    reporter.say(
-        f"{attack} in the {norm} ball of radius {radius} on {len(test):,} test images of {data.name}; "
-        f"device {where} ({why_device}), precision fp32, seed {seed}"
-    )
-    record = run_attack(
-        loaded,
-        test,
-        dataset=data.name,
-        attack=chosen,
-        norm=norm,
-        eps=radius,
-        seed=seed,
-        batch_size=batch_size,
-        device=where,
-        reporter=reporter,
-        spelled=model,
-        command=command,
-    )
-    write_record(path, record)
-    reporter.say(f"record written to {path}")
-    return record
-
-
-def parse_radii(text: str, norm: Norm, *, allow_large_eps: bool = False) -> list[Radius]:
-    """The radii in `1/255,2/255`, each checked, so that none is refused after another was attacked with.
-
-    Raises:
-        InputError: One of them is no radius, or was probably meant in units of 1/255.
-    """
-    radii = []
-    for part in text.split(","):
-        try:
-            radii.append(Radius(part))
-        except ValueError as error:
-            raise InputError(f"--eps: {error}") from error
-        check_eps(norm, radii[-1], allow_large=allow_large_eps)
-    return radii
-
-
-def is_named_dataset(name: str) -> bool:
-    """Whether a data set is found by its name alone (`cifar10`, `digits-8px`), as a file of one's own is not."""
-    return re.sub(r"-\d+px$", "", name) in data_sources()
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise InputError(f"--seed {seed} must be between 0 and {2**63 - 1}")
-
-
-def _build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
-    takes = ATTACKS.get(name).model_fields
-    for setting in settings:
-        if setting not in takes:
-            owners = [owner for owner, _ in settings_of_attacks().get(setting, [])]
-            belongs = f"it belongs to {', '.join(owners)}" if owners else "no attack has it"
-            known = f"{name} takes {', '.join(takes)}" if takes else f"{name} takes no settings"
-            raise InputError(f"--{setting.replace('_', '-')} does not apply to attack {name!r}: {belongs}; {known}")
-    return ATTACKS.build(ComponentSpec(method=name, **settings))
-
-
-def _check_folder(folder: Path) -> None:
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir():
-        raise InputError(f"--output: no record can be written into {folder}, because {there} is a file")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"--output: no record can be written into {folder}: no permission to write to {there}")
-
-
-def default_record_path(name: str, attack: str, norm: Norm, eps: Radius) -> Path:
-    """Where `evaluate` writes when it is not told: `evaluations/<model>/<attack>-<norm>-<eps>.json`."""
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-    radius = str(eps).replace("/", "over").replace(" ", "")
-    return Path("evaluations") / safe / f"{attack}-{norm}-{radius}.json"
-
-
-def load_model(
-    model: str,
-    *,
-    dataset: str | None = None,
-    threat: Norm = "Linf",
-    zoo: Path | None = None,
-    device: str = "cpu",
-) -> nn.Module:
-    """A trained model in eval mode; it maps float32 [B, C, H, W] in [0, 1] to logits.
-
-    Args:
-        model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`.
-        dataset: Needed where the name alone is ambiguous, and for RobustBench's models.
-        threat: The threat model it is listed under.
-        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
-        device: Where to put it.
-
-    Raises:
-        InputError: There is no such model; names the nearest.
-        SamBenchError: The weights are not those the card names.
-    """
-    return zoos.load_model(model, zoo=zoo, dataset=dataset, threat=threat, device=choose_device(device)[0]).module
-
-
-def list_recipes() -> list[dict[str, Any]]:
-    """The recipes that come with the package: name, summary, source, axes, passes relative to standard."""
-    rows = []
-    for name in recipe_names():
-        method = build_method(load_recipe(name))
-        attack, training = method.inputs.passes, method.weights.passes
-        rows.append(
-            {
-                "name": name,
-                "summary": method.recipe.summary,
-                "source": method.recipe.source,
-                "inputs": method.recipe.inputs.method,
-                "weights": method.recipe.weights.method,
-                "passes": (sum(attack) + sum(training)) / 2,
-            }
-        )
-    return rows
-
-
-def methods_by_part() -> dict[str, list[str]]:
-    """The parts of a recipe that name a method (`inputs`, `weights`, …), each with the names there are."""
-    return {part: registry.names() for part, registry in PARTS.items()}
-
-
-def attack_names() -> list[str]:
-    """The attacks `evaluate` knows, other packages' included."""
-    return ATTACKS.names()
-
-
-def settings_of_attacks() -> dict[str, list[tuple[str, FieldInfo]]]:
-    """Every setting an attack can have: its name to the attacks that have it, each with its pydantic field."""
-    found: dict[str, list[tuple[str, FieldInfo]]] = {}
-    for attack in ATTACKS:
-        for name, field in attack.model_fields.items():
-            found.setdefault(name, []).append((attack.method, field))
-    return found
-
-
-def submit(
-    model: str, records: Sequence[Path], *, zoo: Path | None = None, folder: Path = Path("leaderboards")
-) -> Submission:
-    """Make a leaderboard entry from a model's card and its records; no number is typed.
-
-    Args:
-        model: A name in the zoo.
-        records: EvaluationRecords of exactly that checkpoint.
-        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
-        folder: Folder of the leaderboards.
-
-    Returns:
-        Where the entry is, RobustBench's `model_info` and the text of its "New Model" issue.
-
-    Raises:
-        InputError: A record is of another checkpoint or data set, or there is none by AutoAttack.
-    """
-    store = zoos.Zoo(zoos.zoo_dir(zoo))
-    card = store.find(model)
-    return submit_entry(card, store.card_path(card), list(records), folder=folder)

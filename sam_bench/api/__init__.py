@@ -1,0 +1,29 @@
+"""The user's verbs: `train`, `evaluate`, `load_model`, `build_leaderboard`. Each composes the rooms.
+
+The command line is these functions with options; nothing it does is out of reach here.
+"""
+
+from sam_bench.api.boards import submit
+from sam_bench.api.evaluation import evaluate, is_named_dataset, load_model, parse_radii
+from sam_bench.api.listing import attack_names, list_recipes, methods_by_part, settings_of_attacks
+from sam_bench.api.training import TrainResult, train
+from sam_bench.leaderboard import build_leaderboard
+from sam_bench.training import load_recipe, recipe_text, settings_of_methods
+
+__all__ = [
+    "TrainResult",
+    "attack_names",
+    "build_leaderboard",
+    "evaluate",
+    "is_named_dataset",
+    "list_recipes",
+    "load_model",
+    "load_recipe",
+    "methods_by_part",
+    "parse_radii",
+    "recipe_text",
+    "settings_of_attacks",
+    "settings_of_methods",
+    "submit",
+    "train",
+]
