@@ -260,7 +260,7 @@ def _register(
             "train_examples": examples,
             "train_fingerprint": config.train_fingerprint,
             "test_fingerprint": data.test.fingerprint,
-            "clean_accuracy": float((predicted == data.test.labels.cpu()).float().mean()),
+            "clean_accuracy": int((predicted == data.test.labels.cpu()).sum()) / len(data.test),
             "cost": Cost(
                 train_forward=passes.train_forward / examples,
                 train_backward=passes.train_backward / examples,
