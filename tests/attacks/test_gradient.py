@@ -150,6 +150,22 @@ def test_pgd_breaks_all_that_torchattacks_breaks(norm: Any, net: nn.Module, exam
     assert bool((not_robust | ~broken_by_them).all())
 
 
+class Band(nn.Module):
+    """Class 1 only for a mean brightness close to 0.555; the gradient points there from both sides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([torch.zeros(len(x)), 0.01 - (x.flatten(1).mean(1) - 0.555).abs()], 1)
+
+
+def test_every_iterate_counts_and_what_is_broken_is_left_alone() -> None:
+    x, y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.int64)
+    # From 0.5 to 0.56, inside the band, and back to 0.5: the last iterate is classified right.
+    last = torchattacks.PGD(Band(), eps=0.2, alpha=0.06, steps=2, random_start=False)(x, y)
+    assert last.flatten().tolist() == pytest.approx([0.5] * 48)
+    result = PGDAttack(steps=2, step_size=0.06, random_start=False).run(Band(), x, y, norm="Linf", eps=0.2)
+    assert result.verdicts == ["pgd"] * 3 and result.x_adv.flatten().tolist() == pytest.approx([0.56] * 48)
+
+
 def test_verdicts_in_linf_do_not_depend_on_the_batch_size(net: nn.Module, examples: tuple[Tensor, Tensor]) -> None:
     # In float64, where batches of another size do not change a gradient's sign by rounding.
     model, (x, y) = copy.deepcopy(net).double(), examples

@@ -97,9 +97,12 @@ def test_an_interrupted_run_says_how_to_continue(cli: CommandLine) -> None:
             signal.raise_signal(signal.SIGINT)
 
     hook = register_optimizer_step_post_hook(interrupt)
+    # A shell's background job starts with the signal ignored; a person at a terminal does not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         outcome = cli(*DIGITS, "--epochs", "3", "--name", "run")
     finally:
+        signal.signal(signal.SIGINT, before)
         hook.remove()
     assert (outcome.code, outcome.out) == (130, "")
     assert outcome.err.splitlines()[-1] == (

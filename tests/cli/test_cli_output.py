@@ -57,9 +57,22 @@ def test_quiet_leaves_stderr_empty(with_tiny: CommandLine, command: list[str]) -
 
 def test_evaluate_prints_its_record_as_one_json_object(with_tiny: CommandLine) -> None:
     printed = with_tiny.done(*_EVALUATE, "--eps", "2/255", "--json").json
-    record = read_record(with_tiny.folder / "evaluations/tiny/fgsm-Linf-2over255.json", EvaluationRecord)
+    record = read_record(with_tiny.folder / "evaluations/tiny/fgsm-Linf-2over255-n8.json", EvaluationRecord)
     assert EvaluationRecord.model_validate(printed) == record
     assert (record.model, record.n_examples, str(record.eps)) == ("tiny", 8, "2/255")
+
+
+def test_a_quick_look_does_not_overwrite_a_fuller_evaluation(with_tiny: CommandLine) -> None:
+    for changed in (["--n-examples", "8"], ["--n-examples", "4"], ["--attack", "pgd", "--steps", "1"]):
+        with_tiny.done(*_EVALUATE, *changed)
+    with_tiny.done(*_EVALUATE, "--attack", "pgd", "--steps", "2")
+    names = {path.name for path in (with_tiny.folder / "evaluations/tiny").iterdir()}
+    assert names == {
+        "fgsm-Linf-8over255-n8.json",
+        "fgsm-Linf-8over255-n4.json",
+        "pgd-steps1-Linf-8over255-n8.json",
+        "pgd-steps2-Linf-8over255-n8.json",
+    }
 
 
 def test_evaluate_prints_several_radii_as_one_json_object(with_tiny: CommandLine) -> None:
@@ -73,7 +86,7 @@ def test_evaluate_says_the_accuracies_and_under_what(with_tiny: CommandLine) -> 
         r"tiny: clean accuracy \d+\.\d\d%, robust accuracy \d+\.\d\d% \(fgsm, Linf 8/255, 8 examples, \d+ s\)\n",
         outcome.out,
     )
-    assert "record written to evaluations/tiny/fgsm-Linf-8over255.json" in outcome.err
+    assert "record written to evaluations/tiny/fgsm-Linf-8over255-n8.json" in outcome.err
 
 
 def test_zoo_commands_print_json_and_sentences(with_tiny: CommandLine) -> None:

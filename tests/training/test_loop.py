@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from training_samples import assert_same, digits, method_of, run, saved, tiny_net, weights_of
 
 from sam_bench import api
-from sam_bench.data import Batches, hold_out
+from sam_bench.data import Batches, hold_out, load_dataset
 from sam_bench.errors import SamBenchError
 from sam_bench.models import NormalizedModel
 from sam_bench.training.schedules import SCHEDULES
@@ -158,7 +158,7 @@ def train_on(data: Path, folder: Path, **options: Any) -> api.TrainResult:
 
 def test_held_out_images_are_never_trained_on_and_test_images_not_looked_at_before_the_end(tmp_path: Path) -> None:
     data = npz(tmp_path / "noise.npz", test_seed=1)
-    loaded = api.load_dataset(str(data))
+    loaded = load_dataset(str(data))
     train, validation = hold_out(loaded.train, 12, 0)
     with watching() as seen:
         train_on(data, tmp_path, validation=12)
@@ -217,7 +217,7 @@ def test_a_small_network_learns_the_digits(precision: str, tmp_path: Path) -> No
     # What is registered is what was trained.
     again = api.load_model(result.card.name, zoo=tmp_path / "zoo")
     assert_same(dict(again.state_dict()), dict(result.model.state_dict()))
-    test = api.load_dataset("digits", image_size=8, test_only=True).test
+    test = load_dataset("digits", image_size=8, test_only=True).test
     x, y = next(iter(Batches(test, batch_size=500, seed=0, augmentation=None, shuffle=False).epoch(0)))
     with torch.no_grad():
         logits = again(x)
