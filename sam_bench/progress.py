@@ -16,6 +16,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -114,10 +115,12 @@ def _clock(seconds: float) -> str:
 
 
 class RichReporter:
-    """A bar a stage, with elapsed time and time left."""
+    """A bar a stage, with elapsed time and time left; stages that overlap stand below each other."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._progress: Progress | None = None
+        self._open = 0
 
     def say(self, text: str) -> None:
         """One line above the bars."""
@@ -126,18 +129,31 @@ class RichReporter:
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """A progress bar that stays when it is full."""
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-        )
-        with Progress(*columns, console=self._console) as progress:
-            task = progress.add_task(name, total=total, figures="")
-            yield _RichStage(progress, task)
+        # A terminal holds one live display: stages that are open together share it.
+        if self._progress is None:
+            self._progress = Progress(*_columns(), console=self._console)
+            self._progress.start()
+        progress = self._progress
+        self._open += 1
+        try:
+            yield _RichStage(progress, progress.add_task(name, total=total, figures=""))
+        finally:
+            self._open -= 1
+            if not self._open:
+                progress.stop()
+                self._progress = None
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+    )
 
 
 class _RichStage:

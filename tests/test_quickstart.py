@@ -52,7 +52,7 @@ def run(folder: Path, *options: str) -> Result:
 
 @pytest.mark.slow
 def test_the_quickstart_goes_the_whole_way_and_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sam_bench.quickstart.Plan", lambda: SMALL)
+    monkeypatch.setattr("sam_bench.quickstart.DEFAULT_PLAN", SMALL)
     first = run(tmp_path, "--quiet", "--json")
     printed = json.loads(first.stdout)
     assert first.stderr == "" and set(printed) == {"cards", "robust_accuracy", "files", "sentences"}

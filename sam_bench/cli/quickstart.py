@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from sam_bench.cli import common
+from sam_bench.device import choose_device
+from sam_bench.parallel import usable_cores
 from sam_bench.quickstart import quickstart
 
 
@@ -19,18 +21,25 @@ from sam_bench.quickstart import quickstart
     show_default=True,
     help="Where everything it makes goes.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Methods at a time, each in a process of its own.  [default: one a core, at most 3; 1 on a GPU]",
+)
 @common.seed_option
 @common.device_option
 @common.quiet_option
 @common.json_option
-def command(folder: Path, seed: int, device: str, quiet: bool, as_json: bool) -> None:
+def command(folder: Path, workers: int | None, seed: int, device: str, quiet: bool, as_json: bool) -> None:
     """Train standard, SAM and AT on scikit-learn's digits, evaluate, build the leaderboard.
 
     Real images that come with a dependency, three methods, PGD-20 at 8/255 and 16/255, AutoAttack at
     16/255: about five minutes on two cores. Run again, it continues where it stopped.
     """
     started = time.monotonic()
-    result = quickstart(folder, seed=seed, device=device, reporter=common.reporter(quiet))
+    if workers is None:
+        workers = min(3, usable_cores()) if choose_device(device)[0].type == "cpu" else 1
+    result = quickstart(folder, seed=seed, device=device, reporter=common.reporter(quiet), workers=workers)
     if as_json:
         common.print_json(
             {

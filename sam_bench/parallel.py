@@ -1,0 +1,183 @@
+"""Independent jobs side by side, each in a process of its own, with their progress shown together.
+
+Small networks cannot keep two cores busy: two processes of one thread each finish sooner than one
+process of two threads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
+from typing import Any, Generic, Literal, TypeVar
+
+from sam_bench.errors import SamBenchError
+from sam_bench.progress import Reporter, Stage
+
+T = TypeVar("T")
+
+_POLL = 0.5  # seconds between two looks at whether a worker still lives
+
+
+@dataclass(frozen=True)
+class Job(Generic[T]):
+    """One piece of work.
+
+    Attributes:
+        name: What it is called in messages; unlike every other job's.
+        function: Importable, takes `arguments` and a `reporter`.
+        arguments: What pickles.
+    """
+
+    name: str
+    function: Callable[..., T]
+    arguments: Mapping[str, Any]
+
+
+def usable_cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_jobs(jobs: Sequence[Job[T]], *, workers: int, reporter: Reporter) -> list[T]:
+    """Run every job, at most `workers` at a time, and return their results in the jobs' order.
+
+    With one worker they run here, one after the other. The first error ends the other workers and is
+    raised here.
+
+    Args:
+        jobs: Started in this order.
+        workers: Processes at a time; the cores are shared out among them.
+        reporter: Where the progress of all of them goes.
+
+    Raises:
+        SamBenchError: A worker died without saying why; or whatever a job raised.
+    """
+    if workers <= 1:
+        return [job.function(**job.arguments, reporter=reporter) for job in jobs]
+    context = multiprocessing.get_context("spawn")
+    messages: multiprocessing.Queue[_Message] = context.Queue()
+    threads = max(1, usable_cores() // workers)
+    waiting, running, results = list(jobs), dict[str, SpawnProcess](), dict[str, T]()
+    with _Stages(reporter) as stages:
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    job = waiting.pop(0)
+                    process = context.Process(target=_work, args=(job, threads, messages), daemon=True)
+                    process.start()
+                    running[job.name] = process
+                message = _next(messages, running)
+                if message.kind == "result":
+                    results[message.job] = message.content
+                    running.pop(message.job).join()
+                elif message.kind == "error":
+                    raise message.content
+                else:
+                    stages.show(message)
+        finally:
+            for process in running.values():
+                process.terminate()
+                process.join()
+    return [results[job.name] for job in jobs]
+
+
+@dataclass(frozen=True)
+class _Message:
+    job: str
+    kind: Literal["say", "open", "update", "close", "result", "error"]
+    content: Any
+
+
+def _next(messages: multiprocessing.Queue[_Message], running: Mapping[str, SpawnProcess]) -> _Message:
+    while True:
+        dead = [name for name, process in running.items() if process.exitcode is not None]
+        try:
+            # What a worker said before it ended is read before its end is noticed.
+            return messages.get(timeout=_POLL)
+        except queue.Empty:
+            if dead:
+                code = running[dead[0]].exitcode
+                raise SamBenchError(
+                    f"the process of {dead[0]} died (exit code {code}); if it ran out of memory, use fewer workers"
+                ) from None
+
+
+class _Stages:
+    """The stages that the workers have open, shown by this process's reporter."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._open: dict[tuple[str, str], tuple[ExitStack, Stage]] = {}
+
+    def __enter__(self) -> _Stages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stack, _stage in self._open.values():
+            stack.close()
+
+    def show(self, message: _Message) -> None:
+        if message.kind == "say":
+            self._reporter.say(message.content)
+            return
+        name, *rest = message.content
+        key = (message.job, name)
+        if message.kind == "open":
+            stack = ExitStack()
+            label = name if message.job in name else f"{message.job} {name}"
+            self._open[key] = (stack, stack.enter_context(self._reporter.stage(label, rest[0])))
+        elif message.kind == "update":
+            self._open[key][1].update(*rest)
+        else:
+            self._open.pop(key)[0].close()
+
+
+class _Forwarding:
+    """The reporter of a worker: everything goes to the process that shows it."""
+
+    def __init__(self, job: str, messages: multiprocessing.Queue[_Message]) -> None:
+        self._job, self._messages = job, messages
+
+    def say(self, text: str) -> None:
+        self._messages.put(_Message(self._job, "say", text))
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Stage]:
+        self._messages.put(_Message(self._job, "open", (name, total)))
+        yield _ForwardingStage(self._job, name, self._messages)
+        self._messages.put(_Message(self._job, "close", (name,)))
+
+
+class _ForwardingStage:
+    def __init__(self, job: str, name: str, messages: multiprocessing.Queue[_Message]) -> None:
+        self._job, self._name, self._messages = job, name, messages
+
+    def update(self, done: int, figures: str = "") -> None:
+        self._messages.put(_Message(self._job, "update", (self._name, done, figures)))
+
+
+def _work(job: Job[Any], threads: int, messages: multiprocessing.Queue[_Message]) -> None:
+    import signal
+
+    import torch
+
+    import sam_bench  # noqa: F401  (a fresh process: RobustBench and timm are made to work here too)
+
+    # Ctrl-C reaches the whole group; the process that was started says what is to be said.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    try:
+        result = job.function(**job.arguments, reporter=_Forwarding(job.name, messages))
+    except SamBenchError as error:
+        messages.put(_Message(job.name, "error", error))
+    except Exception as error:
+        messages.put(_Message(job.name, "error", SamBenchError(f"{job.name} failed: {type(error).__name__}: {error}")))
+    else:
+        messages.put(_Message(job.name, "result", result))

@@ -1,0 +1,55 @@
+"""Jobs side by side: results in order, progress forwarded, errors and deaths told, nobody left behind."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import parallel_jobs
+import pytest
+
+from sam_bench.errors import InputError, SamBenchError
+from sam_bench.parallel import Job, run_jobs, usable_cores
+from sam_bench.progress import PlainReporter, SilentReporter
+
+
+def squares(count: int) -> list[Job[tuple[int, int, int]]]:
+    return [Job(f"job{number}", parallel_jobs.square, {"number": number}) for number in range(count)]
+
+
+def test_results_come_in_the_jobs_order_from_processes_that_share_the_cores() -> None:
+    stream = io.StringIO()
+    results = run_jobs(squares(3), workers=2, reporter=PlainReporter(stream))
+    assert [value for value, _, _ in results] == [0, 1, 4]
+    assert len({pid for _, pid, _ in results} | {os.getpid()}) == 4
+    assert {threads for _, _, threads in results} == {max(1, usable_cores() // 2)}
+    lines = stream.getvalue().splitlines()
+    assert {"squaring 0", "squaring 1", "squaring 2"} <= set(lines)
+    assert any(line.startswith("job2 digits 2/2") and line.endswith("4") for line in lines)
+
+
+def test_one_worker_means_this_process() -> None:
+    assert {pid for _, pid, _ in run_jobs(squares(2), workers=1, reporter=SilentReporter())} == {os.getpid()}
+
+
+def test_a_refusal_in_a_worker_is_the_same_refusal_here_and_ends_the_others(tmp_path: Path) -> None:
+    jobs = [Job("slow", parallel_jobs.linger, {"folder": tmp_path}), Job("bad", parallel_jobs.refuse, {})]
+    with pytest.raises(InputError, match="--eps 8 is too large"):
+        run_jobs(jobs, workers=2, reporter=SilentReporter())
+    pid_file = tmp_path / "pid"
+    if pid_file.exists():  # it may have been ended before it began
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid_file.read_text()), 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (parallel_jobs.fail, "first failed: ZeroDivisionError: by hand"),
+        (parallel_jobs.die, r"the process of first died \(exit code -9\).*fewer workers"),
+    ],
+)
+def test_an_unforeseen_end_names_the_job(function: object, message: str) -> None:
+    with pytest.raises(SamBenchError, match=message):
+        run_jobs([Job("first", function, {})], workers=2, reporter=SilentReporter())  # type: ignore[arg-type]
