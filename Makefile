@@ -45,8 +45,11 @@ wheel: .venv/installed-test
 	$(PIP) --editable .
 	touch $@
 
+# torchattacks brings an old copy of robustbench that would overwrite the real one: it gets a folder of its own.
 .venv/installed-test: setup.cfg pyproject.toml | .venv/installed
 	$(PIP) --editable '.[test]'
+	$(PIP) --no-deps --upgrade --target .venv/torchattacks 'torchattacks==3.5.1'
+	rm -rf .venv/torchattacks/robustbench
 	touch $@
 
 clean:

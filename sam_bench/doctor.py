@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 from sam_bench.device import choose_precision, cpu_flags, device_name, package_versions
+from sam_bench.integrations.overwritten import MEND, overwritten_by
 from sam_bench.zoo import Zoo, zoo_dir
 
 Status = Literal["ok", "note", "wrong"]
@@ -49,7 +50,7 @@ def examine(*, data_dir: Path = Path("data"), zoo: Path | None = None) -> list[F
         Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in package_versions().items())),
         _device(),
         _precision(),
-        _package("robustbench", "robustbench.benchmark", "pip install 'robustbench>=1.1.1'"),
+        _robustbench(),
         _package("autoattack", "autoattack", "pip install pyautoattack"),
         _package("timm", "timm", "pip install 'timm>=1.0.9'"),
         _writable("data folder", data_dir, "--data-dir"),
@@ -95,6 +96,13 @@ def _package(module: str, what: str, mend: str) -> Finding:
     if "sam_bench" in origin:
         return Finding(what, "ok", f"imports, through sam-bench's adapter ({origin})")
     return Finding(what, "ok", f"imports from {origin}")
+
+
+def _robustbench() -> Finding:
+    culprit = overwritten_by()
+    if culprit is not None:
+        return Finding("robustbench.benchmark", "wrong", f"robustbench's files were overwritten by {culprit}", MEND)
+    return _package("robustbench", "robustbench.benchmark", "pip install 'robustbench>=1.1.1'")
 
 
 def _nearest_existing(path: Path) -> Path:

@@ -11,6 +11,7 @@ import sys
 import wrapt
 
 from sam_bench.integrations.finder import StandinFinder
+from sam_bench.integrations.overwritten import warn_if_overwritten
 from sam_bench.integrations.robustbench import mend_eval, mend_loaders
 
 __all__ = ["install"]
@@ -27,5 +28,6 @@ def install() -> None:
     if any(isinstance(finder, StandinFinder) for finder in sys.meta_path):
         return
     sys.meta_path.append(StandinFinder())
+    wrapt.register_post_import_hook(warn_if_overwritten, "robustbench")
     wrapt.register_post_import_hook(mend_loaders, "robustbench.loaders")
     wrapt.register_post_import_hook(mend_eval, "robustbench.eval")
