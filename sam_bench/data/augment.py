@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sam_bench.errors import InputError
 from sam_bench.records import Augmentation
+from sam_bench.seeds import draw_rows
 
 
 def check_augmentation(augmentation: Augmentation, image_size: int) -> None:
@@ -37,8 +38,12 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
     """
     count, padding = len(images), augmentation.crop_padding
     # Both are drawn always, so that switching one off leaves the other's draws as they were.
-    offsets = torch.randint(0, 2 * padding + 1, (count, 2), generator=generator)
-    flips = torch.randint(0, 2, (count,), generator=generator, dtype=torch.bool)
+    offsets = draw_rows(
+        lambda shape: torch.randint(0, 2 * padding + 1, tuple(shape), generator=generator), (count, 2), generator
+    )
+    flips = draw_rows(
+        lambda shape: torch.randint(0, 2, tuple(shape), generator=generator, dtype=torch.bool), (count,), generator
+    )
     if not augmentation.flip:
         flips = torch.zeros_like(flips)
     return crop_and_flip(images, offsets, flips, padding=padding, padding_mode=augmentation.padding_mode)

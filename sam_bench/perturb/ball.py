@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from sam_bench.errors import InputError
 from sam_bench.records import Norm, Radius
+from sam_bench.seeds import draw_rows
 
 _LARGEST_SENSIBLE: dict[Norm, float] = {"Linf": 1.0, "L2": 10.0}
 _TINY = 1e-12  # keeps a division by the norm of a zero vector finite
@@ -70,11 +72,18 @@ class Ball:
             x: Clean inputs in [0, 1], float [B, ...].
             generator: On the same device as `x`.
         """
+
+        def uniform(shape: Sequence[int]) -> Tensor:
+            return torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
+
+        def normal(shape: Sequence[int]) -> Tensor:
+            return torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+
         if self.norm == "Linf":
-            noise = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) * 2 - 1
+            noise = draw_rows(uniform, x.shape, generator) * 2 - 1
             return (x + self.eps * noise).clamp(0.0, 1.0)
-        flat = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype).flatten(1)
-        radius = torch.rand(len(x), 1, generator=generator, device=x.device, dtype=x.dtype)
+        flat = draw_rows(normal, x.shape, generator).flatten(1)
+        radius = draw_rows(uniform, (len(x), 1), generator)
         return (x + (self.eps * radius * flat / _l2(flat)).view_as(x)).clamp(0.0, 1.0)
 
 

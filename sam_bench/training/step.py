@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from sam_bench.distributed import ALONE, Team
 from sam_bench.perturb import BatchLoss
 from sam_bench.records import Precision
-from sam_bench.seeds import derive_seed, generator
+from sam_bench.seeds import derive_seed, row_generator
 from sam_bench.training.method import Method
 
 
@@ -37,72 +41,132 @@ class TrainingStep:
         seed: Decides every draw of every step, together with the step's number.
         precision: "bf16" runs the network's matrix work in bfloat16; weights, statistics and losses
             stay float32.
-        compiled: Run the weights' side through `torch.compile`; input perturbations stay eager.
+        compiled: Run the network through `torch.compile`, once for learning and once for the search
+            of input perturbations.
+        micro_batch: Examples differentiated at a time; all when not given.
+        team: The processes that share every batch.
+        sync_ascent: On several devices, take SAM's ascent along the gradient of the whole batch
+            instead of each device's own part.
     """
 
     def __init__(
-        self, model: nn.Module, method: Method, *, seed: int, precision: Precision, compiled: bool = False
+        self,
+        model: nn.Module,
+        method: Method,
+        *,
+        seed: int,
+        precision: Precision,
+        compiled: bool = False,
+        micro_batch: int | None = None,
+        team: Team = ALONE,
+        sync_ascent: bool = False,
     ) -> None:
         self.model = model
-        # Static shapes: the smaller last batch of an epoch gets a graph of its own, and the others
-        # keep kernels made for their size.
-        self._forward = torch.compile(model, dynamic=False) if compiled else model
         self.method = method
         self.optimizer = method.optimizer.build(model.parameters())
         self.average: AveragedModel | None = method.averaging.averaged(model)
         self.passes = Passes()
-        self._seed = seed
-        self._bf16 = precision == "bf16"
+        self._seed, self._bf16, self._team = seed, precision == "bf16", team
+        self._micro_batch, self._sync_ascent = micro_batch, sync_ascent
+        self._local: Callable[[], AbstractContextManager[object]] = nullcontext
+        learner: nn.Module = model
+        if team.size > 1:
+            # BatchNorm's statistics are each device's own until the loop averages them.
+            learner = DistributedDataParallel(model, broadcast_buffers=False)
+            self._local = learner.no_sync
+        self._learner = _compiled(learner) if compiled else learner
+        # A graph of its own, traced with the parameters frozen: one that could give their gradients
+        # would compute them too, at twice the price.
+        self._searched = _compiled(model) if compiled else model
 
-    def __call__(self, x: Tensor, y: Tensor, *, step: int, progress: float) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        step: int,
+        progress: float,
+        epoch: int = 0,
+        first: int = 0,
+        total: int | None = None,
+        lr_scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
         """Learn from one batch.
 
         Args:
-            x: float32 [B, C, H, W] in [0, 1].
+            x: float32 [B, C, H, W] in [0, 1]: this device's part of the batch.
             y: int64 [B].
             step: Number of this step in the run, from 0.
             progress: `step` over the number of steps in the run.
+            epoch: The epoch it belongs to, from 0.
+            first: Place of the first example in the whole batch.
+            total: Examples in the whole batch; those given when there is no more.
+            lr_scale: Multiplies the learning rate.
 
         Returns:
             The mean loss at the unperturbed weights and the number of examples classified correctly
             there, both scalars on the device: reading them would synchronise, so the caller decides when.
         """
-        method, model = self.method, self.model
+        method = self.method
+        total = total or len(x)
         # Dropout and stochastic depth draw from the global stream; seeding it here makes the step a
         # function of its number, which is what makes a resumed run equal an uninterrupted one.
-        torch.manual_seed(derive_seed(self._seed, "step", step))
+        torch.manual_seed(derive_seed(self._seed, "step", step, *([first] if first else [])))
         for group in self.optimizer.param_groups:
-            group["lr"] = method.optimizer.lr * method.schedule.factor(progress)
-
-        with self._autocast(x):
-            draws = generator(self._seed, "inputs", step, device=x.device)
-            x_adv = method.inputs.perturb(model, x, y, generator=draws)
-
-        correct: list[Tensor] = []
-
-        def loss() -> Tensor:
-            # One autocast region a pass: inside a region the bfloat16 copies of the weights are
-            # cached, and SAM's second pass would be computed with those of the first.
-            with self._autocast(x):
-                logits = self._forward(x_adv)
-            if not correct:
-                correct.append((logits.detach().argmax(1) == y).sum())
-            return method.objective.losses(logits, y).mean()
-
-        batch = BatchLoss(model, loss)
-        value = method.weights.differentiate(batch)
+            group["lr"] = method.optimizer.lr * method.schedule.factor(progress) * lr_scale
+        batch = BatchLoss(
+            self.model,
+            self._perturbed(x, y, step=step, first=first, total=total),
+            y,
+            x=x,
+            losses=method.objective.losses,
+            score=self._score,
+            passes=method.objective.passes,
+            micro_batch=self._micro_batch,
+            weight=len(x) * self._team.size / total,
+            local=self._local,
+            sync_ascent=self._sync_ascent,
+            epoch=epoch,
+            step=step,
+        )
+        loss = method.weights.differentiate(batch)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(model)
-        self._count(batch, len(x))
-        return value, correct[0]
+            self.average.update_parameters(self.model)
+        self._count(batch)
+        assert batch.hits is not None
+        return loss, batch.hits
+
+    def _perturbed(self, x: Tensor, y: Tensor, *, step: int, first: int, total: int) -> Tensor:
+        size = self._micro_batch or len(x)
+        found = []
+        for part in range(0, len(x), size):
+            draws = row_generator(self._seed, "inputs", step, first=first + part, total=total, device=x.device)
+            rows = slice(part, part + size)
+            with self._autocast(x):
+                found.append(self.method.inputs.perturb(self._searched, x[rows], y[rows], generator=draws))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _score(self, images: Tensor) -> Tensor:
+        # One autocast region a pass: inside a region the bfloat16 copies of the weights are
+        # cached, and SAM's second pass would be computed with those of the first.
+        with self._autocast(images):
+            logits: Tensor = self._learner(images)
+        return logits
 
     def _autocast(self, x: Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
-    def _count(self, batch: BatchLoss, examples: int) -> None:
+    def _count(self, batch: BatchLoss) -> None:
         forward, backward = self.method.inputs.passes
-        self.passes.attack_forward += forward * examples
-        self.passes.attack_backward += backward * examples
-        self.passes.train_forward += batch.forward * examples
-        self.passes.train_backward += batch.backward * examples
+        self.passes.attack_forward += forward * len(batch)
+        self.passes.attack_backward += backward * len(batch)
+        self.passes.train_forward += batch.forward * len(batch)
+        self.passes.train_backward += batch.backward * len(batch)
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    # Static shapes: the smaller last batch of an epoch gets a graph of its own, and the others keep
+    # kernels made for their size.
+    module: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+    return module

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from sam_bench.errors import InputError
 from sam_bench.perturb import WEIGHT_PERTURBATIONS, BatchLoss
 from sam_bench.perturb.inputs import cross_entropy
-from sam_bench.perturb.weights import SAM, NoWeightPerturbation, displaced, global_norm
+from sam_bench.perturb.weights import NoWeightPerturbation, displaced, global_norm
+from sam_bench.perturb.weights.sam import SAM
 from sam_bench.records import ComponentSpec
 from sam_bench.seeds import generator
 
@@ -31,7 +32,7 @@ def data(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Ten
 
 
 def batch_of(model: nn.Module, x: Tensor, y: Tensor) -> BatchLoss:
-    return BatchLoss(model, lambda: cross_entropy(model(x), y).mean())
+    return BatchLoss(model, x, y)
 
 
 @given(seed=st.integers(0, 1000), rho=st.floats(0, 2))
@@ -40,12 +41,12 @@ def test_sam_takes_the_gradient_at_distance_rho_along_the_gradient(seed: int, rh
     model, (x, y) = net(), data(seed)
     seen: list[list[Tensor]] = []
 
-    def loss() -> Tensor:
+    def score(images: Tensor) -> Tensor:
         seen.append([parameter.detach().clone() for parameter in model.parameters()])
-        return cross_entropy(model(x), y).mean()
+        logits: Tensor = model(images)
+        return logits
 
-    batch = BatchLoss(model, loss)
-    SAM(rho=rho).differentiate(batch)
+    SAM(rho=rho).differentiate(BatchLoss(model, x, y, score=score))
     at_w, perturbed = seen
     moved = [after - before for before, after in zip(at_w, perturbed, strict=True)]
     assert global_norm(moved).item() == pytest.approx(rho, rel=1e-6, abs=1e-9)
@@ -79,13 +80,14 @@ def test_the_weights_come_back_when_the_second_pass_fails() -> None:
     before = copy.deepcopy(model.state_dict())
     passes = iter([True, False])
 
-    def loss() -> Tensor:
+    def score(images: Tensor) -> Tensor:
         if not next(passes):
             raise RuntimeError("out of memory")
-        return cross_entropy(model(x), y).mean()
+        logits: Tensor = model(images)
+        return logits
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        SAM(rho=0.5).differentiate(BatchLoss(model, loss))
+        SAM(rho=0.5).differentiate(BatchLoss(model, x, y, score=score))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 

@@ -1,0 +1,99 @@
+"""The processes that train together: who this one is, and the few things they say to each other.
+
+`torchrun` starts them and tells each its place through the environment. Alone is a team of one, for
+which everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_PATIENCE = timedelta(hours=2)  # rank 0 may be downloading a data set while the others wait
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a run.
+
+    Attributes:
+        rank: Which one this is, from 0; rank 0 alone writes files and speaks.
+        size: How many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of the same dtype and device by their means over the processes, in place."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sums over the processes of numbers that each has on the host."""
+        if self.size == 1:
+            return list(values)
+        sums = torch.tensor(list(values), dtype=torch.float64)
+        dist.all_reduce(sums)
+        summed: list[float] = sums.tolist()
+        return summed
+
+    def agree(self, flag: int) -> int:
+        """The largest flag that any process holds; all have to ask at the same point."""
+        if self.size == 1:
+            return flag
+        highest = torch.tensor([flag])
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+        return int(highest)
+
+    def wait(self) -> None:
+        """Go on when every process has come here."""
+        if self.size > 1:
+            self.agree(0)
+
+
+ALONE = Team()
+
+
+def local_rank() -> int:
+    """This process's place on its machine, as `torchrun` says; 0 without it."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def joined() -> Iterator[Team]:
+    """The team that `torchrun` has started, joined for the time of the block; alone without it.
+
+    What is on the host goes through gloo, what is on a GPU through NCCL: asking whether somebody has
+    been told to stop does not wait for a device.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    if dist.is_initialized():
+        yield Team(rank=dist.get_rank(), size=dist.get_world_size())
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+    try:
+        yield Team(rank=dist.get_rank(), size=dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,158 @@
+"""The loss of one batch as a function of the weights: all that a weight perturbation sees of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from sam_bench.modes import batch_norm_statistics_kept
+from sam_bench.perturb.inputs import LossPerExample, cross_entropy
+
+Score = Callable[[Tensor], Tensor]
+"""Maps images [B, C, H, W] to logits [B, classes]."""
+
+Losses = Callable[[Score, Tensor, Tensor, Tensor], Tensor]
+"""Maps (score, clean images, perturbed images, labels) to a loss per example, [B]: an objective."""
+
+
+def _cross_entropy(score: Score, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(score(x_adv), y)
+
+
+class BatchLoss:
+    """Differentiates the mean loss of one batch, as often as a method asks, and counts the passes.
+
+    A batch that is too large for the device is differentiated in parts whose gradients add up to that
+    of the whole. On several devices each has a shard of the batch; a gradient is averaged over all of
+    them unless it only serves an ascent.
+
+    Args:
+        model: The network being trained.
+        x_adv: Inputs to learn from, float [B, C, H, W].
+        y: Labels, int64 [B].
+        x: The clean inputs, where they are others.
+        losses: The objective; cross-entropy at `x_adv` when not given.
+        score: Runs the network, in whatever precision and form training wants; `model` itself when not given.
+        passes: Forward and backward passes per example that one evaluation of `losses` takes.
+        micro_batch: Examples that are differentiated at a time; all when not given.
+        weight: What the mean loss counts in the average over devices: B times the devices over the whole batch.
+        local: Context inside which gradients stay on this device.
+        sync_ascent: Average also the gradients that serve an ascent.
+        epoch: Which epoch this is, from 0.
+        step: Which step of the run this is, from 0.
+
+    Attributes:
+        parameters: The trainable parameters.
+        forward: Forward passes so far, times the share of the batch that was in them.
+        backward: Backward passes, likewise.
+        losses: Loss of each example in the last `differentiate`, float [B] or as many as were chosen; detached.
+        hits: Examples classified correctly in the first `differentiate`, a scalar on the device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x_adv: Tensor,
+        y: Tensor,
+        *,
+        x: Tensor | None = None,
+        losses: Losses = _cross_entropy,
+        score: Score | None = None,
+        passes: tuple[float, float] = (1, 1),
+        micro_batch: int | None = None,
+        weight: float = 1.0,
+        local: Callable[[], AbstractContextManager[object]] = nullcontext,
+        sync_ascent: bool = False,
+        epoch: int = 0,
+        step: int = 0,
+    ) -> None:
+        self.model = model
+        self.x_adv, self.y, self.x = x_adv, y, x_adv if x is None else x
+        self.epoch, self.step = epoch, step
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.forward = 0.0
+        self.backward = 0.0
+        self.losses = torch.empty(0)
+        self.hits: Tensor | None = None
+        self._objective, self._score, self._passes = losses, score or model, passes
+        self._micro_batch, self._weight = micro_batch or len(y), weight
+        self._local, self._sync_ascent = local, sync_ascent
+
+    def __len__(self) -> int:
+        """Examples in the batch, on this device."""
+        return len(self.y)
+
+    def differentiate(
+        self,
+        *,
+        ascent: bool = False,
+        keep_statistics: bool = False,
+        rows: Tensor | None = None,
+        loss: LossPerExample | None = None,
+    ) -> Tensor:
+        """Put the gradient of the mean loss at the present weights into `.grad`, replacing what was there.
+
+        Args:
+            ascent: The gradient only decides where the next one is taken: on several devices each may
+                use its own.
+            keep_statistics: Leave BatchNorm's running statistics as they are.
+            rows: The examples to use, int64 [M]; all when not given.
+            loss: Used on the logits at `x_adv` in the place of the objective.
+
+        Returns:
+            The mean loss, a detached scalar.
+        """
+        for parameter in self.parameters:
+            parameter.grad = None
+        count = len(self) if rows is None else len(rows)
+        found: list[Tensor] = []
+        hits: list[Tensor] = []
+        with batch_norm_statistics_kept(self.model) if keep_statistics else nullcontext():
+            for first in range(0, count, self._micro_batch):
+                last = first + self._micro_batch >= count
+                stays = not last or (ascent and not self._sync_ascent)
+                part = slice(first, first + self._micro_batch) if rows is None else rows[first:][: self._micro_batch]
+                with self._local() if stays else nullcontext():
+                    losses = self._evaluate(part, loss, hits)
+                    (losses.sum() * (self._weight / count)).backward()
+                found.append(losses.detach())
+        if self.hits is None:
+            self.hits = torch.stack(hits).sum()
+        self.losses = torch.cat(found) if len(found) > 1 else found[0]
+        share = count / len(self)
+        forward, backward = self._passes if loss is None else (1, 1)
+        self.forward += share * forward
+        self.backward += share * backward
+        return self.losses.mean()
+
+    def _evaluate(self, part: slice | Tensor, loss: LossPerExample | None, hits: list[Tensor]) -> Tensor:
+        x, x_adv, y = (_take(each, part) for each in (self.x, self.x_adv, self.y))
+        seen: list[Tensor] = []
+
+        def score(images: Tensor) -> Tensor:
+            logits = self._score(images)
+            seen.append(logits.detach())
+            return logits
+
+        losses = self._objective(score, x, x_adv, y) if loss is None else loss(score(x_adv), y)
+        if self.hits is None:
+            hits.append((seen[0].argmax(1) == y).sum())
+        return losses
+
+    def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The parameters that received a gradient, and their gradients."""
+        pairs = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+        return [parameter for parameter, _ in pairs], [gradient for _, gradient in pairs]
+
+
+def _take(tensor: Tensor, part: slice | Tensor) -> Tensor:
+    if isinstance(part, slice) and part.start == 0 and part.stop >= len(tensor):
+        return tensor
+    taken = tensor[part]
+    # Choosing rows loses the memory format that convolutions are fast in.
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return taken.contiguous(memory_format=torch.channels_last)
+    return taken
