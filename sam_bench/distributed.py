@@ -11,10 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=2)  # rank 0 may be downloading a data set while the others wait
 
@@ -62,6 +65,14 @@ class Team:
         highest = torch.tensor([flag])
         dist.all_reduce(highest, op=dist.ReduceOp.MAX)
         return int(highest)
+
+    def share(self, content: T) -> T:
+        """What rank 0 gives, in every process; the others' own is dropped."""
+        if self.size == 1:
+            return content
+        box = [content]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
 
     def wait(self) -> None:
         """Go on when every process has come here."""

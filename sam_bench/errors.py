@@ -21,6 +21,19 @@ class InputError(SamBenchError, ValueError):
     exit_code = 2
 
 
+class StoppedError(SamBenchError):
+    """A run was told to stop by a signal and has written a checkpoint to continue from.
+
+    Args:
+        message: What was stopped, and where.
+        number: The signal's number; the exit code is the one a shell reports for it.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An `InputError` for a misspelt name: the nearest names first, then all there are.
 

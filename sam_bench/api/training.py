@@ -16,6 +16,7 @@ from sam_bench import zoo as zoos
 from sam_bench.attacks.base import predict
 from sam_bench.data import Dataset, channel_stats, hold_out, known_stats, load_dataset, to_float
 from sam_bench.device import choose_device, choose_precision, device_name, package_versions
+from sam_bench.distributed import Team, joined, local_rank
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
 from sam_bench.modes import attacking
@@ -40,6 +41,8 @@ from sam_bench.training import (
     load_recipe,
     override,
 )
+from sam_bench.training.compiling import choose_compile
+from sam_bench.training.sync_bn import synchronised
 
 _VALIDATION_SHARE = 50  # one in so many training images is held out, at most 1,000
 _VALIDATION_EPS = {"Linf": Radius("2/255"), "L2": Radius("32/255")}
@@ -72,7 +75,7 @@ def train(
     name: str | None = None,
     seed: int = 0,
     precision: str = "auto",
-    compile: bool = False,
+    compile: Literal["auto", "on", "off"] = "auto",
     device: str = "auto",
     validation: int | None = None,
     validation_eps: Radius | None = None,
@@ -87,11 +90,21 @@ def train(
     weights_dtype: Literal["float32", "float16"] = "float32",
     authors: str = "",
     resume: bool = False,
+    keep: int = 1,
+    save_every: float = 10.0,
+    select: Literal["last", "best"] = "last",
+    on_nan: Literal["stop", "rollback"] = "stop",
+    micro_batch: int | None = None,
+    sync_ascent: bool = False,
+    sync_bn: bool = False,
     allow_large_eps: bool = False,
     reporter: Reporter | None = None,
     command: str = "",
 ) -> TrainResult:
     """Train a model and register it in the zoo.
+
+    Started by `torchrun`, the processes share the run: each takes its part of every batch of the
+    recipe's size, the first writes and speaks, and all return the same.
 
     Args:
         recipe: A recipe's name, a YAML file, or a `Recipe`.
@@ -102,7 +115,8 @@ def train(
         name: Name in the zoo; by default made of recipe, settings and architecture.
         seed: Decides initial weights, order, augmentation and every perturbation's draws.
         precision: `auto`, `bf16` or `fp32`.
-        compile: Run the training pass through `torch.compile`: faster from some thousand steps on.
+        compile: Run the network through `torch.compile`: faster from some thousand steps on; `auto` decides by
+            the length of the run.
         device: `auto`, `cpu`, `cuda`, ….
         validation: Training images held out to watch the run; default one in 50, at most 1,000; 0 for none.
         validation_eps: Radius of the PGD-10 run on them; default: the recipe's own, else Linf 2/255.
@@ -117,6 +131,15 @@ def train(
         weights_dtype: How the weights are stored; `float16` halves the file and is what is then evaluated.
         authors: For the card.
         resume: Continue the run in `run_dir` if there is one.
+        keep: How many epochs' checkpoints stay in `run_dir`.
+        save_every: Minutes after which a checkpoint is written in the middle of an epoch.
+        select: Register the weights of the `last` epoch, or of the one with the `best` robust accuracy on
+            the validation images.
+        on_nan: When the loss becomes NaN or infinite, `stop`, or `rollback` to the last checkpoint with half
+            the learning rate, at most three times.
+        micro_batch: Examples differentiated at a time on a device, where a batch does not fit into it.
+        sync_ascent: On several devices, SAM's ascent along the gradient of the whole batch.
+        sync_bn: On several devices, BatchNorm over the whole batch.
         allow_large_eps: Accept a radius that was probably meant in units of 1/255.
         reporter: Where progress goes; default nowhere.
         command: For the card.
@@ -145,81 +168,132 @@ def train(
             f"--name {name!r} cannot name a model: use letters, digits, '.', '_' and '-', starting with a letter "
             "or digit, at most 100 characters"
         )
-    where, why_device = choose_device(device)
-    kind, why_precision = choose_precision(precision, where)
+    with joined() as team:
+        if not team.is_main:
+            reporter = SilentReporter()
+        if team.size > 1 and device == "auto" and torch.cuda.is_available():
+            device = f"cuda:{local_rank() % torch.cuda.device_count()}"
+        where, why_device = choose_device(device)
+        kind, why_precision = choose_precision(precision, where)
 
-    data = load_dataset(dataset, data_dir=data_dir, name=dataset_name, image_size=image_size)
-    if data.train is None:
-        raise InputError(f"data set {data.name} has no training images")
-    mean, std = known_stats(data.name) or channel_stats(data.train)
-    architecture = architecture_for(
-        arch,
-        num_classes=data.num_classes,
-        in_channels=data.in_channels,
-        image_size=data.image_size,
-        mean=mean,
-        std=std,
-        options=arch_options or {},
-    )
-    learnt = data.train.head(limit_train) if limit_train is not None else data.train
-    held_out = min(1000, len(learnt) // _VALIDATION_SHARE) if validation is None else validation
-    if not 0 <= held_out <= len(learnt) - 2:
-        raise InputError(
-            f"--validation {held_out} must be between 0 and {len(learnt) - 2}: there are {len(learnt)} training "
-            "images, and at least two must be left to learn from"
+        if not team.is_main:
+            team.wait()  # until rank 0 has the data set, which it may have to download
+        data = load_dataset(dataset, data_dir=data_dir, name=dataset_name, image_size=image_size)
+        if team.is_main:
+            team.wait()
+        if data.train is None:
+            raise InputError(f"data set {data.name} has no training images")
+        mean, std = known_stats(data.name) or channel_stats(data.train)
+        architecture = architecture_for(
+            arch,
+            num_classes=data.num_classes,
+            in_channels=data.in_channels,
+            image_size=data.image_size,
+            mean=mean,
+            std=std,
+            options=arch_options or {},
         )
-    watched = None
-    if held_out:
-        learnt, watched = hold_out(learnt, held_out, seed)
+        learnt = data.train.head(limit_train) if limit_train is not None else data.train
+        held_out = min(1000, len(learnt) // _VALIDATION_SHARE) if validation is None else validation
+        if not 0 <= held_out <= len(learnt) - 2:
+            raise InputError(
+                f"--validation {held_out} must be between 0 and {len(learnt) - 2}: there are {len(learnt)} training "
+                "images, and at least two must be left to learn from"
+            )
+        watched = None
+        if held_out:
+            learnt, watched = hold_out(learnt, held_out, seed)
 
-    config = RunConfig(
-        name=name,
-        recipe=method.recipe,
-        architecture=architecture,
-        dataset=data.name,
-        train_fingerprint=learnt.fingerprint,
-        train_examples=len(learnt),
-        validation_examples=held_out,
-        validation_norm=norm,
-        validation_eps=validation_eps or Radius(method.recipe.inputs.settings.get("eps", _VALIDATION_EPS[norm])),
-        seed=seed,
-        precision=kind,
-        compiled=compile,
+        torch.manual_seed(seed)
+        module: nn.Module = create_model(architecture).to(where)
+        compiled, why_compiled = choose_compile(
+            compile,
+            module,
+            method,
+            shape=(data.in_channels, data.image_size, data.image_size),
+            examples=len(learnt),
+            device=where,
+        )
+        if sync_bn and team.size > 1:
+            module = synchronised(module, where)
+        config = RunConfig(
+            name=name,
+            recipe=method.recipe,
+            architecture=architecture,
+            dataset=data.name,
+            train_fingerprint=learnt.fingerprint,
+            train_examples=len(learnt),
+            validation_examples=held_out,
+            validation_norm=norm,
+            validation_eps=validation_eps or Radius(method.recipe.inputs.settings.get("eps", _VALIDATION_EPS[norm])),
+            seed=seed,
+            precision=kind,
+            compiled=compiled,
+            micro_batch=micro_batch,
+            sync_ascent=sync_ascent,
+            sync_bn=sync_bn,
+            on_nan=on_nan,
+            select=select,
+        )
+        parameters = count_parameters(module)
+        reporter.say(f"{name}: {describe(method.recipe)}")
+        reporter.say(
+            f"{arch} with {parameters:,} parameters on {len(learnt):,} images of {data.name}"
+            + (f", {held_out:,} more held out for validation" if held_out else "")
+        )
+        reporter.say(
+            f"device {where} ({why_device}), precision {kind} ({why_precision}), "
+            f"{'compiled' if compiled else 'not compiled'} ({why_compiled}), seed {seed}"
+        )
+        if team.size > 1:
+            reporter.say(_shared(method.recipe.batch_size, team, sync_ascent=sync_ascent, sync_bn=sync_bn))
+        folder = run_dir or Path("runs") / name
+        trained = fit(
+            module,
+            method,
+            learnt.to(where),
+            watched.to(where) if watched else None,
+            config=config,
+            folder=folder,
+            resume=resume,
+            reporter=reporter,
+            team=team,
+            keep=keep,
+            save_every=60 * save_every,
+        )
+        registered = None
+        if team.is_main:
+            registered = _register(
+                trained,
+                config,
+                data,
+                threat=threat or norm,
+                robustbench_dataset=robustbench_dataset or data.robustbench,
+                device=where,
+                zoo=zoos.zoo_dir(zoo),
+                weights_dtype=weights_dtype,
+                authors=authors,
+                command=command,
+            )
+        registered = team.share(registered)
+        assert registered is not None
+        card, path = registered
+        reporter.say(
+            f"clean accuracy {card.clean_accuracy:.2%} on {len(data.test):,} test images; registered as {path}"
+        )
+        return TrainResult(card=card, card_path=path, model=trained.model.eval(), run_dir=folder)
+
+
+def _shared(batch_size: int, team: Team, *, sync_ascent: bool, sync_bn: bool) -> str:
+    """How a team shares a batch, in a sentence."""
+    part = f"{batch_size // team.size}" if batch_size % team.size == 0 else f"about {batch_size / team.size:.1f}"
+    ascent = (
+        "by the whole batch's gradient" if sync_ascent else "by each one's own (--sync-ascent: the whole's)"
     )
-    torch.manual_seed(seed)
-    module = create_model(architecture).to(where)
-    parameters = count_parameters(module)
-    reporter.say(f"{name}: {describe(method.recipe)}")
-    reporter.say(
-        f"{arch} with {parameters:,} parameters on {len(learnt):,} images of {data.name}"
-        + (f", {held_out:,} more held out for validation" if held_out else "")
+    return (
+        f"{team.size} devices share every batch of {batch_size}, {part} examples each; weights perturbed {ascent}; "
+        f"BatchNorm over {'the whole batch' if sync_bn else 'each part (--sync-bn: the whole)'}"
     )
-    reporter.say(f"device {where} ({why_device}), precision {kind} ({why_precision}), seed {seed}")
-    folder = run_dir or Path("runs") / name
-    trained = fit(
-        module,
-        method,
-        learnt.to(where),
-        watched.to(where) if watched else None,
-        config=config,
-        folder=folder,
-        resume=resume,
-        reporter=reporter,
-    )
-    card, path = _register(
-        trained,
-        config,
-        data,
-        threat=threat or norm,
-        robustbench_dataset=robustbench_dataset or data.robustbench,
-        device=where,
-        zoo=zoos.zoo_dir(zoo),
-        weights_dtype=weights_dtype,
-        authors=authors,
-        command=command,
-    )
-    reporter.say(f"clean accuracy {card.clean_accuracy:.2%} on {len(data.test):,} test images; registered as {path}")
-    return TrainResult(card=card, card_path=path, model=trained.model.eval(), run_dir=folder)
 
 
 def _register(

@@ -107,7 +107,9 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        hint = " add --resume to the same command to continue from the last epoch" if "train" in sys.argv[1:2] else ""
+        hint = (
+            " add --resume to the same command to continue from the last checkpoint" if "train" in sys.argv[1:2] else ""
+        )
         _fail(f"interrupted;{hint}" if hint else "interrupted", 130)
     except (_ReaderGoneError, BrokenPipeError):
         # Whoever read our output has stopped reading (`| head`): that is no error of ours.
@@ -123,5 +125,6 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"sam-bench: {message}", err=True)
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun has started, one speaks
+        click.echo(f"sam-bench: {message}", err=True)
     sys.exit(code)

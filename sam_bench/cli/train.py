@@ -10,6 +10,7 @@ import click
 
 from sam_bench import api
 from sam_bench.cli import common
+from sam_bench.errors import StoppedError
 from sam_bench.records import Augmentation, Radius, Recipe
 
 _SETTINGS: dict[str, Any] = {
@@ -65,8 +66,46 @@ class _Eps(click.ParamType):  # generic only in newer versions of click than we 
     show_default=True,
     help="auto, bf16 or fp32; auto takes bf16 where the device has it natively.",
 )
-@click.option("--compile", is_flag=True, help="Use torch.compile: a minute at the start, faster afterwards.")
-@click.option("--resume", is_flag=True, help="Continue the run of this name from its last epoch.")
+@click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="torch.compile: a minute at the start, faster afterwards; auto: for long runs.",
+)
+@click.option("--resume", is_flag=True, help="Continue the run of this name where it stopped.")
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many epochs' checkpoints stay in the run's folder.",
+)
+@click.option(
+    "--save-every",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="MINUTES",
+    help="Write a checkpoint within an epoch, too, when it takes longer than this.",
+)
+@click.option(
+    "--select",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    show_default=True,
+    help="Register the last epoch, or the one with the best robust accuracy on the validation images.",
+)
+@click.option(
+    "--on-nan",
+    type=click.Choice(["stop", "rollback"]),
+    default="stop",
+    show_default=True,
+    help="When the loss is NaN or infinite: stop, or go back to the last checkpoint with half the learning rate.",
+)
+@click.option("--micro-batch", type=click.IntRange(min=1), help="Examples a device differentiates at a time.")
+@click.option("--sync-ascent", is_flag=True, help="On several devices: ascend along the whole batch's gradient.")
+@click.option("--sync-bn", is_flag=True, help="On several devices: BatchNorm over the whole batch.")
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -107,6 +146,7 @@ def command(quiet: bool, as_json: bool, width: int | None, arch_option: tuple[st
     sam-bench train --recipe sam --rho 0.1 --dataset cifar10
     sam-bench train --recipe at --eps 4/255 --step-size 1/255 --arch timm:vit_tiny_patch16_224
     sam-bench train --recipe my.yaml --dataset images.npz --width 16 --epochs 10
+    torchrun --nproc-per-node=4 -m sam_bench train --recipe sam
     """
     arch_options = common.key_values(arch_option, "--arch-option")
     if width is not None:
@@ -114,13 +154,20 @@ def command(quiet: bool, as_json: bool, width: int | None, arch_option: tuple[st
     settings = common.given_settings(options, [*_SETTINGS, *api.methods_by_part()])
     for name in (*_SETTINGS, *api.methods_by_part()):
         options.pop(name)
-    result = api.train(
-        settings=settings,
-        arch_options=arch_options,
-        reporter=common.reporter(quiet),
-        command=common.command_line(),
-        **options,
-    )
+    try:
+        result = api.train(
+            settings=settings,
+            arch_options=arch_options,
+            reporter=common.reporter(quiet),
+            command=common.command_line(),
+            **options,
+        )
+    except StoppedError as error:
+        again = common.command_line() if options["resume"] else f"{common.command_line()} --resume"
+        error.args = (f"{error}; continue with: {again}",)
+        raise
+    if not common.speaks():
+        return  # another process of the team says it
     if as_json:
         common.print_json({"card_path": str(result.card_path), "card": result.card.model_dump(mode="json")})
     else:

@@ -11,7 +11,7 @@ from sam_bench.data.augment import augment, check_augmentation
 from sam_bench.data.splits import Split
 from sam_bench.errors import InputError
 from sam_bench.records import Augmentation
-from sam_bench.seeds import generator
+from sam_bench.seeds import generator, row_generator
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -38,6 +38,9 @@ class Batches:
     When shuffling without `drop_last`, a remainder of one example joins the batch before it, because
     BatchNorm cannot normalise over a single example; every example still comes once an epoch.
 
+    Of several devices each gets a shard: consecutive examples of every batch, as many as the others
+    to within one, and the same as they would be in the undivided batch.
+
     Args:
         split: What to iterate over.
         batch_size: Examples a batch; the last may be smaller (or, see above, larger by one).
@@ -45,6 +48,7 @@ class Batches:
         augmentation: What is done to each image; None: nothing.
         shuffle: A new order every epoch; otherwise the split's own order every time.
         drop_last: Leave out a last batch that is not full.
+        shard: Which shard is wanted, from 0, and of how many.
 
     Raises:
         InputError: No batch at all would come out, or the augmentation does not fit the images.
@@ -59,6 +63,7 @@ class Batches:
         augmentation: Augmentation | None,
         shuffle: bool = True,
         drop_last: bool = False,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
@@ -68,12 +73,19 @@ class Batches:
             raise InputError(
                 f"batch_size {batch_size} with drop_last leaves nothing of {len(split)} examples; use a smaller one"
             )
+        smallest = 2 * shard[1] if shuffle else shard[1]
+        if shard[1] > 1 and min(batch_size, len(split)) < smallest:
+            raise InputError(
+                f"batch_size {batch_size} cannot be shared by {shard[1]} devices: each needs at least "
+                f"{smallest // shard[1]} of its examples"
+            )
         if augmentation is not None:
             check_augmentation(augmentation, min(split.images.shape[2:]))
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.augmentation, self.shuffle, self.drop_last = augmentation, shuffle, drop_last
+        self.shard = shard
         full, rest = divmod(len(split), batch_size)
-        joins = shuffle and rest == 1 and full > 0
+        joins = 0 < rest < smallest and full > 0 and (shuffle or shard[1] > 1)
         self._count = full if drop_last or joins or rest == 0 else full + 1
 
     def __len__(self) -> int:
@@ -97,14 +109,23 @@ class Batches:
             raise InputError(f"cannot start at batch {start}: an epoch has {len(self)} batches")
         order = self._order(epoch) if self.shuffle else None
         for batch in range(start, len(self)):
-            first = batch * self.batch_size
-            last_of_all = batch == len(self) - 1 and not self.drop_last
-            chosen = slice(first, len(self.split) if last_of_all else first + self.batch_size)
+            first, count, total = self.place(batch)
+            begin = batch * self.batch_size + first
+            chosen = slice(begin, begin + count)
             where = chosen if order is None else order[chosen]
             images = self.split.images[where]
             if self.augmentation is not None:
-                images = augment(images, self.augmentation, generator(self.seed, "augment", epoch, batch))
+                draws = row_generator(self.seed, "augment", epoch, batch, first=first, total=total)
+                images = augment(images, self.augmentation, draws)
             yield to_float(images), self.split.labels[where]
+
+    def place(self, batch: int) -> tuple[int, int, int]:
+        """Where a batch's examples are in the undivided batch: the first one's place, how many, and of how many."""
+        last_of_all = batch == len(self) - 1 and not self.drop_last
+        total = len(self.split) - batch * self.batch_size if last_of_all else self.batch_size
+        shard, shards = self.shard
+        first = shard * total // shards
+        return first, (shard + 1) * total // shards - first, total
 
     def _order(self, epoch: int) -> Tensor:
         draws = generator(self.seed, "order", epoch)

@@ -1,27 +1,36 @@
-"""The loop: epochs over a split, a checkpoint and a log line after each, resumable at any of them."""
+"""The loop: epochs over a split, a checkpoint and a log line after each, resumable at any step."""
 
 from __future__ import annotations
 
-import math
-import time
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from sam_bench.data import Batches, Split
-from sam_bench.errors import SamBenchError
+from sam_bench.distributed import ALONE, Team
+from sam_bench.errors import SamBenchError, StoppedError
 from sam_bench.perturb.inputs import PGD
 from sam_bench.progress import Reporter, Stage
+from sam_bench.training.figures import Clock, Figures
+from sam_bench.training.folder import RunFolder
 from sam_bench.training.method import Method
-from sam_bench.training.state import LogRow, RunConfig, RunFolder, RunState
+from sam_bench.training.state import LogRow, RunConfig, RunState
 from sam_bench.training.step import TrainingStep
+from sam_bench.training.stopping import StopRequest, listening
 from sam_bench.training.validate import validate
 
-_LOOK_EVERY = 20  # steps between two looks at the loss; each look waits for the device
+_SHOW_EVERY = 20  # steps between two updates of the progress display
+_AGREE_EVERY = 10  # steps between two questions of a team whether somebody has to stop
+_MOST_ROLLBACKS = 3
+_MARGIN = 100  # a checkpoint so few steps before a loss that is NaN may hold weights that were on their way there
+
+# What a process can have to tell its team after a step; the largest number is what they all do.
+_NOTHING, _SAVE, _STOP, _DIVERGED = 0, 1, 100, 1000  # _STOP: plus the signal's number
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,10 @@ class Trained:
 
     model: nn.Module
     state: RunState
+
+
+class DivergedError(SamBenchError):
+    """The loss or the weights became NaN or infinite."""
 
 
 def fit(
@@ -42,11 +55,15 @@ def fit(
     folder: Path,
     resume: bool,
     reporter: Reporter,
+    team: Team = ALONE,
+    keep: int = 1,
+    save_every: float = 600.0,
 ) -> Trained:
     """Train, from the start or from the folder's checkpoint.
 
     On a CPU in a fixed number of threads the result is a function of `config` alone, however often
-    the run was interrupted.
+    the run was interrupted; on a GPU, whose sums depend on the order they are made in, it is so up to
+    rounding.
 
     Args:
         model: Fresh, on the device of the splits.
@@ -57,113 +74,252 @@ def fit(
         folder: Where checkpoint, log and TensorBoard events go.
         resume: Continue the run in `folder` if there is one.
         reporter: Where progress goes.
+        team: The processes that share the run: every batch of the recipe is divided among them.
+        keep: How many epochs' checkpoints stay.
+        save_every: Seconds after which a checkpoint is written in the middle of an epoch.
 
     Raises:
         InputError: `folder` holds a run and `resume` is False, or another run.
-        SamBenchError: The loss became NaN or infinite, or a file could not be written.
+        DivergedError: The loss became NaN or infinite, and there is nothing left to go back to.
+        StoppedError: SIGTERM or Ctrl-C; a checkpoint is written.
+        SamBenchError: A file could not be written.
     """
-    # First, because it refuses what does not fit: the folder is claimed for runs that can begin.
-    batches = Batches(
-        train, batch_size=config.recipe.batch_size, seed=config.seed, augmentation=config.recipe.augmentation
-    )
-    run = RunFolder(folder)
-    continues = run.open(config, resume=resume)
-    model.to(memory_format=torch.channels_last)
-    step = TrainingStep(model, method, seed=config.seed, precision=config.precision, compiled=config.compiled)
-    state = RunState()
-    if continues:
-        state, tensors = run.load()
-        _restore(step, tensors)
-        reporter.say(f"resuming {config.name} after epoch {state.epoch} of {config.recipe.epochs}")
+    run = _Run(model, method, train, validation, config=config, folder=folder, reporter=reporter, team=team)
+    run.open(resume=resume)
+    with listening() as request:
+        return run.finish(request, keep=keep, save_every=save_every)
 
-    epochs = config.recipe.epochs
-    pgd = PGD(norm=config.validation_norm, eps=config.validation_eps, steps=10, bn_mode="eval")
-    with (
-        SummaryWriter(str(folder), purge_step=state.epoch + 1) as events,
-        reporter.stage(f"train {config.name}", epochs * len(batches)) as stage,
-    ):
-        step.passes = state.passes
-        if continues:
-            stage.update(state.epoch * len(batches))
-        for epoch in range(state.epoch, epochs):
-            model.train()
-            row = _epoch(step, batches, epoch, total=epochs * len(batches), state=state, run=run, stage=stage)
-            learned = step.average.module if step.average is not None else model
-            if validation is not None:
-                measured = validate(learned, validation, pgd, seed=config.seed)
-                row |= {"validation_accuracy": measured.clean, "validation_robust_accuracy": measured.robust}
-            _stop_if_weights_diverged(learned, epoch + 1, state, run)
-            state.epoch = epoch + 1
-            state.log.append(row)
+
+class _Run:
+    """A run that is under way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        train: Split,
+        validation: Split | None,
+        *,
+        config: RunConfig,
+        folder: Path,
+        reporter: Reporter,
+        team: Team,
+    ) -> None:
+        # First, because it refuses what does not fit: the folder is claimed for runs that can begin.
+        self.batches = Batches(
+            train,
+            batch_size=config.recipe.batch_size,
+            seed=config.seed,
+            augmentation=config.recipe.augmentation,
+            shard=(team.rank, team.size),
+        )
+        self.model, self.validation, self.config, self.team = model, validation, config, team
+        self.folder, self.reporter = RunFolder(folder), reporter
+        model.to(memory_format=torch.channels_last)
+        self.step = TrainingStep(
+            model,
+            method,
+            seed=config.seed,
+            precision=config.precision,
+            compiled=config.compiled,
+            micro_batch=config.micro_batch,
+            team=team,
+            sync_ascent=config.sync_ascent,
+        )
+        self.state = RunState(devices=team.size)
+        self.total = config.recipe.epochs * len(self.batches)
+
+    @property
+    def learned(self) -> nn.Module:
+        """The weights that are measured and registered."""
+        return self.step.average.module if self.step.average is not None else self.model
+
+    @property
+    def done(self) -> int:
+        """Steps made."""
+        return self.state.epoch * len(self.batches) + self.state.batch
+
+    def open(self, *, resume: bool) -> None:
+        """Claim the folder; continue from its checkpoint if there is one and it was asked for."""
+        continues = False
+        if self.team.is_main:
+            continues = self.folder.open(self.config, resume=resume)
+        if self.team.agree(continues):
+            self._load()
+            where = f"epoch {self.state.epoch}" + (f", batch {self.state.batch}" if self.state.batch else "")
+            self.reporter.say(f"resuming {self.config.name} after {where} of {self.config.recipe.epochs} epochs")
+            if self.state.devices != self.team.size:
+                self.reporter.say(
+                    f"it ran on {self.state.devices} device(s) and goes on on {self.team.size}: the batches stay the "
+                    "same, the result is equal in distribution only"
+                )
+                self.state.devices = self.team.size
+        elif self.config.on_nan == "rollback" and self.team.is_main:
+            self.folder.save(self.state, self._tensors(), keep=2)
+
+    def finish(self, request: StopRequest, *, keep: int, save_every: float) -> Trained:
+        """Train what is left."""
+        keep = max(keep, 2) if self.config.on_nan == "rollback" else keep
+        with self.reporter.stage(f"train {self.config.name}", self.total) as stage:
+            while self.state.epoch < self.config.recipe.epochs:
+                stage.update(self.done)
+                events = None
+                if self.team.is_main:
+                    # A writer for each stretch: TensorBoard then forgets what was written after the checkpoint.
+                    events = SummaryWriter(str(self.folder.path), purge_step=self.state.epoch + 1)
+                try:
+                    while self.state.epoch < self.config.recipe.epochs:
+                        self._epoch(stage, request, save_every)
+                        self._close_epoch(stage, events, keep)
+                except DivergedError as error:
+                    self._roll_back(error)
+                finally:
+                    if events is not None:
+                        events.close()
+        if self.config.select == "best" and self.state.best_epoch:
+            self.learned.load_state_dict(self.team.share(self.folder.load_best() if self.team.is_main else {}))
+        return Trained(model=self.learned, state=self.state)
+
+    def _epoch(self, stage: Stage, request: StopRequest, save_every: float) -> None:
+        state, step, batches, clock = self.state, self.step, self.batches, Clock()
+        step.passes, before = state.passes, state.epoch_seconds
+        self.model.train()
+        figures = Figures(batches.split.images.device, state.sums)
+        saved = Clock()
+        for batch, (x, y) in enumerate(batches.epoch(state.epoch, start=state.batch), start=state.batch):
+            first, count, total = batches.place(batch)
+            number, last = self.done, batch == len(batches) - 1
+            loss, hits = step(
+                x.contiguous(memory_format=torch.channels_last),
+                y,
+                step=number,
+                progress=number / self.total,
+                epoch=state.epoch,
+                first=first,
+                total=total,
+                lr_scale=state.lr_scale,
+            )
+            figures.add(loss, hits, examples=count, step=number)
+            state.batch = batch + 1
+            seen = figures.look(wait=last)
+            if last or self.team.size == 1 or batch % _AGREE_EVERY == 0:
+                bad_step = seen.bad_step if seen else -1
+                news = _SAVE if saved.seconds > save_every and not last else _NOTHING
+                news = _STOP + request.number if request.number else news
+                news = self.team.agree(_DIVERGED if bad_step >= 0 else news)
+                if news == _DIVERGED:
+                    raise self._loss_diverged(bad_step if bad_step >= 0 else number)
+                if news != _NOTHING:
+                    state.sums, state.epoch_seconds = figures.state(), before + clock.seconds
+                    self._save_within_epoch(signal_number=news - _STOP)
+                    saved = Clock()
+            if seen and (batch % _SHOW_EVERY == 0 or last):
+                rate = seen.examples * self.team.size / (before + clock.seconds)
+                stage.update(
+                    self.done,
+                    f"epoch {state.epoch + 1}, loss {seen.loss:.3f}, accuracy {seen.accuracy:.1%}, {rate:.0f} images/s",
+                )
+        state.sums, state.epoch_seconds = figures.state(), before + clock.seconds
+
+    def _save_within_epoch(self, *, signal_number: int) -> None:
+        """Write a checkpoint between two batches, and leave if a signal asked for it (a number above 0)."""
+        self._settle()
+        self._stop_if_weights_diverged()
+        if self.team.is_main:
+            self.folder.save(self.state, self._tensors())
+        if signal_number > 0:
+            raise StoppedError(
+                f"stopped by {signal.Signals(signal_number).name} after batch {self.state.batch} of "
+                f"{len(self.batches)} in epoch {self.state.epoch + 1}; {self.folder.checkpoint_file} holds all of it",
+                signal_number,
+            )
+
+    def _close_epoch(self, stage: Stage, events: SummaryWriter | None, keep: int) -> None:
+        """Measure, log and save an epoch just made."""
+        state = self.state
+        self._settle()
+        self._stop_if_weights_diverged()
+        losses, hits, seen = self.team.total(state.sums)
+        row: LogRow = {
+            "epoch": state.epoch + 1,
+            "loss": losses / seen,
+            "train_accuracy": hits / seen,
+            "learning_rate": self.step.optimizer.param_groups[0]["lr"],
+            "images_per_second": seen / state.epoch_seconds,
+            "seconds": state.seconds + state.epoch_seconds,
+        }
+        if self.validation is not None and self.team.is_main:
+            pgd = PGD(norm=self.config.validation_norm, eps=self.config.validation_eps, steps=10, bn_mode="eval")
+            measured = validate(self.learned, self.validation, pgd, seed=self.config.seed)
+            row |= {"validation_accuracy": measured.clean, "validation_robust_accuracy": measured.robust}
+            if (measured.robust, measured.clean) > state.best:
+                state.best, state.best_epoch = (measured.robust, measured.clean), state.epoch + 1
+                self.folder.save_best(state.best_epoch, self.learned.state_dict())
+        state.epoch, state.seconds = state.epoch + 1, state.seconds + state.epoch_seconds
+        state.batch, state.sums, state.epoch_seconds = 0, (0.0, 0, 0), 0.0
+        state.log.append(row)
+        state.best_epoch = self.team.agree(state.best_epoch)
+        if events is not None:
             # Before the checkpoint: what a killed run has written too much is purged when it resumes,
             # what it had not written yet would be missing for good.
             for key, value in row.items():
                 if key != "epoch":
                     events.add_scalar(key, value, state.epoch)
             events.flush()
-            run.save(state, _tensors(step))
-            stage.update(state.epoch * len(batches), _figures(row))
-    return Trained(model=step.average.module if step.average is not None else model, state=state)
+            self.folder.save(state, self._tensors(), keep=keep)
+        stage.update(self.done, _figures(row))
 
+    def _roll_back(self, error: DivergedError) -> None:
+        """Return to the last checkpoint with some distance and half the learning rate, or give up."""
+        rollbacks, scale = self.state.rollbacks + 1, self.state.lr_scale / 2
+        if self.config.on_nan == "stop" or rollbacks > _MOST_ROLLBACKS:
+            raise error
+        steps = len(self.batches)
+        self._load(self.folder.kept(until=(self.done - min(_MARGIN, steps)) // steps)[-1])
+        self.state.rollbacks, self.state.lr_scale = rollbacks, scale
+        self.reporter.say(
+            f"{error.args[0].split(';')[0]}: back to the checkpoint of epoch {self.state.epoch} with the learning "
+            f"rate times {scale:g} (rollback {rollbacks} of at most {_MOST_ROLLBACKS})"
+        )
 
-def _epoch(
-    step: TrainingStep, batches: Batches, epoch: int, *, total: int, state: RunState, run: RunFolder, stage: Stage
-) -> LogRow:
-    """One pass over the split; the figures of its log line."""
-    started = time.monotonic()
-    seen = 0
-    loss_sum: Tensor | float = 0.0
-    hits: Tensor | int = 0
-    rate = 0.0
-    for number, (x, y) in enumerate(batches.epoch(epoch)):
-        done = epoch * len(batches) + number
-        x = x.contiguous(memory_format=torch.channels_last)
-        loss, correct = step(x, y, step=done, progress=done / total)
-        rate = step.optimizer.param_groups[0]["lr"]
-        loss_sum, hits, seen = loss_sum + loss * len(x), hits + correct, seen + len(x)
-        if number % _LOOK_EVERY == 0 or number == len(batches) - 1:
-            _stop_if_diverged(float(loss_sum), done, rate, state, run)
-            stage.update(done + 1, f"epoch {epoch + 1}, loss {float(loss_sum) / seen:.3f}")
-    seconds = time.monotonic() - started
-    state.seconds += seconds
-    return {
-        "epoch": epoch + 1,
-        "loss": float(loss_sum) / seen,
-        "train_accuracy": int(hits) / seen,
-        "learning_rate": rate,
-        "images_per_second": seen / seconds,
-        "seconds": state.seconds,
-    }
+    def _load(self, path: Path | None = None) -> None:
+        # Rank 0 reads: the others may be on machines that do not see its folder.
+        self.state, tensors = self.team.share(self.folder.load(path) if self.team.is_main else (RunState(), {}))
+        _restore(self.step, tensors)
 
+    def _settle(self) -> None:
+        """Give every process of a team the same BatchNorm statistics: the mean of what each has seen."""
+        for network in (self.model, self.step.average):
+            if network is not None:
+                self.team.average_([buffer for buffer in network.buffers() if buffer.is_floating_point()])
 
-def _stop_if_diverged(loss: float, step: int, rate: float, state: RunState, run: RunFolder) -> None:
-    if not math.isfinite(loss):
-        raise _diverged(f"the loss became {loss} by step {step} at learning rate {rate:.4g}", state, run)
+    def _stop_if_weights_diverged(self) -> None:
+        """The last loss is that of the weights before it: a checkpoint is good only if those after it are finite."""
+        for name, tensor in self.learned.state_dict().items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise self._diverged(f"{name} became NaN or infinite in epoch {self.state.epoch + 1}")
 
+    def _loss_diverged(self, step: int) -> DivergedError:
+        rate = self.step.optimizer.param_groups[0]["lr"]
+        return self._diverged(f"the loss became NaN or infinite at step {step} at learning rate {rate:.4g}")
 
-def _stop_if_weights_diverged(model: nn.Module, epoch: int, state: RunState, run: RunFolder) -> None:
-    """The last step's loss is that of the weights before it: a checkpoint is good only if those after it are finite."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise _diverged(f"{name} became NaN or infinite by the end of epoch {epoch}", state, run)
+    def _diverged(self, what: str) -> DivergedError:
+        saved = self.folder.checkpoint_file.exists()
+        last = f"the last good checkpoint is {self.folder.checkpoint_file}" if saved else "none was saved"
+        return DivergedError(
+            f"training diverged: {what}; {last}. Try a smaller --lr or --rho, or --on-nan rollback to have the run "
+            "go back by itself."
+        )
 
-
-def _diverged(what: str, state: RunState, run: RunFolder) -> SamBenchError:
-    last = (
-        f"the last good checkpoint is {run.checkpoint_file} (epoch {state.epoch})" if state.epoch else "none was saved"
-    )
-    return SamBenchError(f"training diverged: {what}; {last}. Try a smaller --lr or --rho.")
-
-
-def _tensors(step: TrainingStep) -> dict[str, Any]:
-    method = step.method
-    return {
-        "model": step.model.state_dict(),
-        "optimizer": step.optimizer.state_dict(),
-        "average": step.average.state_dict() if step.average is not None else {},
-        "inputs": method.inputs.state_dict(),
-        "weights": method.weights.state_dict(),
-    }
+    def _tensors(self) -> dict[str, Any]:
+        step = self.step
+        return {
+            "model": step.model.state_dict(),
+            "optimizer": step.optimizer.state_dict(),
+            "average": step.average.state_dict() if step.average is not None else {},
+            "inputs": step.method.inputs.state_dict(),
+            "weights": step.method.weights.state_dict(),
+        }
 
 
 def _restore(step: TrainingStep, tensors: dict[str, Any]) -> None:

@@ -126,14 +126,17 @@ class TrainingStep:
             weight=len(x) * self._team.size / total,
             local=self._local,
             sync_ascent=self._sync_ascent,
+            average=self._team.average_,
+            seed=self._seed,
             epoch=epoch,
             step=step,
+            progress=progress,
         )
         loss = method.weights.differentiate(batch)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        self._count(batch)
+        self._count(batch, total)
         assert batch.hits is not None
         return loss, batch.hits
 
@@ -157,12 +160,12 @@ class TrainingStep:
     def _autocast(self, x: Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
-    def _count(self, batch: BatchLoss) -> None:
+    def _count(self, batch: BatchLoss, examples: int) -> None:
         forward, backward = self.method.inputs.passes
-        self.passes.attack_forward += forward * len(batch)
-        self.passes.attack_backward += backward * len(batch)
-        self.passes.train_forward += batch.forward * len(batch)
-        self.passes.train_backward += batch.backward * len(batch)
+        self.passes.attack_forward += forward * examples
+        self.passes.attack_backward += backward * examples
+        self.passes.train_forward += batch.forward * examples
+        self.passes.train_backward += batch.backward * examples
 
 
 def _compiled(model: nn.Module) -> nn.Module:

@@ -63,8 +63,11 @@ def run(
     resume: bool = False,
     reporter: Reporter | None = None,
     model: nn.Module | None = None,
+    keep: int = 1,
+    save_every: float = 600.0,
+    **choices: Any,
 ) -> Trained:
-    """`fit` on the first digits, from the network that the seed decides."""
+    """`fit` on the first digits, from the network that the seed decides; `choices` go into its config."""
     train = train or digits().head(24)
     config = RunConfig(
         name="run",
@@ -78,6 +81,7 @@ def run(
         validation_eps=Radius("8/255"),
         seed=seed,
         precision=precision,
+        **choices,
     )
     return fit(
         model or tiny_net(seed),
@@ -88,6 +92,8 @@ def run(
         folder=folder,
         resume=resume,
         reporter=reporter or SilentReporter(),
+        keep=keep,
+        save_every=save_every,
     )
 
 

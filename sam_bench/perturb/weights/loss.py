@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -20,6 +20,10 @@ Losses = Callable[[Score, Tensor, Tensor, Tensor], Tensor]
 
 def _cross_entropy(score: Score, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(score(x_adv), y)
+
+
+def _alone(tensors: Sequence[Tensor]) -> None:
+    """The mean over one device."""
 
 
 class BatchLoss:
@@ -41,15 +45,19 @@ class BatchLoss:
         weight: What the mean loss counts in the average over devices: B times the devices over the whole batch.
         local: Context inside which gradients stay on this device.
         sync_ascent: Average also the gradients that serve an ascent.
+        average: Replaces tensors by their means over the devices, in place.
+        seed: Decides, with the step, every random draw of a method.
         epoch: Which epoch this is, from 0.
         step: Which step of the run this is, from 0.
+        progress: `step` over the number of steps in the run.
 
     Attributes:
         parameters: The trainable parameters.
         forward: Forward passes so far, times the share of the batch that was in them.
         backward: Backward passes, likewise.
-        losses: Loss of each example in the last `differentiate`, float [B] or as many as were chosen; detached.
-        hits: Examples classified correctly in the first `differentiate`, a scalar on the device.
+        losses: Loss of each example in the last pass, float [B] or as many as were chosen; detached.
+        hits: Examples classified correctly in the first pass, a scalar on the device; where that pass saw
+            only some, as many of the whole batch as their share.
     """
 
     def __init__(
@@ -66,12 +74,16 @@ class BatchLoss:
         weight: float = 1.0,
         local: Callable[[], AbstractContextManager[object]] = nullcontext,
         sync_ascent: bool = False,
+        average: Callable[[Sequence[Tensor]], None] = _alone,
+        seed: int = 0,
         epoch: int = 0,
         step: int = 0,
+        progress: float = 0.0,
     ) -> None:
         self.model = model
         self.x_adv, self.y, self.x = x_adv, y, x_adv if x is None else x
-        self.epoch, self.step = epoch, step
+        self.average, self.seed = average, seed
+        self.epoch, self.step, self.progress = epoch, step, progress
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.forward = 0.0
         self.backward = 0.0
@@ -89,18 +101,23 @@ class BatchLoss:
         self,
         *,
         ascent: bool = False,
+        own: bool = False,
         keep_statistics: bool = False,
         rows: Tensor | None = None,
         loss: LossPerExample | None = None,
+        only: Sequence[nn.Parameter] | None = None,
     ) -> Tensor:
         """Put the gradient of the mean loss at the present weights into `.grad`, replacing what was there.
 
         Args:
             ascent: The gradient only decides where the next one is taken: on several devices each may
                 use its own.
+            own: Each device uses its own whatever was asked for; `average` is the caller's business.
             keep_statistics: Leave BatchNorm's running statistics as they are.
             rows: The examples to use, int64 [M]; all when not given.
             loss: Used on the logits at `x_adv` in the place of the objective.
+            only: The parameters that get a gradient, at least one; all when not given. The work of the
+                others' is saved, except where devices average as they go.
 
         Returns:
             The mean loss, a detached scalar.
@@ -111,22 +128,48 @@ class BatchLoss:
         found: list[Tensor] = []
         hits: list[Tensor] = []
         with batch_norm_statistics_kept(self.model) if keep_statistics else nullcontext():
-            for first in range(0, count, self._micro_batch):
-                last = first + self._micro_batch >= count
-                stays = not last or (ascent and not self._sync_ascent)
-                part = slice(first, first + self._micro_batch) if rows is None else rows[first:][: self._micro_batch]
+            for part, last in self._parts(rows, count):
+                stays = not last or own or (ascent and not self._sync_ascent)
                 with self._local() if stays else nullcontext():
                     losses = self._evaluate(part, loss, hits)
-                    (losses.sum() * (self._weight / count)).backward()
+                    # Devices that average wait for every parameter.
+                    chosen = None if only is None or not (stays or self._local is nullcontext) else list(only)
+                    (losses.sum() * (self._weight / count)).backward(inputs=chosen)
                 found.append(losses.detach())
-        if self.hits is None:
-            self.hits = torch.stack(hits).sum()
-        self.losses = torch.cat(found) if len(found) > 1 else found[0]
-        share = count / len(self)
+        if only is not None:
+            kept = set(map(id, only))
+            for parameter in self.parameters:
+                if id(parameter) not in kept:
+                    parameter.grad = None
         forward, backward = self._passes if loss is None else (1, 1)
-        self.forward += share * forward
-        self.backward += share * backward
-        return self.losses.mean()
+        self.backward += count / len(self) * backward
+        return self._finish(found, hits, count, forward).mean()
+
+    def evaluate(self, *, keep_statistics: bool = False) -> Tensor:
+        """Loss of each example at the present weights, float [B]: a forward pass without a gradient.
+
+        Args:
+            keep_statistics: Leave BatchNorm's running statistics as they are.
+        """
+        found: list[Tensor] = []
+        hits: list[Tensor] = []
+        with torch.no_grad(), batch_norm_statistics_kept(self.model) if keep_statistics else nullcontext():
+            for part, _ in self._parts(None, len(self)):
+                found.append(self._evaluate(part, None, hits))
+        return self._finish(found, hits, len(self), self._passes[0])
+
+    def _parts(self, rows: Tensor | None, count: int) -> Iterator[tuple[slice | Tensor, bool]]:
+        """What is run at a time, and whether it is the last of it."""
+        for first in range(0, count, self._micro_batch):
+            part = slice(first, first + self._micro_batch) if rows is None else rows[first:][: self._micro_batch]
+            yield part, first + self._micro_batch >= count
+
+    def _finish(self, found: list[Tensor], hits: list[Tensor], count: int, forward: float) -> Tensor:
+        if self.hits is None:
+            self.hits = torch.stack(hits).sum() * len(self) // count
+        self.losses = torch.cat(found) if len(found) > 1 else found[0]
+        self.forward += count / len(self) * forward
+        return self.losses
 
     def _evaluate(self, part: slice | Tensor, loss: LossPerExample | None, hits: list[Tensor]) -> Tensor:
         x, x_adv, y = (_take(each, part) for each in (self.x, self.x_adv, self.y))

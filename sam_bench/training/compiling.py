@@ -1,0 +1,56 @@
+"""Whether `torch.compile` pays for a run: it costs a minute or so and makes what follows faster."""
+
+from __future__ import annotations
+
+import shutil
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sam_bench.modes import attacking
+from sam_bench.training.method import Method
+
+# From where compiling is worth its minute. On a CPU it only helps networks whose time goes into large
+# convolutions: width 16 of a PreActResNet-18 gains nothing, width 64 does.
+_RUN_FLOPS = {"cpu": 2e15, "cuda": 5e16}
+_IMAGE_FLOPS = {"cpu": 4e8, "cuda": 0.0}
+
+
+def choose_compile(
+    asked: str, model: nn.Module, method: Method, *, shape: tuple[int, int, int], examples: int, device: torch.device
+) -> tuple[bool, str]:
+    """Whether to compile, and why; a function of the run alone, so that a resumed one decides the same.
+
+    Args:
+        asked: "on", "off" or "auto".
+        model: What is trained, on `device`.
+        method: How.
+        shape: Of an image, (C, H, W).
+        examples: Training images.
+        device: Where.
+    """
+    if asked != "auto":
+        return asked == "on", "asked for"
+    if device.type not in _RUN_FLOPS:
+        return False, f"not tried on {device.type}"
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        return False, "there is no C++ compiler"
+    forward = image_flops(model, shape)
+    attack, learn = method.inputs.passes, method.weights.passes
+    # Back costs as much as forward for the input and as much again for the weights.
+    an_image = forward * (attack[0] + attack[1] + learn[0] + 2 * learn[1])
+    whole = an_image * examples * method.recipe.epochs
+    if forward < _IMAGE_FLOPS[device.type]:
+        return False, "the network is too small to gain from it"
+    if whole < _RUN_FLOPS[device.type]:
+        return False, "the run is too short to earn the compilation back"
+    return True, f"the run is {whole:.1g} floating-point operations long"
+
+
+def image_flops(model: nn.Module, shape: tuple[int, int, int]) -> float:
+    """Floating-point operations of one forward pass over one image."""
+    device = next(model.parameters()).device
+    with attacking(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *shape, device=device))
+    return float(counter.get_total_flops())

@@ -1,0 +1,98 @@
+"""An epoch's running figures, kept on the device so that looking at them does not hold it up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Figures as the host knows them.
+
+    Attributes:
+        loss: Mean loss so far.
+        accuracy: Share classified correctly so far.
+        examples: How many examples that is about.
+        bad_step: The first step whose loss was NaN or infinite; -1 when there was none.
+    """
+
+    loss: float
+    accuracy: float
+    examples: int
+    bad_step: int
+
+
+class Figures:
+    """Sums of losses and hits of an epoch.
+
+    On a GPU a look takes what has arrived meanwhile: the numbers are a few steps old, and nothing
+    waits for them.
+
+    Args:
+        device: Where losses come from.
+        sums: What `state` returned, to go on from.
+    """
+
+    def __init__(self, device: torch.device, sums: tuple[float, int, int] = (0.0, 0, 0)) -> None:
+        self._loss = torch.tensor(sums[0], device=device)
+        self._counts = torch.tensor([sums[1], sums[2], -1], device=device)  # hits, examples, first bad step
+        self._arriving: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
+        self._last: Seen | None = None
+
+    def add(self, loss: Tensor, hits: Tensor, *, examples: int, step: int) -> None:
+        """Take in a step.
+
+        Args:
+            loss: Its mean loss, a scalar on the device.
+            hits: Examples classified correctly, a scalar on the device.
+            examples: How many there were.
+            step: Its number in the run.
+        """
+        self._loss += loss * examples
+        self._counts[0] += hits
+        self._counts[1] += examples
+        first = (self._counts[2] < 0) & ~loss.isfinite()
+        self._counts[2] = torch.where(first, step, self._counts[2])
+
+    def look(self, *, wait: bool = False) -> Seen | None:
+        """What is known now; None when nothing has arrived yet.
+
+        Args:
+            wait: For the figures of the step just made.
+        """
+        if wait or self._loss.device.type != "cuda":
+            self._last, self._arriving = _seen(self._loss, self._counts), None
+        elif self._arriving is None:
+            loss = torch.empty((), pin_memory=True).copy_(self._loss, non_blocking=True)
+            counts = torch.empty(3, dtype=torch.int64, pin_memory=True).copy_(self._counts, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._arriving = loss, counts, event
+        elif self._arriving[2].query():
+            self._last, self._arriving = _seen(*self._arriving[:2]), None
+        return self._last
+
+    def state(self) -> tuple[float, int, int]:
+        """Sums of losses, hits and examples, for a checkpoint in the middle of an epoch."""
+        return self._loss.item(), int(self._counts[0]), int(self._counts[1])
+
+
+def _seen(loss: Tensor, counts: Tensor) -> Seen:
+    hits, examples, bad_step = counts.tolist()
+    return Seen(loss=loss.item() / examples, accuracy=hits / examples, examples=examples, bad_step=bad_step)
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds."""
+        return time.monotonic() - self._started

@@ -1,0 +1,181 @@
+"""Several processes share a run and learn what one would; a batch in parts is the batch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from training_samples import digits, method_of, tiny_net
+
+from sam_bench.data import Batches, to_float
+from sam_bench.errors import InputError
+from sam_bench.records import Augmentation
+from sam_bench.training.step import TrainingStep
+from sam_bench.training.sync_bn import synchronised
+
+AUGMENTATION = Augmentation(crop_padding=1, padding_mode="reflect", flip=True)
+
+TEAM = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_devices import ten_steps
+from sam_bench.distributed import joined
+
+with joined() as team:
+    weights = ten_steps(sys.argv[2], team)
+    torch.save(weights, f"{sys.argv[3]}/{team.rank}.pt")
+"""
+
+
+def launch(arguments: list[str], *, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Two processes on this machine, as a user starts them."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+class Net(nn.Module):
+    """Convolution, BatchNorm and a head, without dropout: whose draws are each device's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.Linear(36, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(self.conv(x)).relu().flatten(1))
+        return logits
+
+
+def ten_steps(recipe: str, team: Any) -> dict[str, Tensor]:
+    """Ten float64 steps of a recipe on batches of 15, which two processes cannot halve."""
+    torch.manual_seed(0)
+    model = Net().double().train()
+    if team.size > 1:
+        synchronised(model, torch.device("cpu"))
+    method = method_of(recipe, {"steps": 2, "bn_mode": "train"} if recipe == "at" else {})
+    step = TrainingStep(model, method, seed=0, precision="fp32", team=team, sync_ascent=True)
+    batches = Batches(
+        digits().head(150), batch_size=15, seed=0, augmentation=AUGMENTATION, shard=(team.rank, team.size)
+    )
+    for number, (x, y) in enumerate(batches.epoch(0)):
+        first, _, total = batches.place(number)
+        step(x.double(), y, step=number, progress=number / 10, first=first, total=total)
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["standard", "sam", "at"])
+def test_two_processes_learn_what_one_does(recipe: str, tmp_path: Path) -> None:
+    from sam_bench.distributed import ALONE
+
+    script = tmp_path / "team.py"
+    script.write_text(TEAM)
+    done = launch([str(script), str(Path(__file__).parent), recipe, str(tmp_path)], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    alone = ten_steps(recipe, ALONE)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for name, value in alone.items():
+        assert torch.equal(ranks[0][name], ranks[1][name]) or "running" in name, name
+        torch.testing.assert_close(ranks[0][name], value, rtol=1e-7, atol=1e-9, msg=lambda text, name=name: name + text)
+
+
+TRAIN = [
+    *("-m", "sam_bench", "train", "--recipe", "sam", "--dataset", "digits", "--image-size", "8"),
+    *("--arch", "preactresnet10", "--width", "2", "--limit-train", "200", "--batch-size", "32", "--crop-padding", "0"),
+    *("--name", "shared", "--keep", "2"),
+]
+
+
+@pytest.mark.slow
+def test_torchrun_trains_registers_once_and_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    done = launch([*TRAIN, "--epochs", "3", "--json"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    card = json.loads(done.stdout)["card"]  # one object: one of the processes prints
+    assert card["cost"]["train_forward"] == pytest.approx(6)
+    assert "2 devices share every batch of 32, 16 examples each" in done.stderr
+    assert done.stderr.count("registered as") == 1
+    run = tmp_path / "runs" / "shared"
+    assert sorted(path.name for path in run.glob("*.pt")) == [
+        "best.pt",
+        "checkpoint-epoch00002.pt",
+        "checkpoint-epoch00003.pt",
+        "checkpoint.pt",
+    ]
+    # Two epochs of three, taken up again by two processes and by one.
+    whole = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
+    (run / "checkpoint.pt").write_bytes((run / "checkpoint-epoch00002.pt").read_bytes())
+    again = launch([*TRAIN, "--epochs", "3", "--resume"], cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "resuming shared after epoch 2 of 3" in again.stderr
+    resumed = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shards", [2, 3])
+def test_shards_of_a_batch_are_the_batch(shards: int) -> None:
+    split = digits().head(50)
+    whole = Batches(split, batch_size=16, seed=3, augmentation=AUGMENTATION)
+    parts = [
+        Batches(split, batch_size=16, seed=3, augmentation=AUGMENTATION, shard=(shard, shards))
+        for shard in range(shards)
+    ]
+    # 50 = 3 x 16 + 2: a last batch of 2 is one for a single device, and too small for several.
+    assert len(whole) == 4 and all(len(part) == 3 for part in parts)
+    for number, pieces in enumerate(zip(*(part.epoch(1) for part in parts), strict=True)):
+        x, y = torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
+        expected = list(whole.epoch(1))[number]
+        count = min(len(x), len(expected[0]))
+        assert torch.equal(x[: count - 2], expected[0][: count - 2]) or number == 2
+        assert torch.equal(y[:16], expected[1])
+        places = [part.place(number) for part in parts]
+        assert sum(count for _, count, _ in places) == len(x) == places[0][2]
+        assert max(count for _, count, _ in places) - min(count for _, count, _ in places) <= 1
+
+
+def test_a_batch_too_small_to_share_is_refused() -> None:
+    with pytest.raises(InputError, match="batch_size 6 cannot be shared by 4 devices: each needs at least 2"):
+        Batches(digits(), batch_size=6, seed=0, augmentation=None, shard=(0, 4))
+
+
+def without_batch_norm() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 10)).double().train()
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5, 16])
+@pytest.mark.parametrize("recipe", ["standard", "sam", "at"])
+def test_a_batch_in_parts_gives_the_step_of_the_whole(recipe: str, micro_batch: int) -> None:
+    split = digits().head(16)
+    x, y = to_float(split.images).double(), split.labels
+    method = method_of(recipe, {"steps": 2} if recipe == "at" else {})
+    outcomes = []
+    for size in (None, micro_batch):
+        model = without_batch_norm()
+        step = TrainingStep(model, method, seed=0, precision="fp32", micro_batch=size)
+        for number in range(3):
+            loss, hits = step(x, y, step=number, progress=number / 3)
+        outcomes.append((loss, hits, model.state_dict(), copy.copy(step.passes)))
+    (loss, hits, weights, passes), (loss2, hits2, weights2, passes2) = outcomes
+    torch.testing.assert_close(loss, loss2, rtol=1e-10, atol=1e-12)
+    assert hits == hits2 and passes == passes2
+    for name, value in weights.items():
+        torch.testing.assert_close(weights2[name], value, rtol=1e-9, atol=1e-11)
+
+
+def test_a_search_leaves_parameter_gradients_as_they_are() -> None:
+    model, split = tiny_net().train(), digits().head(8)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+    method = method_of("at", {"steps": 3})
+    method.inputs.perturb(model, to_float(split.images), split.labels, generator=torch.Generator())
+    assert all(parameter.grad is not None and bool((parameter.grad == 7).all()) for parameter in model.parameters())
