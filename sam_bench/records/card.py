@@ -43,6 +43,9 @@ class Cost(Record):
     attack_backward: float = Field(default=0, ge=0, description="backward passes per example, inputs' side")
     seconds: float = Field(ge=0, description="wall-clock time of the training steps, without validation")
     device: str = Field(description="name of the device the seconds were taken on")
+    energy_joules: float | None = Field(
+        default=None, ge=0, description="energy that the device counted meanwhile; null where it does not tell"
+    )
 
     @property
     def passes(self) -> float:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sam_bench.energy import EnergyMeter
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -86,13 +88,26 @@ def _seen(loss: Tensor, counts: Tensor) -> Seen:
     return Seen(loss=loss.item() / examples, accuracy=hits / examples, examples=examples, bad_step=bad_step)
 
 
-class Clock:
-    """Seconds since it was made."""
+class Spent:
+    """Time and energy of an epoch so far.
 
-    def __init__(self) -> None:
-        self._started = time.monotonic()
+    Args:
+        device: What computes.
+        seconds: Spent on it before, in a run that was interrupted.
+        joules: Likewise; None where they were not told.
+    """
+
+    def __init__(self, device: torch.device, seconds: float = 0.0, joules: float | None = None) -> None:
+        self._before, self._joules_before = seconds, joules
+        self._started, self._meter = time.monotonic(), EnergyMeter(device)
 
     @property
     def seconds(self) -> float:
         """Wall-clock seconds."""
-        return time.monotonic() - self._started
+        return self._before + time.monotonic() - self._started
+
+    @property
+    def joules(self) -> float | None:
+        """Energy; None where the device does not tell."""
+        used = self._meter.joules()
+        return None if used is None else (self._joules_before or 0.0) + used

@@ -16,7 +16,7 @@ from sam_bench.distributed import ALONE, Team
 from sam_bench.errors import SamBenchError, StoppedError
 from sam_bench.perturb.inputs import PGD
 from sam_bench.progress import Reporter, Stage
-from sam_bench.training.figures import Clock, Figures
+from sam_bench.training.figures import Figures, Spent
 from sam_bench.training.folder import RunFolder
 from sam_bench.training.method import Method
 from sam_bench.training.state import LogRow, RunConfig, RunState
@@ -127,7 +127,13 @@ class _Run:
             sync_ascent=config.sync_ascent,
         )
         self.state = RunState(devices=team.size)
+        self.last_saved = ""
         self.total = config.recipe.epochs * len(self.batches)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run is."""
+        return next(self.model.parameters()).device
 
     @property
     def learned(self) -> nn.Module:
@@ -146,8 +152,7 @@ class _Run:
             continues = self.folder.open(self.config, resume=resume)
         if self.team.agree(continues):
             self._load()
-            where = f"epoch {self.state.epoch}" + (f", batch {self.state.batch}" if self.state.batch else "")
-            self.reporter.say(f"resuming {self.config.name} after {where} of {self.config.recipe.epochs} epochs")
+            self.reporter.say(f"resuming {self.config.name} after {self._where()}")
             if self.state.devices != self.team.size:
                 self.reporter.say(
                     f"it ran on {self.state.devices} device(s) and goes on on {self.team.size}: the batches stay the "
@@ -181,11 +186,12 @@ class _Run:
         return Trained(model=self.learned, state=self.state)
 
     def _epoch(self, stage: Stage, request: StopRequest, save_every: float) -> None:
-        state, step, batches, clock = self.state, self.step, self.batches, Clock()
-        step.passes, before = state.passes, state.epoch_seconds
+        state, step, batches, device = self.state, self.step, self.batches, self.device
+        step.passes = state.passes
         self.model.train()
-        figures = Figures(batches.split.images.device, state.sums)
-        saved = Clock()
+        figures = Figures(device, state.sums)
+        spent = Spent(device, state.epoch_seconds, state.epoch_joules)
+        next_save = spent.seconds + save_every
         for batch, (x, y) in enumerate(batches.epoch(state.epoch, start=state.batch), start=state.batch):
             first, count, total = batches.place(batch)
             number, last = self.done, batch == len(batches) - 1
@@ -204,22 +210,29 @@ class _Run:
             seen = figures.look(wait=last)
             if last or self.team.size == 1 or batch % _AGREE_EVERY == 0:
                 bad_step = seen.bad_step if seen else -1
-                news = _SAVE if saved.seconds > save_every and not last else _NOTHING
+                news = _SAVE if spent.seconds > next_save and not last else _NOTHING
                 news = _STOP + request.number if request.number else news
                 news = self.team.agree(_DIVERGED if bad_step >= 0 else news)
                 if news == _DIVERGED:
                     raise self._loss_diverged(bad_step if bad_step >= 0 else number)
                 if news != _NOTHING:
-                    state.sums, state.epoch_seconds = figures.state(), before + clock.seconds
+                    self._note(figures, spent)
                     self._save_within_epoch(signal_number=news - _STOP)
-                    saved = Clock()
+                    next_save = spent.seconds + save_every
             if seen and (batch % _SHOW_EVERY == 0 or last):
-                rate = seen.examples * self.team.size / (before + clock.seconds)
+                rate = seen.examples * self.team.size / spent.seconds
                 stage.update(
                     self.done,
                     f"epoch {state.epoch + 1}, loss {seen.loss:.3f}, accuracy {seen.accuracy:.1%}, {rate:.0f} images/s",
                 )
-        state.sums, state.epoch_seconds = figures.state(), before + clock.seconds
+        self._note(figures, spent)
+
+    def _note(self, figures: Figures, spent: Spent) -> None:
+        self.state.sums, self.state.epoch_seconds, self.state.epoch_joules = (
+            figures.state(),
+            spent.seconds,
+            spent.joules,
+        )
 
     def _save_within_epoch(self, *, signal_number: int) -> None:
         """Write a checkpoint between two batches, and leave if a signal asked for it (a number above 0)."""
@@ -227,10 +240,11 @@ class _Run:
         self._stop_if_weights_diverged()
         if self.team.is_main:
             self.folder.save(self.state, self._tensors())
+        self.last_saved = self._where()
         if signal_number > 0:
             raise StoppedError(
-                f"stopped by {signal.Signals(signal_number).name} after batch {self.state.batch} of "
-                f"{len(self.batches)} in epoch {self.state.epoch + 1}; {self.folder.checkpoint_file} holds all of it",
+                f"stopped by {signal.Signals(signal_number).name} after {self._where()}; "
+                f"{self.folder.checkpoint_file} holds all of it",
                 signal_number,
             )
 
@@ -256,7 +270,10 @@ class _Run:
                 state.best, state.best_epoch = (measured.robust, measured.clean), state.epoch + 1
                 self.folder.save_best(state.best_epoch, self.learned.state_dict())
         state.epoch, state.seconds = state.epoch + 1, state.seconds + state.epoch_seconds
-        state.batch, state.sums, state.epoch_seconds = 0, (0.0, 0, 0), 0.0
+        told = self.team.total([float(state.epoch_joules is not None), state.epoch_joules or 0.0])
+        if told[0] == self.team.size:
+            state.joules = (state.joules or 0.0) + told[1]
+        state.batch, state.sums, state.epoch_seconds, state.epoch_joules = 0, (0.0, 0, 0), 0.0, None
         state.log.append(row)
         state.best_epoch = self.team.agree(state.best_epoch)
         if events is not None:
@@ -267,6 +284,7 @@ class _Run:
                     events.add_scalar(key, value, state.epoch)
             events.flush()
             self.folder.save(state, self._tensors(), keep=keep)
+        self.last_saved = self._where()
         stage.update(self.done, _figures(row))
 
     def _roll_back(self, error: DivergedError) -> None:
@@ -282,9 +300,15 @@ class _Run:
             f"rate times {scale:g} (rollback {rollbacks} of at most {_MOST_ROLLBACKS})"
         )
 
+    def _where(self) -> str:
+        """How far the run is, in words."""
+        text = f"epoch {self.state.epoch} of {self.config.recipe.epochs}"
+        return text + (f" and batch {self.state.batch} of {len(self.batches)} of the next" if self.state.batch else "")
+
     def _load(self, path: Path | None = None) -> None:
         # Rank 0 reads: the others may be on machines that do not see its folder.
         self.state, tensors = self.team.share(self.folder.load(path) if self.team.is_main else (RunState(), {}))
+        self.last_saved = self._where()
         _restore(self.step, tensors)
 
     def _settle(self) -> None:
@@ -304,12 +328,11 @@ class _Run:
         return self._diverged(f"the loss became NaN or infinite at step {step} at learning rate {rate:.4g}")
 
     def _diverged(self, what: str) -> DivergedError:
-        saved = self.folder.checkpoint_file.exists()
-        last = f"the last good checkpoint is {self.folder.checkpoint_file}" if saved else "none was saved"
-        return DivergedError(
-            f"training diverged: {what}; {last}. Try a smaller --lr or --rho, or --on-nan rollback to have the run "
-            "go back by itself."
-        )
+        last = "none was saved"
+        if self.last_saved:
+            last = f"the last good checkpoint is {self.folder.checkpoint_file} (after {self.last_saved})"
+        way = ", or --on-nan rollback to have the run go back by itself" if self.config.on_nan == "stop" else ""
+        return DivergedError(f"training diverged: {what}; {last}. Try a smaller --lr or --rho{way}.")
 
     def _tensors(self) -> dict[str, Any]:
         step = self.step

@@ -50,7 +50,9 @@ class RunState:
         batch: Batches done of the epoch after those.
         sums: Losses, hits and examples summed over these batches.
         epoch_seconds: Time they took.
+        epoch_joules: Energy the devices used for them; None where they do not tell.
         seconds: Time of the epochs done.
+        joules: Energy of the epochs done.
         passes: Passes so far.
         log: A row an epoch done.
         lr_scale: Multiplies the learning rate: halved by every rollback.
@@ -64,7 +66,9 @@ class RunState:
     batch: int = 0
     sums: tuple[float, int, int] = (0.0, 0, 0)
     epoch_seconds: float = 0.0
+    epoch_joules: float | None = None
     seconds: float = 0.0
+    joules: float | None = None
     passes: Passes = field(default_factory=Passes)
     log: list[LogRow] = field(default_factory=list)
     lr_scale: float = 1.0

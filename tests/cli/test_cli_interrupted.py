@@ -105,10 +105,16 @@ def test_an_interrupted_run_says_how_to_continue(cli: CommandLine) -> None:
         signal.signal(signal.SIGINT, before)
         hook.remove()
     assert (outcome.code, outcome.out) == (130, "")
-    assert outcome.err.splitlines()[-1] == (
-        "sam-bench: interrupted; add --resume to the same command to continue from the last epoch"
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith(
+        "sam-bench: stopped by SIGINT after epoch 1 of 3 and batch 1 of 1 of the next; runs/run/checkpoint.pt holds "
+        "all of it; continue with: sam-bench train "
     )
-    assert "after epoch 1 of 3" in cli.done(*DIGITS, "--epochs", "3", "--name", "run", "--resume").err
+    assert last.endswith("--epochs 3 --name run --resume")
+    assert (
+        "resuming run after epoch 1 of 3 and batch 1 of 1 of the next"
+        in cli.done(*DIGITS, "--epochs", "3", "--name", "run", "--resume").err
+    )
 
 
 def test_a_diverged_run_names_the_step_the_rate_and_the_last_good_checkpoint(cli: CommandLine) -> None:
@@ -116,15 +122,16 @@ def test_a_diverged_run_names_the_step_the_rate_and_the_last_good_checkpoint(cli
     outcome = cli(*diverging)
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.splitlines()[-1] == (
-        "sam-bench: training diverged: the loss became nan by step 1 at learning rate 1e+30; the last good checkpoint "
-        "is runs/run/checkpoint.pt (epoch 1). Try a smaller --lr or --rho."
+        "sam-bench: training diverged: the loss became NaN or infinite at step 1 at learning rate 1e+30; the last good "
+        "checkpoint is runs/run/checkpoint.pt (after epoch 1 of 3). Try a smaller --lr or --rho, or --on-nan rollback "
+        "to have the run go back by itself."
     )
     assert _epoch(cli.folder / "runs/run/checkpoint.pt") == 1
     assert not (cli.folder / "model_zoo").exists()
 
     within_an_epoch = cli(*diverging, "--batch-size", "4", "--run-dir", "runs/first")
     assert within_an_epoch.code == 1
-    assert "; none was saved. Try a smaller --lr or --rho." in within_an_epoch.err
+    assert "; none was saved. Try a smaller --lr or --rho, or --on-nan" in within_an_epoch.err
     again = cli.refused(*DIGITS, "--run-dir", "runs/first")
     assert again.endswith("it has not finished an epoch, so if it does not run any more its folder can be deleted")
 

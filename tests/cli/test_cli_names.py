@@ -9,8 +9,11 @@ from cli_runner import DIGITS, CommandLine
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--recipe", "sma"], "unknown recipe 'sma'. Did you mean 'sam'? Available: at, sam, standard."),
-        (["recipes", "show", "standrd"], "unknown recipe 'standrd'. Did you mean 'standard'? Available: at, "),
+        (["train", "--recipe", "sma"], "unknown recipe 'sma'. Did you mean 'swa' or 'sam' or 'ssam'? Available: "),
+        (
+            ["recipes", "show", "standrd"],
+            "unknown recipe 'standrd'. Did you mean 'standard' or 'vit-standard'? A",
+        ),
         ([*DIGITS, "--arch", "preactresnet81"], "unknown architecture 'preactresnet81'. Did you mean 'preactresnet18'"),
         ([*DIGITS, "--arch", "preactresnet81"], "Available: preactresnet10, preactresnet18, preactresnet34, "),
         ([*DIGITS, "--arch", "timm:resnet81"], "timm 1.0.9 has no model 'resnet81'. Did you mean 'timm:resnet18'"),
@@ -18,9 +21,12 @@ from cli_runner import DIGITS, CommandLine
         ([*DIGITS, "--arch", "resnet18"], "unknown architecture 'resnet18'; timm has it: write 'timm:resnet18'"),
         ([*DIGITS, "--dataset", "digts"], "unknown data set 'digts'. Did you mean 'digits'? Available: cifar10, "),
         ([*DIGITS, "--dataset", "digts"], "The path of a FILE.npz or of a FOLDER with train/ and test/ works too."),
-        ([*DIGITS, "--weights", "smaa"], "unknown weight perturbation 'smaa'. Did you mean 'sam'? Available: "),
+        (
+            [*DIGITS, "--weights", "smaa"],
+            "unknown weight perturbation 'smaa'. Did you mean 'sam' or 'ssam' or 'fsam'? A",
+        ),
         ([*DIGITS, "--inputs", "pgdd"], "unknown input perturbation 'pgdd'. Did you mean 'pgd'? Available: "),
-        ([*DIGITS, "--optimizer", "adam"], "unknown optimizer 'adam'. Did you mean 'adamw'? Available: adamw, sgd."),
+        ([*DIGITS, "--optimizer", "adam"], "unknown optimizer 'adam'. Did you mean 'adamw'? Available: adamw, sgd, "),
         ([*DIGITS, "--schedule", "cosin"], "unknown schedule 'cosin'. Did you mean 'cosine'"),
         (["evaluate", "tiny", "--attack", "pdg"], "unknown attack 'pdg'. Did you mean 'pgd'? Available: autoattack, "),
         (["evaluate", "tniy", "--attack", "pgd"], "unknown model in the zoo model_zoo: 'tniy'. Did you mean 'tiny'?"),
@@ -98,8 +104,11 @@ def test_an_empty_zoo_is_said_to_be_empty(cli: CommandLine) -> None:
     [
         ("summary: x\nepoch: 3\n", "r.yaml: unknown field 'epoch'. Did you mean 'epochs'? Available: augmentation, "),
         ("summary: x\nepochs: 0\n", "r.yaml: epochs: must be greater than or equal to 1 (given: 0)"),
-        ("summary: x\nweights: {method: smaa}\n", "unknown weight perturbation 'smaa'. Did you mean 'sam'?"),
-        ("summary: x\nweights: {method: sam, roh: 1}\n", "weights.roh: weight perturbation 'sam' takes rho"),
+        (
+            "summary: x\nweights: {method: smaa}\n",
+            "unknown weight perturbation 'smaa'. Did you mean 'sam' or 'ssam' or 'fsam'?",
+        ),
+        ("summary: x\nweights: {method: sam, roh: 1}\n", "weights.roh: weight perturbation 'sam' takes start_epoch, "),
         ("summary: x\nweights: sam\n", "r.yaml: weights must be a mapping such as {method: sam}"),
         ("just text\n", "r.yaml must be a mapping with at least `summary`; see `sam-bench recipes show standard`"),
         ("a: [1\n", "r.yaml is not YAML: "),

@@ -37,7 +37,7 @@ _LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; ad
         (["--lr", "nan"], "optimizer.lr: must be a finite number (given: 'nan')"),
         (["--lr", "-1"], "optimizer.lr: must be greater than 0 (given: '-1')"),
         (["--milestones", "0.5,x"], "schedule.milestones.1: must be a valid number (given: 'x')"),
-        (["--rho", "0.1"], "--rho does not apply: it belongs to weights 'sam'"),
+        (["--rho", "0.1"], "--rho does not apply: it belongs to weights 'aace', 'asam', "),
         (["--recipe", "sam", "--rho", "-1"], "weights.rho: must be greater than or equal to 0 (given: '-1')"),
         (["--recipe", "sam", "--steps", "3"], "--steps does not apply: it belongs to inputs 'pgd', and this is inputs"),
         (["--recipe", "at", "--steps", "0"], "inputs.steps: must be greater than or equal to 1 (given: '0')"),
@@ -48,7 +48,7 @@ _LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; ad
             "inputs.eps: 'x' is not a radius: write a number or a fraction such as 8/25",
         ),
         (["--recipe", "at", "--step-size", "x"], "inputs.step_size: 'x' is not a radius: write a number or a fraction"),
-        (["--recipe", "at", "--bn-mode", "on"], "inputs.bn_mode: must be 'train' or 'eval' (given: 'on')"),
+        (["--recipe", "at", "--bn-mode", "on"], "inputs.bn_mode: must be 'train', 'eval' or 'update' (given: 'on')"),
         (["--limit-train", "0"], "--limit-train 0 must be at least 2: BatchNorm needs two images in a batch"),
         (["--limit-train", "1"], "--limit-train 1 must be at least 2: BatchNorm needs two images in a batch"),
         (["--validation", "-1"], "--validation -1 must be between 0 and 30: there are 32 training images, and at"),
@@ -184,7 +184,9 @@ def test_every_setting_of_every_method_is_an_option_of_train(
     option = f"--{name.replace('_', '-')}"
     if field.annotation is bool and not expected:
         option = f"--no-{option[2:]}"
-    context = train_command.command.make_context("train", [f"--{part}", method, option, *given])
+    # An objective may compare clean with perturbed inputs: they move.
+    moving = ["--inputs", "fgsm"] if getattr(PARTS[part].get(method), "compares_inputs", False) else []
+    context = train_command.command.make_context("train", [f"--{part}", method, option, *given, *moving])
     names = [name for names in ([*PARTS], train_command._SETTINGS) for name in names]
     settings = common.given_settings(context.params, names)
     recipe = build_method(override(load_recipe("standard"), settings)).recipe

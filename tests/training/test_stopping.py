@@ -47,7 +47,9 @@ def test_a_signal_stops_the_run_between_two_batches_and_nothing_is_lost(number: 
     method = method_of("sam", {"epochs": 3, "averaging": "ema"})
     run(tmp_path / "whole", method)
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with pytest.raises(StoppedError, match=rf"stopped by {number.name} after batch 2 of 3 in epoch 1;") as stopped:
+    with pytest.raises(
+        StoppedError, match=rf"stopped by {number.name} after epoch 0 of 3 and batch 2 of 3 of the next;"
+    ) as stopped:
         run(tmp_path / "parts", method, reporter=Signals(2, number))
     assert stopped.value.exit_code == 128 + number
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
@@ -165,7 +167,7 @@ def test_a_rollback_goes_on_from_the_checkpoint_with_half_the_learning_rate(tmp_
 
 def test_after_three_rollbacks_the_run_gives_up(tmp_path: Path) -> None:
     reporter = Signals()
-    with pytest.raises(DivergedError, match=r"NaN or infinite at step 1 .*checkpoint\.pt") as error:
+    with pytest.raises(DivergedError, match=r"NaN or infinite at step 1 .*checkpoint\.pt \(after epoch 0") as error:
         run(tmp_path, method_of("standard", {"lr": 1.0}), model=Fragile(1e-9), on_nan="rollback", reporter=reporter)
     assert error.value.exit_code == 1
     assert len([text for text in reporter.said if "rollback" in text]) == 3
@@ -219,7 +221,7 @@ def test_ctrl_c_on_the_command_line_prints_the_command_that_continues(tmp_path: 
                 break
         last = process.stderr.read().splitlines()[-1]
     assert process.returncode == 130
-    assert "stopped by SIGINT after batch" in last and "Traceback" not in last
+    assert "stopped by SIGINT after epoch" in last and "Traceback" not in last
     continues = shlex.split(last.split("continue with: ")[1])
     assert continues == ["sam-bench", *TRAIN, "--resume"]
     # It goes on; three epochs more would prove nothing that the tests above have not.

@@ -114,9 +114,10 @@ class StopsAt(SilentReporter):
 
 
 def saved(folder: Path) -> dict[str, Any]:
-    """What the run's checkpoint holds, but for the seconds it took."""
+    """What the run's checkpoint holds, but for the time and energy it took."""
     content: dict[str, Any] = torch.load(folder / "checkpoint.pt", weights_only=True)
-    content["state"].pop("seconds")
+    for measured in ("seconds", "epoch_seconds", "joules", "epoch_joules"):
+        del content["state"][measured]
     for row in content["state"]["log"]:
         del row["seconds"], row["images_per_second"]
     return content
