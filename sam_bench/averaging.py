@@ -3,20 +3,59 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
+import torch
 from pydantic import Field
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
 
+from sam_bench.modes import batch_norms
 from sam_bench.registry import Component, Registry
 
 
 class Averaging(Component):
-    """Base of weight averages: makes the averaged model, which the loop updates after every step."""
+    """Base of weight averages: makes the averaged model and says when it moves.
+
+    The loop calls `update` after every step, takes `learned` wherever it looks at what was learned so
+    far, and calls `finish` once, before the result is registered.
+    """
 
     @abstractmethod
     def averaged(self, model: nn.Module) -> AveragedModel | None:
         """A running average of `model`, starting from it; None when there is none."""
+
+    def update(self, average: AveragedModel, model: nn.Module, *, progress: float, epoch_ended: bool) -> None:
+        """Let the average see the weights after a step.
+
+        Args:
+            average: What `averaged` returned.
+            model: The network being trained.
+            progress: Number of the step over the steps of the run, in [0, 1), as the schedule has it.
+            epoch_ended: Whether this was the last step of an epoch.
+        """
+        average.update_parameters(model)
+
+    def learned(self, average: AveragedModel | None, model: nn.Module) -> nn.Module:
+        """What a run has to show: the average; the network itself while nothing was averaged."""
+        if average is None or int(average.n_averaged) == 0:
+            return model
+        network: nn.Module = average.module
+        return network
+
+    def finish(self, average: AveragedModel | None, batches: Iterable[Tensor]) -> int:
+        """Make the average ready for use at the end of the run.
+
+        Args:
+            average: What `averaged` returned.
+            batches: One epoch of training inputs, float [B, C, H, W] in [0, 1], augmented as they were
+                learned from and in chunks of the training batch's size; consumed only where needed.
+
+        Returns:
+            Examples that were run forward.
+        """
+        return 0
 
 
 AVERAGES: Registry[Averaging] = Registry(kind="average", field="averaging", group="sam_bench.averages")
@@ -38,5 +77,53 @@ class EMA(Averaging):
     decay: float = Field(default=0.999, ge=0, lt=1, description="share of the average that a step keeps")
 
     def averaged(self, model: nn.Module) -> AveragedModel:
-        """An average over parameters and buffers."""
+        """An average over parameters and buffers: recent statistics fit recent weights, nothing is recomputed."""
         return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+
+
+@AVERAGES.register("swa")
+class SWA(Averaging):
+    """Stochastic weight averaging: the mean of the weights along the last part of a run (Izmailov et al. 2018).
+
+    The mean over the statistics of BatchNorm serves while a run is watched; at its end they are
+    recomputed at the averaged weights, which never saw a batch (section 3.2).
+    """
+
+    average_from: float = Field(default=0.75, ge=0, lt=1, description="share of the run after which averaging begins")
+    average_every: Literal["epoch", "step"] = Field(default="epoch", description="when the average takes the weights")
+
+    def averaged(self, model: nn.Module) -> AveragedModel:
+        """A mean over parameters and buffers."""
+        return AveragedModel(model, multi_avg_fn=_mean, use_buffers=True)
+
+    def update(self, average: AveragedModel, model: nn.Module, *, progress: float, epoch_ended: bool) -> None:
+        """One more member of the mean, when it is time."""
+        if progress >= self.average_from and (epoch_ended or self.average_every == "step"):
+            average.update_parameters(model)
+
+    def finish(self, average: AveragedModel | None, batches: Iterable[Tensor]) -> int:
+        """BatchNorm's statistics at the averaged weights, over the inputs given."""
+        if average is None or int(average.n_averaged) == 0 or not list(batch_norms(average)):
+            return 0
+        seen = 0
+
+        def counted() -> Iterable[Tensor]:
+            nonlocal seen
+            for x in batches:
+                seen += len(x)
+                yield x
+
+        update_bn(counted(), average.module)
+        return seen
+
+
+_swa_mean = get_swa_multi_avg_fn()
+
+
+@torch.no_grad()
+def _mean(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+    # BatchNorm's counter of batches is an integer: the latest one is as good as a mean.
+    if averaged[0].is_floating_point():
+        _swa_mean(averaged, current, count)
+    else:
+        torch._foreach_copy_(list(averaged), list(current))

@@ -4,7 +4,7 @@ The command line is these functions with options; nothing it does is out of reac
 """
 
 from sam_bench.api.boards import submit
-from sam_bench.api.evaluation import evaluate, is_named_dataset, load_model, parse_radii
+from sam_bench.api.evaluation import evaluate, evaluate_curve, is_named_dataset, load_model, parse_radii
 from sam_bench.api.listing import attack_names, list_recipes, methods_by_part, settings_of_attacks
 from sam_bench.api.training import TrainResult, train
 from sam_bench.leaderboard import build_leaderboard
@@ -15,6 +15,7 @@ __all__ = [
     "attack_names",
     "build_leaderboard",
     "evaluate",
+    "evaluate_curve",
     "is_named_dataset",
     "list_recipes",
     "load_model",

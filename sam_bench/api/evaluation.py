@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
 from sam_bench.api.listing import settings_of_attacks
-from sam_bench.attacks import ATTACKS, Attack
-from sam_bench.data import data_sources, load_dataset
+from sam_bench.attacks import ATTACKS, Attack, Verdict
+from sam_bench.data import Dataset, data_sources, load_dataset
 from sam_bench.device import choose_device
+from sam_bench.distributed import joined, local_rank
 from sam_bench.errors import InputError
-from sam_bench.evaluation import run_attack
+from sam_bench.evaluation import Evaluation, Journal, record_of, run_evaluation, write_witnesses
 from sam_bench.perturb.ball import check_eps
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import (
+    MISCLASSIFIED,
+    ROBUST,
     ComponentSpec,
     EvaluationRecord,
     Norm,
     Radius,
     RobustBenchDataset,
+    read_record,
     write_record,
 )
 from sam_bench.seeds import check_seed
@@ -42,16 +47,22 @@ def evaluate(
     batch_size: int = 128,
     seed: int = 0,
     device: str = "auto",
+    workers: int = 1,
     data_dir: Path = Path("data"),
     dataset_name: str | None = None,
     image_size: int | None = None,
     zoo: Path | None = None,
     output: Path | None = None,
+    resume: bool = False,
+    save_adversarial: bool = False,
     allow_large_eps: bool = False,
     reporter: Reporter | None = None,
     command: str = "",
 ) -> EvaluationRecord:
     """Attack a model and write an EvaluationRecord with a verdict for every example.
+
+    Every verdict is on disk as soon as it is known, in a folder beside the record (`….progress`) that
+    goes when the record is written. Started by `torchrun`, the processes share the examples.
 
     Args:
         model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`.
@@ -61,15 +72,18 @@ def evaluate(
         settings: The attack's own settings: `{"steps": 20}`.
         dataset: As for `train`; default the one on the model's card, else `cifar10`.
         n_examples: The first so many test images; default all.
-        batch_size: Examples at a time; upstream AutoAttack's draws depend on it.
+        batch_size: Examples at a time. Verdicts depend on it with AutoAttack's reference engine only.
         seed: Decides every random draw.
         device: `auto`, `cpu`, `cuda`, ….
+        workers: Processes on this machine that share the examples.
         data_dir: Where torchvision's data sets are kept.
         dataset_name: What the data set is called in the record; default its own name.
         image_size: Resize to this many pixels (`digits` and folders); default the model's.
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
         output: The record's file; default `evaluations/<model>/<attack>-<norm>-<eps>.json`, with the
             attack's settings and the number of examples in the name where they were given.
+        resume: Go on with what an interrupted evaluation found; a finished one is given back.
+        save_adversarial: Write the adversarial examples into `….adversarial.npz` beside the record.
         allow_large_eps: Accept a radius that was probably meant in units of 1/255.
         reporter: Where progress goes; default nowhere.
         command: For the record.
@@ -78,21 +92,139 @@ def evaluate(
         InputError: Something given is wrong; the message names it.
         SamBenchError: The model returns NaN, a checksum differs, or a file could not be written.
     """
+    given = {key: value for key, value in locals().items() if key != "eps"}
+    (record,) = evaluate_curve(radii=[eps], **given)
+    return record
+
+
+def evaluate_curve(
+    model: str,
+    radii: Sequence[str | float],
+    *,
+    attack: str = "autoattack",
+    norm: Norm = "Linf",
+    settings: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+    n_examples: int | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 1,
+    data_dir: Path = Path("data"),
+    dataset_name: str | None = None,
+    image_size: int | None = None,
+    zoo: Path | None = None,
+    output: Path | None = None,
+    resume: bool = False,
+    save_adversarial: bool = False,
+    allow_large_eps: bool = False,
+    reporter: Reporter | None = None,
+    command: str = "",
+) -> list[EvaluationRecord]:
+    """Robust accuracy at several radii, from the smallest up: what is broken in a small ball is in a larger one.
+
+    An example broken at one radius is not attacked again at a larger one; its verdict is carried over,
+    and each record says how many were. The curve falls by construction. A stand-alone evaluation at a
+    larger radius can leave a few examples more.
+
+    Args:
+        radii: At least one, in any order. The other arguments are those of `evaluate`; `output` goes with
+            one radius only.
+
+    Returns:
+        A record for each radius, the smallest first.
+    """
     reporter = reporter or SilentReporter()
-    try:
-        radius = Radius(eps)
-    except ValueError as error:
-        raise InputError(f"--eps: {error}") from error
-    check_eps(norm, radius, allow_large=allow_large_eps)
+    found = sorted(
+        {float(each): each for each in parse_radii(radii, norm, allow_large_eps=allow_large_eps)}.values(), key=float
+    )
     check_seed(seed)
     chosen = _build_attack(attack, settings or {})
-    where, why_device = choose_device(device)
+    with joined() as team:
+        if not team.is_main:
+            reporter = SilentReporter()
+        if team.size > 1 and device == "auto" and torch.cuda.is_available():
+            device = f"cuda:{local_rank() % torch.cuda.device_count()}"
+        where, why_device = choose_device(device)
+        loaded, data = _model_and_data(
+            model, dataset, norm, device=where, data_dir=data_dir, name=dataset_name, image_size=image_size, zoo=zoo
+        )
+        if n_examples is not None and not 1 <= n_examples <= len(data.test):
+            raise InputError(
+                f"--n-examples {n_examples} must be between 1 and {len(data.test)}, the size of {data.name}'s test set"
+            )
+        test = data.test if n_examples is None else data.test.head(n_examples)
+        paths = [
+            output
+            or default_record_path(loaded.name, attack, norm, eps, n_examples=n_examples, settings=settings or {})
+            for eps in found
+        ]
+        _check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours
+        records: list[EvaluationRecord] = []
+        for eps, path in zip(found, paths, strict=True):
+            evaluation = Evaluation(
+                model=loaded,
+                test=test,
+                dataset=data.name,
+                attack=chosen,
+                norm=norm,
+                eps=eps,
+                seed=seed,
+                batch_size=batch_size,
+                carried=_broken(records[-1]) if records else {},
+            )
+            if not records:
+                evaluation.check()
+            done = _finished(path, evaluation) if resume and team.is_main else None
+            done = team.share(done)
+            if done is not None:
+                reporter.say(f"{path} is finished: nothing to resume")
+                records.append(done)
+                continue
+            reporter.say(
+                f"{attack} in the {norm} ball of radius {eps} on {len(test):,} test images of {data.name}; "
+                f"device {where} ({why_device}), precision fp32, seed {seed}"
+            )
+            journal = Journal(path.with_suffix(".progress"))
+            known = run_evaluation(
+                evaluation,
+                journal,
+                resume=resume,
+                workers=workers,
+                device=where,
+                reporter=reporter,
+                keep_witnesses=save_adversarial,
+                team=team,
+            )
+            record = record_of(evaluation, known, device=where, spelled=model, command=command)
+            if team.is_main:
+                if save_adversarial:
+                    write_witnesses(path.with_suffix(".adversarial.npz"), known)
+                write_record(path, record)
+                journal.remove()
+                reporter.say(f"record written to {path}")
+            records.append(record)
+    return records
+
+
+def _model_and_data(
+    model: str,
+    dataset: str | None,
+    norm: Norm,
+    *,
+    device: torch.device,
+    data_dir: Path,
+    name: str | None,
+    image_size: int | None,
+    zoo: Path | None,
+) -> tuple[zoos.LoadedModel, Dataset]:
+    """The model, on the device, and the data set it is attacked on."""
     hint, data = (Path(dataset).stem if dataset else None), None
     if dataset and model.startswith("robustbench:"):
         # RobustBench knows its own data sets only; one's own file says which of them it is like, if it is.
-        data = load_dataset(dataset, data_dir=data_dir, name=dataset_name, image_size=image_size, test_only=True)
+        data = load_dataset(dataset, data_dir=data_dir, name=name, image_size=image_size, test_only=True)
         hint = data.robustbench or (hint if hint in get_args(RobustBenchDataset) else None)
-    loaded = zoos.load_model(model, zoo=zoo, dataset=hint, threat=norm, device=where)
+    loaded = zoos.load_model(model, zoo=zoo, dataset=hint, threat=norm, device=device)
     card = loaded.card
     if card and dataset is None and not is_named_dataset(card.dataset):
         raise InputError(
@@ -102,7 +234,7 @@ def evaluate(
     data = data or load_dataset(
         dataset or (card.dataset if card else "cifar10"),
         data_dir=data_dir,
-        name=dataset_name,
+        name=name,
         image_size=image_size or (card.architecture.image_size if card else None),
         test_only=True,
     )
@@ -112,52 +244,48 @@ def evaluate(
             f"{data.test.fingerprint[:12]}… instead of {card.test_fingerprint[:12]}…); give the same data, "
             "or another --dataset-name"
         )
-    if n_examples is not None and not 1 <= n_examples <= len(data.test):
-        raise InputError(
-            f"--n-examples {n_examples} must be between 1 and {len(data.test)}, the size of {data.name}'s test set"
-        )
-    test = data.test if n_examples is None else data.test.head(n_examples)
-    path = output or default_record_path(
-        loaded.name, attack, norm, radius, n_examples=n_examples, settings=settings or {}
-    )
-    _check_folder(path.parent)  # before the attack: it would be a pity to learn it after hours
-    reporter.say(
-        f"{attack} in the {norm} ball of radius {radius} on {len(test):,} test images of {data.name}; "
-        f"device {where} ({why_device}), precision fp32, seed {seed}"
-    )
-    record = run_attack(
-        loaded,
-        test,
-        dataset=data.name,
-        attack=chosen,
-        norm=norm,
-        eps=radius,
-        seed=seed,
-        batch_size=batch_size,
-        device=where,
-        reporter=reporter,
-        spelled=model,
-        command=command,
-    )
-    write_record(path, record)
-    reporter.say(f"record written to {path}")
-    return record
+    return loaded, data
 
 
-def parse_radii(text: str, norm: Norm, *, allow_large_eps: bool = False) -> list[Radius]:
+def _broken(record: EvaluationRecord) -> dict[int, Verdict]:
+    """The examples that an evaluation broke."""
+    return {
+        place: Verdict(place, verdict)
+        for place, verdict in enumerate(record.verdicts)
+        if verdict not in (ROBUST, MISCLASSIFIED)
+    }
+
+
+def _finished(path: Path, evaluation: Evaluation) -> EvaluationRecord | None:
+    """The record at `path`, when it is of this evaluation."""
+    if not path.exists():
+        return None
+    record = read_record(path, EvaluationRecord)
+    identity = evaluation.identity()
+    same = all(
+        str(getattr(record, field)) == str(identity[field])
+        for field in ("checkpoint_sha256", "dataset_fingerprint", "attack", "engine", "norm", "eps", "seed")
+    )
+    settings = evaluation.attack.model_dump(mode="json", exclude={"version"}, exclude_none=True)
+    version = str(evaluation.attack.model_dump().get("version", ""))
+    complete = record.settings == settings and record.version == version
+    return record if same and complete and record.carried == len(evaluation.carried) else None
+
+
+def parse_radii(radii: str | Sequence[str | float], norm: Norm, *, allow_large_eps: bool = False) -> list[Radius]:
     """The radii in `1/255,2/255`, each checked, so that none is refused after another was attacked with.
 
     Raises:
         InputError: One of them is no radius, or was probably meant in units of 1/255.
     """
-    radii = []
-    for part in text.split(","):
+    parsed = []
+    for part in radii.split(",") if isinstance(radii, str) else radii:
         try:
-            radii.append(Radius(part))
+            parsed.append(Radius(part))
         except ValueError as error:
             raise InputError(f"--eps: {error}") from error
-        check_eps(norm, radii[-1], allow_large=allow_large_eps)
-    return radii
+        check_eps(norm, parsed[-1], allow_large=allow_large_eps)
+    return parsed
 
 
 def is_named_dataset(name: str) -> bool:

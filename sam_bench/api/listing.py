@@ -7,31 +7,46 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from sam_bench.attacks import ATTACKS
-from sam_bench.training import (
-    PARTS,
-    build_method,
-    load_recipe,
-    recipe_names,
-)
+from sam_bench.training import PARTS, Method, build_method, load_recipe, recipe_names
+from sam_bench.training.recipes import ALIASES, faithful_names
 
 
 def list_recipes() -> list[dict[str, Any]]:
-    """The recipes that come with the package: name, summary, source, axes, passes relative to standard."""
+    """The recipes that come with the package.
+
+    Returns:
+        A row each: name, other names (`also`), summary, what it is good for and what not, source, the
+        parts that make the method (`inputs`, `weights`, `objective`, `averaging`), passes per example
+        and epoch relative to standard training, epochs, and whether it has a faithful form.
+    """
+    faithful = faithful_names()
     rows = []
     for name in recipe_names():
         method = build_method(load_recipe(name))
-        attack, training = method.inputs.passes, method.weights.passes
         rows.append(
             {
                 "name": name,
+                "also": [alias for alias, meant in ALIASES.items() if meant == name],
                 "summary": method.recipe.summary,
+                "good_for": method.recipe.good_for,
                 "source": method.recipe.source,
                 "inputs": method.recipe.inputs.method,
                 "weights": method.recipe.weights.method,
-                "passes": (sum(attack) + sum(training)) / 2,
+                "objective": method.recipe.objective.method,
+                "averaging": method.recipe.averaging.method,
+                "passes": relative_passes(method),
+                "epochs": method.recipe.epochs,
+                "faithful": name in faithful,
             }
         )
     return rows
+
+
+def relative_passes(method: Method) -> float:
+    """Passes per example and epoch over the two of standard training: one forward, one backward."""
+    attack, scored = method.inputs.passes, method.objective.passes
+    learned = [times * each for times, each in zip(method.weights.passes, scored, strict=True)]
+    return round((sum(attack) + sum(learned)) / 2, 3)
 
 
 def methods_by_part() -> dict[str, list[str]]:

@@ -21,6 +21,7 @@ from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
 from sam_bench.modes import attacking
 from sam_bench.perturb.ball import check_eps
+from sam_bench.perturb.weights.ascent import Ascent
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import (
     NAME_PATTERN,
@@ -72,6 +73,7 @@ def train(
     arch: str = "preactresnet18",
     arch_options: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    faithful: bool = False,
     name: str | None = None,
     seed: int = 0,
     precision: str = "auto",
@@ -112,6 +114,7 @@ def train(
         arch: `preactresnet18` and its kin, or `timm:NAME`.
         arch_options: What the architecture takes: `{"width": 16}`, `{"patch_size": 4}`.
         settings: Settings of the recipe to replace, by bare name (`{"rho": 0.1, "epochs": 10}`).
+        faithful: Take the settings of the published code where the recipe's are others.
         name: Name in the zoo; by default made of recipe, settings and architecture.
         seed: Decides initial weights, order, augmentation and every perturbation's draws.
         precision: `auto`, `bf16` or `fp32`.
@@ -150,7 +153,7 @@ def train(
     """
     reporter = reporter or SilentReporter()
     settings = dict(settings or {})
-    chosen = load_recipe(recipe)
+    chosen = load_recipe(recipe, faithful=faithful)
     method = build_method(override(chosen, settings))
     ball = method.inputs.ball
     norm: Norm = ball.norm if ball else "Linf"
@@ -287,9 +290,7 @@ def train(
 def _shared(batch_size: int, team: Team, *, sync_ascent: bool, sync_bn: bool) -> str:
     """How a team shares a batch, in a sentence."""
     part = f"{batch_size // team.size}" if batch_size % team.size == 0 else f"about {batch_size / team.size:.1f}"
-    ascent = (
-        "by the whole batch's gradient" if sync_ascent else "by each one's own (--sync-ascent: the whole's)"
-    )
+    ascent = "by the whole batch's gradient" if sync_ascent else "by each one's own (--sync-ascent: the whole's)"
     return (
         f"{team.size} devices share every batch of {batch_size}, {part} examples each; weights perturbed {ascent}; "
         f"BatchNorm over {'the whole batch' if sync_bn else 'each part (--sync-bn: the whole)'}"
@@ -341,6 +342,7 @@ def _register(
                 attack_forward=passes.attack_forward / examples,
                 attack_backward=passes.attack_backward / examples,
                 seconds=trained.state.seconds,
+                energy_joules=trained.state.joules,
                 device=device_name(device),
             ),
             "packages": package_versions(),
@@ -380,7 +382,9 @@ def describe(recipe: Recipe) -> str:
     for field in ("inputs", "weights", "averaging"):
         spec: ComponentSpec = getattr(recipe, field)
         if spec.method != "none":
-            given = ", ".join(f"{key} {value}" for key, value in spec.settings.items() if value is not None)
+            common = {name: field.default for name, field in Ascent.model_fields.items()}
+            told = {key: value for key, value in spec.settings.items() if value not in (None, common.get(key))}
+            given = ", ".join(f"{key} {value}" for key, value in told.items())
             parts.append(f"{field} {spec.method} ({given})")
     if not parts:
         parts.append("neither inputs nor weights perturbed")

@@ -6,16 +6,23 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sam_bench._version import __version__
+from sam_bench.attacks.judge import Judge, Verdict, predict
 from sam_bench.errors import SamBenchError
 from sam_bench.modes import attacking
 from sam_bench.perturb.ball import Ball
-from sam_bench.records import MISCLASSIFIED, ROBUST, Norm
+from sam_bench.records import Norm
 from sam_bench.registry import Component, Registry
+
+__all__ = ["ATTACKS", "Attack", "AttackResult", "Confirm", "Found", "Progress", "Verdict", "predict"]
+
+Confirm = Callable[[Tensor, Tensor, "str | list[str]"], Tensor]
+"""`Judge.confirm`, for the examples that are attacked."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +71,11 @@ class Found:
     warnings: list[str] = field(default_factory=list)
 
 
-@torch.no_grad()
-def predict(model: nn.Module, x: Tensor, *, batch_size: int, device: torch.device) -> Tensor:
-    """Predicted classes, int64 [N] on the CPU, of inputs float32 [N, ...] in [0, 1]."""
-    return torch.cat([model(part.to(device)).argmax(1).cpu() for part in x.split(batch_size)])
-
-
 class Attack(Component):
     """Base of every attack. A subclass's fields are its settings; it implements `search`."""
 
     @property
-    def engine(self) -> str:
+    def implementation(self) -> str:
         """The implementation that runs, with its version, as a record names it."""
         return f"sam-bench {__version__}"
 
@@ -82,6 +83,14 @@ class Attack(Component):
     def attacks(self) -> list[str]:
         """Names of what runs, in order; one name for an attack that is one."""
         return [self.method]
+
+    @property
+    def per_example(self) -> bool:
+        """Whether an example's verdict does not depend on which others it is attacked along with.
+
+        Such an attack can be stopped, continued, and shared among processes.
+        """
+        return False
 
     @abstractmethod
     def search(
@@ -104,6 +113,48 @@ class Attack(Component):
             y: Their labels, int64 [N], on the CPU.
         """
 
+    def seek(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        index: Tensor,
+        confirm: Confirm,
+        withstand: Callable[[int, int], None],
+        withstood: Tensor,
+        ball: Ball,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+        progress: Callable[[Progress], None],
+    ) -> list[str]:
+        """Look for adversarial examples, and have each judged as it is found.
+
+        Here: `search`, then everything at once. An attack that works example by example overrides
+        this, so that a verdict is known as soon as it can be.
+
+        Args:
+            index: The examples' places in the data set, int64 [N]: what random draws may depend on.
+            confirm: Positions (in x) int64 [K], candidates [K, ...] and the attack's name, or one for
+                each, to bool [K]: which of them are adversarial indeed.
+            withstand: Told, of an example that has an attack of an ensemble behind it, its position and how
+                many those are now.
+            withstood: How many each has behind it already, int64 [N]; they need not be run on it again.
+
+        Returns:
+            The attack's doubts.
+        """
+        found = self.search(model, x, y, ball=ball, seed=seed, batch_size=batch_size, device=device, progress=progress)
+        foreign = sorted(set(found.by) - set(self.attacks))
+        if foreign or len(found.by) != len(x):
+            raise SamBenchError(
+                f"attack {self.method!r} must say for each of {len(x)} examples which of "
+                f"{', '.join(self.attacks)} found its candidate, not {', '.join(foreign) or len(found.by)}"
+            )
+        confirm(torch.arange(len(x)), found.x_adv, found.by)
+        return found.warnings
+
     def run(
         self,
         model: nn.Module,
@@ -116,6 +167,9 @@ class Attack(Component):
         batch_size: int = 128,
         device: torch.device | str = "cpu",
         progress: Callable[[Progress], None] = lambda _: None,
+        index: Tensor | None = None,
+        withstood: Tensor | None = None,
+        told: Callable[[Verdict], None] = lambda _: None,
     ) -> AttackResult:
         """Attack and verify.
 
@@ -130,50 +184,112 @@ class Attack(Component):
             norm: "Linf" or "L2".
             eps: Radius of the ball, in the inputs' units.
             seed: Decides every random draw.
+            index: The examples' places in the data set, int64 [N], where x is a part of it; default
+                0, 1, 2, …. Draws may depend on it.
+            withstood: How many attacks of an ensemble each example has withstood in an earlier run with
+                the same settings, int64 [N]; default none. They are not run on it again.
+            told: Called with each example's state as soon as it changes, in no particular order: what
+                a file of a run's progress has to hold.
         """
         started = time.monotonic()
         where = torch.device(device)
         ball = Ball(norm=norm, eps=eps)
+        places = torch.arange(len(x)) if index is None else index
+        behind = torch.zeros(len(x), dtype=torch.int64) if withstood is None else withstood
+        judge = Judge(
+            model,
+            x,
+            y,
+            index=places,
+            ball=ball,
+            batch_size=batch_size,
+            device=where,
+            attacks=len(self.attacks),
+            withstood=behind,
+            told=told,
+        )
+        warnings: list[str] = []
         with attacking(model):
-            correct = predict(model, x, batch_size=batch_size, device=where) == y
-            verdicts = [ROBUST if right else MISCLASSIFIED for right in correct.tolist()]
-            index = correct.nonzero().flatten()
-            x_adv = x.clone()
-            warnings: list[str] = []
-            if len(index):
-                found = self.search(
+            right = judge.clean()
+            if len(right):
+                warnings = self.seek(
                     model,
-                    x[index],
-                    y[index],
+                    x[right],
+                    y[right],
+                    index=places[right],
+                    confirm=lambda positions, candidates, by: judge.confirm(right[positions], candidates, by),
+                    withstand=lambda position, attacks: judge.withstand(int(right[position]), attacks),
+                    withstood=behind[right],
                     ball=ball,
                     seed=seed,
                     batch_size=batch_size,
                     device=where,
                     progress=progress,
                 )
-                warnings = found.warnings
-                foreign = sorted(set(found.by) - set(self.attacks))
-                if foreign or len(found.by) != len(index):
-                    raise SamBenchError(
-                        f"attack {self.method!r} must say for each of {len(index)} examples which of "
-                        f"{', '.join(self.attacks)} found its candidate, not {', '.join(foreign) or len(found.by)}"
-                    )
-                candidate = ball.project(found.x_adv.float().cpu(), x[index])
-                # NaN is in no ball, yet a network misclassifies it: it counts as nothing found.
-                candidate = torch.where(candidate.isfinite(), candidate, x[index])
-                broken = predict(model, candidate, batch_size=batch_size, device=where) != y[index]
-                for position in broken.nonzero().flatten().tolist():
-                    example = int(index[position])
-                    verdicts[example] = found.by[position]
-                    x_adv[example] = candidate[position]
+        verdicts = judge.close()
         return AttackResult(
             verdicts=verdicts,
             attacks=self.attacks,
-            x_adv=x_adv,
+            x_adv=judge.x_adv,
             warnings=warnings,
-            engine=self.engine,
+            engine=self.implementation,
             seconds=time.monotonic() - started,
         )
+
+
+class ExampleAttack(Attack):
+    """Base of attacks that work example by example; a subclass implements `seek`."""
+
+    @property
+    def per_example(self) -> bool:
+        """Yes: that is what `seek` is for."""
+        return True
+
+    def search(self, model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Found:
+        """All of `seek` at once, for who wants candidates instead of verdicts; arguments as in `Attack.search`."""
+        judge = Judge(
+            model,
+            x,
+            y,
+            index=torch.arange(len(x)),
+            ball=settings["ball"],
+            batch_size=settings["batch_size"],
+            device=settings["device"],
+            attacks=len(self.attacks),
+            withstood=torch.zeros(len(x), dtype=torch.int64),
+            told=lambda _: None,
+        )
+        warnings = self.seek(
+            model,
+            x,
+            y,
+            index=torch.arange(len(x)),
+            confirm=judge.confirm,
+            withstand=judge.withstand,
+            withstood=torch.zeros(len(x), dtype=torch.int64),
+            **settings,
+        )
+        by = [verdict if verdict in self.attacks else self.attacks[-1] for verdict in judge.close()]
+        return Found(x_adv=judge.x_adv, by=by, warnings=warnings)
+
+    @abstractmethod
+    def seek(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        index: Tensor,
+        confirm: Confirm,
+        withstand: Callable[[int, int], None],
+        withstood: Tensor,
+        ball: Ball,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+        progress: Callable[[Progress], None],
+    ) -> list[str]:
+        """See `Attack.seek`."""
 
 
 ATTACKS: Registry[Attack] = Registry(kind="attack", field="attack", group="sam_bench.attacks")

@@ -1,7 +1,7 @@
 """AutoAttack's doubts about its own result, in sentences that say what they mean and what to do.
 
 Each begins with a code that stays the same: `randomized`, `probabilities`, `dynamic`,
-`zero-gradients`, `square-better`, `few-classes`; `upstream` marks one we do not know.
+`zero-gradients`, `square-better`, `few-classes`, `upper-bound`, `bf16`; `upstream` marks one we do not know.
 """
 
 from __future__ import annotations
@@ -9,34 +9,41 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# What upstream's sentence contains, and ours. The share of examples is taken from upstream's.
-_KNOWN: list[tuple[str, str]] = [
-    (
-        r"randomized defense",
-        "randomized: the model gives different outputs for the same input, so the accuracy shown is too high; "
-        "run version rand, which averages over the randomness",
-    ),
-    (
-        r"probability distribution",
-        "probabilities: the model's outputs are non-negative and sum to one, which flattens the gradients the "
-        "attacks follow; give the model without its softmax",
-    ),
-    (
-        r"dynamic defense",
-        "dynamic: the model computes gradients in its forward pass, which AutoAttack does not attack through; "
-        "only an attack adapted to this defence can tell how robust it is",
-    ),
-    (
-        r"zero gradient",
-        "zero-gradients: on some inputs the gradient is exactly zero (saturation or quantisation), where "
-        "gradient-based attacks stand still; trust the accuracy only if Square or a transfer attack confirms it",
-    ),
-    (
-        r"Square Attack has decreased .*? of (?P<drop>[\d.]+%)",
-        "square-better: Square, which uses no gradients, lowered the accuracy by a further {drop} of the correctly "
-        "classified examples, a sign of masked gradients; run Square longer or an attack adapted to the model",
-    ),
+_SENTENCES = {
+    "randomized": "the model gives different outputs for the same input, so the accuracy shown is too high; "
+    "run version rand, which averages over the randomness",
+    "probabilities": "the model's outputs are non-negative and sum to one, which flattens the gradients the "
+    "attacks follow; give the model without its softmax",
+    "dynamic": "the model computes gradients in its forward pass, which AutoAttack does not attack through; "
+    "only an attack adapted to this defence can tell how robust it is",
+    "zero-gradients": "on some inputs the gradient is exactly zero (saturation or quantisation), where "
+    "gradient-based attacks stand still; trust the accuracy only if Square or a transfer attack confirms it",
+    "square-better": "Square, which uses no gradients, lowered the accuracy by a further {drop} of the correctly "
+    "classified examples, a sign of masked gradients; run Square longer or an attack adapted to the model",
+    "upper-bound": "only {attacks} ran, so AutoAttack itself may find this model less robust, never more; "
+    "do not rank this number against AutoAttack's",
+    "bf16": "adversarial examples were searched for in bfloat16 (each one found was checked in float32), which finds "
+    "fewer of them than AutoAttack; do not rank this number against AutoAttack's",
+}
+
+# What upstream's sentence contains. The share of examples is taken from it.
+_KNOWN = [
+    (r"randomized defense", "randomized"),
+    (r"probability distribution", "probabilities"),
+    (r"dynamic defense", "dynamic"),
+    (r"zero gradient", "zero-gradients"),
+    (r"Square Attack has decreased .*? of (?P<drop>[\d.]+%)", "square-better"),
 ]
+
+
+def doubt(code: str, **values: str) -> str:
+    """A doubt in full: its code and what it means.
+
+    Args:
+        code: One of the codes above.
+        values: What its sentence leaves open: `drop` for `square-better`, `attacks` for `upper-bound`.
+    """
+    return f"{code}: {_SENTENCES[code].format(**values)}"
 
 
 def explain(messages: Iterable[str]) -> list[str]:
@@ -49,10 +56,10 @@ def explain(messages: Iterable[str]) -> list[str]:
 
 
 def _explain_one(message: str) -> str:
-    for pattern, sentence in _KNOWN:
+    for pattern, code in _KNOWN:
         found = re.search(pattern, message)
         if found:
-            return sentence.format(**found.groupdict())
+            return doubt(code, **found.groupdict())
     return f"upstream: {' '.join(message.split())}"
 
 

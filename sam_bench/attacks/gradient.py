@@ -8,15 +8,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sam_bench.attacks.base import ATTACKS, Attack, Found, Progress
+from sam_bench.attacks.autoattack.noise import CounterDraws
+from sam_bench.attacks.base import ATTACKS, Confirm, ExampleAttack, Progress
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import input_gradient
 from sam_bench.records import Radius
-from sam_bench.seeds import generator
 
 
 @ATTACKS.register("pgd")
-class PGDAttack(Attack):
+class PGDAttack(ExampleAttack):
     """Projected gradient descent on the cross-entropy (Madry et al. 2018).
 
     Every iterate counts: an example is broken when any of them is misclassified, and is then left
@@ -31,39 +31,47 @@ class PGDAttack(Attack):
     def _size(self, eps: float) -> float:
         return eps / 4 if self.step_size is None else float(self.step_size)
 
-    def search(
+    def seek(
         self,
         model: nn.Module,
         x: Tensor,
         y: Tensor,
         *,
+        index: Tensor,
+        confirm: Confirm,
+        withstand: Callable[[int, int], None],
+        withstood: Tensor,
         ball: Ball,
         seed: int,
         batch_size: int,
         device: torch.device,
         progress: Callable[[Progress], None],
-    ) -> Found:
+    ) -> list[str]:
         """Restart after restart, batch after batch, over what still stands."""
-        x_adv = x.clone()
+        draws = CounterDraws(seed, self.method, index)
         standing = torch.arange(len(x))
         for restart in range(self.restarts):
-            draws = generator(seed, self.method, restart)
             left: list[Tensor] = []
             done, robust = 0, len(standing)
-            for index in standing.split(batch_size):
-                clean = x[index]
-                start = ball.sample(clean, draws) if self.random_start else clean
+            for positions in standing.split(batch_size):
+                clean = x[positions]
+                start = _random_start(clean, ball, draws, positions, restart) if self.random_start else clean
                 found, broken = self._attack_batch(
-                    model, clean.to(device), y[index].to(device), start.to(device), ball=ball
+                    model, clean.to(device), y[positions].to(device), start.to(device), ball=ball
                 )
-                x_adv[index] = found.cpu()
-                left.append(index[~broken.cpu()])
-                done, robust = done + len(index), robust - int(broken.sum())
+                stands = ~broken.cpu()
+                if not stands.all():
+                    stands[~stands] = ~confirm(positions[~stands], found[broken], self.method)
+                left.append(positions[stands])
+                done, robust = done + len(positions), robust - int((~stands).sum())
+                if restart == self.restarts - 1:
+                    for position in left[-1].tolist():
+                        withstand(position, 1)
                 progress(Progress(self.method, done, len(standing), robust))
             standing = torch.cat(left)
             if not len(standing):
                 break
-        return Found(x_adv=x_adv, by=[self.method] * len(x))
+        return []
 
     def _attack_batch(
         self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, ball: Ball
@@ -85,27 +93,45 @@ class PGDAttack(Attack):
         return found, broken
 
 
+def _random_start(x: Tensor, ball: Ball, draws: CounterDraws, positions: Tensor, restart: int) -> Tensor:
+    """A random point of the ball around each example, its own whatever the batch; as `Ball.sample` has them."""
+    trial, at, shape = torch.full_like(positions, restart), torch.zeros_like(positions), tuple(x.shape[1:])
+    if ball.norm == "Linf":
+        noise = draws.uniform(positions, trial, at, shape, lane=0) * 2 - 1
+        return (x + ball.eps * noise).clamp(0.0, 1.0)
+    radius = draws.uniform(positions, trial, at, (1,) * len(shape), lane=0)
+    direction = ball.direction(draws.normal(positions, trial, at, shape, lane=1))
+    return (x + ball.eps * radius * direction).clamp(0.0, 1.0)
+
+
 @ATTACKS.register("fgsm")
-class FGSMAttack(Attack):
+class FGSMAttack(ExampleAttack):
     """One step of length eps from the clean input (Goodfellow et al. 2015)."""
 
-    def search(
+    def seek(
         self,
         model: nn.Module,
         x: Tensor,
         y: Tensor,
         *,
+        index: Tensor,
+        confirm: Confirm,
+        withstand: Callable[[int, int], None],
+        withstood: Tensor,
         ball: Ball,
         seed: int,
         batch_size: int,
         device: torch.device,
         progress: Callable[[Progress], None],
-    ) -> Found:
+    ) -> list[str]:
         """One gradient an example."""
-        parts = []
-        for clean, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            moved = clean.to(device)
-            _, gradient = input_gradient(model, moved, labels.to(device))
-            parts.append(ball.step(moved, moved, gradient, ball.eps).cpu())
-            progress(Progress(self.method, sum(map(len, parts)), len(x)))
-        return Found(x_adv=torch.cat(parts), by=[self.method] * len(x))
+        done = 0
+        for positions in torch.arange(len(x)).split(batch_size):
+            clean = x[positions].to(device)
+            _, gradient = input_gradient(model, clean, y[positions].to(device))
+            broken = confirm(positions, ball.step(clean, clean, gradient, ball.eps), self.method)
+            for position in positions[~broken].tolist():
+                withstand(position, 1)
+            done += len(positions)
+            progress(Progress(self.method, done, len(x)))
+        return []

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from sam_bench.attacks.base import ATTACKS, Attack, Found, Progress
-from sam_bench.attacks.doubts import explain, few_classes
-from sam_bench.errors import InputError
+from sam_bench.attacks.autoattack.plan import Version, attacks_of, fit_to_classes, plan
+from sam_bench.attacks.base import Attack, Found, Progress
+from sam_bench.attacks.doubts import explain
+from sam_bench.attacks.random_state import random_state_kept
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
-
-Version = Literal["standard", "plus", "rand"]
-
-ATTACKS_OF: dict[Version, list[str]] = {
-    "standard": ["apgd-ce", "apgd-t", "fab-t", "square"],
-    "plus": ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"],
-    "rand": ["apgd-ce", "apgd-dlr"],
-}
-"""What each version runs, in order (Croce and Hein 2020, arXiv 2003.01690)."""
-
-TARGETS = 9
-"""Classes that each targeted attack aims at, from the second most likely down."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +27,7 @@ class ReferenceAutoAttack:
     """
 
     version: Version = "standard"
+    suite_of_custom: tuple[str, ...] = ()
 
     @property
     def engine(self) -> str:
@@ -49,7 +37,7 @@ class ReferenceAutoAttack:
     @property
     def attacks(self) -> list[str]:
         """Names of the attacks of this version, in order."""
-        return list(ATTACKS_OF[self.version])
+        return attacks_of(self.version, self.suite_of_custom)
 
     def suite(self, model: nn.Module, *, ball: Ball, seed: int, device: torch.device) -> Any:
         """Upstream's AutoAttack object with this version's settings."""
@@ -73,7 +61,7 @@ class ReferenceAutoAttack:
             InputError: The model has too few classes for this version's losses.
         """
         total = len(x)
-        with _random_state_kept(device), upstream.gradients_kept(model):
+        with random_state_kept(device), upstream.gradients_kept(model):
             torch.manual_seed(seed)
             suite = self.suite(model, ball=ball, seed=seed, device=device)
             classes = upstream.check_defence(suite, x, y, batch_size=batch_size)
@@ -110,46 +98,27 @@ class ReferenceAutoAttack:
         return Found(x_adv=x_adv, by=by, warnings=limited + explain(suite.logger.warnings))
 
     def _limit_targets(self, suite: Any, classes: int) -> list[str]:
-        targeted = [attack for attack in self.attacks if attack.endswith("-t")]
-        # DLR divides by a gap between the 1st and 3rd logit, its targeted form by one that reaches the 4th.
-        needed = 4 if targeted else 3
-        if classes < needed:
-            raise InputError(
-                f"autoattack, version {self.version}, needs at least {needed} classes for its DLR loss "
-                f"and the model has {classes}: use the attack pgd"
-            )
-        if not targeted or classes > TARGETS:
-            return []
-        suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = classes - 1
-        return [few_classes(classes, targeted)]
+        parts, doubts = fit_to_classes(plan(self.version, self.suite_of_custom), classes)
+        for part in parts:
+            if part.targeted and doubts:
+                attacker = suite.apgd_targeted if part.attack == "apgd-t" else suite.fab
+                attacker.n_target_classes = part.trials
+        return doubts
 
 
-@contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
-    """Give torch's generators back as they were: every attack seeds them."""
-    devices = []
-    if device.type == "cuda":
-        devices = [torch.cuda.current_device() if device.index is None else device.index]
-    with torch.random.fork_rng(devices=devices):
-        yield
-
-
-@ATTACKS.register("autoattack")
 class AutoAttack(Attack):
-    """AutoAttack (Croce and Hein 2020, arXiv 2003.01690): an ensemble of attacks without parameters to tune."""
+    """AutoAttack by upstream's code; the registered `autoattack` runs it as its engine `reference`."""
 
-    version: Version = Field(
-        default="standard",
-        description="standard (what leaderboards use), plus (more restarts, untargeted FAB and DLR) "
-        "or rand (for models that are random: averages gradients over 20 passes)",
-    )
+    method = "autoattack"
+    version: Version = "standard"
+    suite: tuple[str, ...] = ()
 
     @property
     def _driver(self) -> ReferenceAutoAttack:
-        return ReferenceAutoAttack(self.version)
+        return ReferenceAutoAttack(self.version, self.suite)
 
     @property
-    def engine(self) -> str:
+    def implementation(self) -> str:
         """The package that runs, with its version: 'pyautoattack 0.2.0'."""
         return self._driver.engine
 

@@ -18,7 +18,10 @@ _SETTINGS: dict[str, Any] = api.settings_of_attacks()
 @click.option("--attack", default="autoattack", show_default=True, help=f"{', '.join(api.attack_names())}.")
 @click.option("--norm", type=click.Choice(["Linf", "L2"]), default="Linf", show_default=True, help="Norm of the ball.")
 @click.option(
-    "--eps", default="8/255", show_default=True, help="Radius of the ball, for inputs in [0, 1]; a,b,… for several."
+    "--eps",
+    default="8/255",
+    show_default=True,
+    help="Radius of the ball, for inputs in [0, 1]; a,b,…: a curve, on which what is broken stays so.",
 )
 @click.option("--dataset", help="As for `train`.  [default: the one on the model's card]")
 @click.option("--n-examples", type=int, help="The first so many test images.  [default: all]")
@@ -28,6 +31,15 @@ _SETTINGS: dict[str, Any] = api.settings_of_attacks()
     type=click.Path(path_type=Path, dir_okay=False),
     help="The record's file.  [default: evaluations/MODEL/ATTACK-NORM-EPS….json]",
 )
+@click.option("--resume", is_flag=True, help="Go on with what an interrupted evaluation has found.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes on this machine that share the examples.",
+)
+@click.option("--save-adversarial", is_flag=True, help="Write the adversarial examples, too (….adversarial.npz).")
 @click.option("--allow-large-eps", is_flag=True, help="Accept an eps that was probably meant in units of 1/255.")
 @common.data_options
 @common.seed_option
@@ -52,18 +64,18 @@ def command(model: str, eps: str, output: Path | None, quiet: bool, as_json: boo
     radii = api.parse_radii(eps, options["norm"], allow_large_eps=options["allow_large_eps"])
     if output is not None and len(radii) > 1:
         raise click.UsageError("--output names one file, but --eps gives several radii; leave --output away")
-    records = []
-    for radius in radii:
-        record = api.evaluate(
-            model,
-            eps=radius,
-            output=output,
-            settings=settings,
-            reporter=common.reporter(quiet),
-            command=common.command_line(),
-            **options,
-        )
-        records.append(record)
+    records = api.evaluate_curve(
+        model,
+        radii,
+        output=output,
+        settings=settings,
+        reporter=common.reporter(quiet),
+        command=common.command_line(),
+        **options,
+    )
+    if not common.speaks():
+        return  # another process of the team says it
+    for record in records:
         for warning in record.warnings:
             click.echo(f"warning: {warning}", err=True)
         if not as_json:

@@ -42,6 +42,9 @@ class _Eps(click.ParamType):  # generic only in newer versions of click than we 
     "--recipe", default="standard", show_default=True, help="standard, sam, at, …, or a YAML file; see `recipes list`."
 )
 @click.option(
+    "--faithful", is_flag=True, help="The published code's settings where the recipe's differ; see `recipes show`."
+)
+@click.option(
     "--dataset",
     default="cifar10",
     show_default=True,

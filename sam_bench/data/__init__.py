@@ -2,13 +2,20 @@
 
 from sam_bench.data.augment import augment, crop_and_flip
 from sam_bench.data.batches import Batches, to_float
+from sam_bench.data.resized_crop import ResizedCrop
 from sam_bench.data.sources import data_sources, load_dataset
 from sam_bench.data.splits import Dataset, Split, channel_stats, hold_out, known_stats
+from sam_bench.data.stream_batches import StreamedBatches, make_batches
+from sam_bench.data.streaming import StreamedDataset, StreamedSplit, must_stream, stream_folder
 
 __all__ = [
     "Batches",
     "Dataset",
+    "ResizedCrop",
     "Split",
+    "StreamedBatches",
+    "StreamedDataset",
+    "StreamedSplit",
     "augment",
     "channel_stats",
     "crop_and_flip",
@@ -16,5 +23,8 @@ __all__ = [
     "hold_out",
     "known_stats",
     "load_dataset",
+    "make_batches",
+    "must_stream",
+    "stream_folder",
     "to_float",
 ]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sam_bench.data.images import SMALLEST_IMAGE, name_from_file
 from sam_bench.data.splits import Dataset, Split
@@ -22,7 +23,9 @@ _DEEP = ("I", "F")  # 'I', 'I;16', 'I;16B', 'F': more than eight bits a pixel
 
 
 @dataclass(frozen=True)
-class _File:
+class ImageFile:
+    """An image as its header describes it."""
+
     path: Path
     label: int
     size: tuple[int, int]  # width, height
@@ -46,18 +49,13 @@ def load_folder(path: Path, *, image_size: int | None = None, test_only: bool = 
         InputError: A part, a class or an image is missing, unreadable or of another size; names it.
     """
     path = Path(path)
-    parts = ["test"] if test_only else ["train", "test"]
-    for part in parts:
-        if not (path / part).is_dir():
-            raise InputError(
-                f"{path} has no folder {part!r}; a FOLDER of images holds train/<class>/* and test/<class>/*"
-            )
-    classes = _common_classes(path)
-    files = {part: _scan(path / part, classes) for part in parts}
+    parts = require_parts(path, test_only=test_only)
+    classes = common_classes(path)
+    files = {part: scan_images(path / part, classes) for part in parts}
     everything = [file for part in parts for file in files[part]]
     grey = all(file.grey for file in everything)
     if image_size is None:
-        image_size = _one_size(everything)
+        image_size = one_size(everything)
     return Dataset(
         name=name_from_file(path.resolve().name, str(path)),
         train=None if test_only else _load(files["train"], image_size, grey, "train"),
@@ -66,8 +64,23 @@ def load_folder(path: Path, *, image_size: int | None = None, test_only: bool = 
     )
 
 
-def _common_classes(path: Path) -> list[str]:
-    """The classes, which train/ and test/ must share (as far as both are there)."""
+def require_parts(path: Path, *, test_only: bool) -> list[str]:
+    """The parts that are wanted, all of which are there.
+
+    Raises:
+        InputError: One is missing.
+    """
+    parts = ["test"] if test_only else ["train", "test"]
+    for part in parts:
+        if not (path / part).is_dir():
+            raise InputError(
+                f"{path} has no folder {part!r}; a FOLDER of images holds train/<class>/* and test/<class>/*"
+            )
+    return parts
+
+
+def common_classes(path: Path) -> list[str]:
+    """The names of the classes, which train/ and test/ must share (as far as both are there)."""
     found = {part: _class_folders(path / part) for part in ("train", "test") if (path / part).is_dir()}
     for part, classes in found.items():
         if len(classes) < 2:
@@ -88,26 +101,31 @@ def _class_folders(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _scan(part: Path, classes: list[str]) -> list[_File]:
+def scan_images(part: Path, classes: list[str]) -> list[ImageFile]:
     """Every image of one part with its size and kind, read from the files' headers."""
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files: list[_File] = []
+    files: list[ImageFile] = []
     for label, name in enumerate(classes):
         before = len(files)
         for file in sorted((part / name).rglob("*")):
             hidden = any(piece.startswith(".") for piece in file.relative_to(part).parts)
             if hidden or file.suffix.lower() not in endings or not file.is_file():
                 continue
-            with _reading(file), Image.open(file) as image:
+            with reading(file), Image.open(file) as image:
                 if image.mode.startswith(_DEEP):
                     raise InputError(f"{file} has more than 8 bits a pixel (mode {image.mode}); save it with 8")
-                files.append(_File(file, label, image.size, image.mode in _GREY))
+                files.append(ImageFile(file, label, image.size, image.mode in _GREY))
         if len(files) == before:
             raise InputError(f"the class folder {part / name} has no images; put some in, or remove it from both parts")
     return files
 
 
-def _one_size(files: list[_File]) -> int:
+def one_size(files: list[ImageFile]) -> int:
+    """Height and width of square images that are all of one size.
+
+    Raises:
+        InputError: They are not; names two files.
+    """
     first = files[0]
     for file in files:
         if file.size != first.size:
@@ -127,9 +145,7 @@ def _one_size(files: list[_File]) -> int:
     return width
 
 
-def _load(files: list[_File], size: int, grey: bool, part: str) -> Split:
-    from torchvision.transforms import functional
-
+def _load(files: list[ImageFile], size: int, grey: bool, part: str) -> Split:
     channels = 1 if grey else 3
     try:
         images = torch.empty((len(files), channels, size, size), dtype=torch.uint8)
@@ -138,17 +154,41 @@ def _load(files: list[_File], size: int, grey: bool, part: str) -> Split:
         raise InputError(
             f"{len(files)} images of {size}x{size} need {gigabytes:.0f} GB of memory; give a smaller --image-size N"
         ) from error
-    for index, file in enumerate(_with_progress(files, f"Reading {part} images")):
-        with _reading(file.path), Image.open(file.path) as opened:
-            image = opened.convert("L" if grey else "RGB")
-        if image.size != (size, size):
-            image = functional.center_crop(functional.resize(image, [size]), [size])
-        images[index] = torch.from_numpy(np.array(image).reshape(size, size, channels)).permute(2, 0, 1)
+    for index, file in enumerate(with_progress(files, f"Reading {part} images")):
+        images[index] = to_bytes(middle_square(open_image(file.path, grey=grey), size))
     return Split(images, torch.tensor([file.label for file in files], dtype=torch.int64))
 
 
+def open_image(file: Path, *, grey: bool) -> Image.Image:
+    """A file's image, decoded, with one channel or three.
+
+    Raises:
+        InputError: It cannot be read; names the file.
+    """
+    with reading(file), Image.open(file) as opened:
+        image: Image.Image = opened.convert("L" if grey else "RGB")
+    return image
+
+
+def middle_square(image: Image.Image, size: int, *, resize_to: int | None = None) -> Image.Image:
+    """The image with its shorter side at `resize_to` (default `size`), then the middle `size` x `size` of it."""
+    from torchvision.transforms import functional
+
+    resize_to = resize_to or size
+    if image.size == (size, size) and resize_to == size:
+        return image
+    cut: Image.Image = functional.center_crop(functional.resize(image, [resize_to]), [size, size])
+    return cut
+
+
+def to_bytes(image: Image.Image) -> Tensor:
+    """uint8 [C, H, W] of an image with one channel or three."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def reading(file: Path) -> Iterator[None]:
     """Name the file whatever Pillow makes of a damaged one."""
     try:
         with warnings.catch_warnings():
@@ -161,7 +201,8 @@ def _reading(file: Path) -> Iterator[None]:
         raise InputError(f"{file} cannot be read as an image ({reason}); mend or remove it") from error
 
 
-def _with_progress(files: list[_File], description: str) -> Iterable[_File]:
+def with_progress(files: list[ImageFile], description: str) -> Iterable[ImageFile]:
+    """The files, with a bar on stderr where that is a terminal."""
     if not sys.stderr.isatty():
         return files
     from rich.console import Console
@@ -170,5 +211,5 @@ def _with_progress(files: list[_File], description: str) -> Iterable[_File]:
     return track(files, description=description, console=Console(stderr=True), transient=True)
 
 
-def _pixels(file: _File) -> str:
+def _pixels(file: ImageFile) -> str:
     return f"{file.size[0]}x{file.size[1]}"

@@ -6,6 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -71,6 +72,11 @@ class Split:
         if n < 1:
             raise InputError(f"the number of examples must be at least 1, not {n}")
         return self if n >= len(self) else Split(self.images[:n], self.labels[:n])
+
+    def select(self, indices: Tensor) -> Split:
+        """The examples at `indices`, int64 [n], in that order."""
+        where = indices.to(self.device)
+        return Split(self.images[where], self.labels[where])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -147,7 +153,21 @@ class Dataset:
         return int(self.test.images.shape[2])
 
 
-def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
+S = TypeVar("S", bound="_Divisible")
+
+
+class _Divisible(Protocol):
+    """What `hold_out` needs of a split."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def select(self: S, indices: Tensor) -> S: ...
+
+
+def hold_out(split: S, count: int, seed: int) -> tuple[S, S]:
     """Set `count` examples aside, each class in proportion to its size.
 
     The k-th of a class's n examples, in a random order, gets the key (k + 1/2) / n; the `count`
@@ -179,12 +199,8 @@ def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
     keys = np.empty(total)
     keys[by_class] = (np.arange(total) - starts[labels[by_class]] + 0.5) / sizes[labels[by_class]]
     ranked = order[np.argsort(keys, kind="stable")]  # equal keys stay in the random order
-    parts = (np.sort(ranked[count:]), np.sort(ranked[:count]))
-    train, validation = (torch.from_numpy(part).to(split.device) for part in parts)
-    return (
-        Split(split.images[train], split.labels[train]),
-        Split(split.images[validation], split.labels[validation]),
-    )
+    train, validation = (torch.from_numpy(np.sort(part)) for part in (ranked[count:], ranked[:count]))
+    return split.select(train), split.select(validation)
 
 
 def channel_stats(split: Split) -> Stats:

@@ -21,6 +21,24 @@ def _l2(flat: Tensor) -> Tensor:
     return norms.clamp_min(_TINY)
 
 
+def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform draws from [0, 1) for rows of a batch, of `like`'s type and device; see `seeds.draw_rows`."""
+
+    def draw(size: Sequence[int]) -> Tensor:
+        return torch.rand(size, generator=generator, device=like.device, dtype=like.dtype)
+
+    return draw_rows(draw, shape, generator)
+
+
+def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal draws for rows of a batch, of `like`'s type and device; see `seeds.draw_rows`."""
+
+    def draw(size: Sequence[int]) -> Tensor:
+        return torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)
+
+    return draw_rows(draw, shape, generator)
+
+
 @dataclass(frozen=True)
 class Ball:
     """The allowed inputs around a clean one: within eps in the norm, and within [0, 1].
@@ -72,18 +90,11 @@ class Ball:
             x: Clean inputs in [0, 1], float [B, ...].
             generator: On the same device as `x`.
         """
-
-        def uniform(shape: Sequence[int]) -> Tensor:
-            return torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
-
-        def normal(shape: Sequence[int]) -> Tensor:
-            return torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-
         if self.norm == "Linf":
-            noise = draw_rows(uniform, x.shape, generator) * 2 - 1
+            noise = uniform(x.shape, x, generator) * 2 - 1
             return (x + self.eps * noise).clamp(0.0, 1.0)
-        flat = draw_rows(normal, x.shape, generator).flatten(1)
-        radius = draw_rows(uniform, (len(x), 1), generator)
+        flat = normal(x.shape, x, generator).flatten(1)
+        radius = uniform((len(x), 1), x, generator)
         return (x + (self.eps * radius * flat / _l2(flat)).view_as(x)).clamp(0.0, 1.0)
 
 

@@ -35,6 +35,11 @@ class EvaluationRecord(Record):
     batch_size: int = Field(ge=1)
     precision: Literal["fp32"] = "fp32"
     n_examples: int = Field(ge=1)
+    carried: int = Field(
+        default=0,
+        ge=0,
+        description="examples not attacked at this radius, because the same run broke them in a smaller ball",
+    )
     clean_accuracy: Fraction01
     robust_accuracy: Fraction01
     accuracy_after: dict[str, Fraction01] = Field(description="robust accuracy left after each attack, in order")

@@ -138,7 +138,7 @@ class _Run:
     @property
     def learned(self) -> nn.Module:
         """The weights that are measured and registered."""
-        return self.step.average.module if self.step.average is not None else self.model
+        return self.step.method.averaging.learned(self.step.average, self.model)
 
     @property
     def done(self) -> int:
@@ -183,6 +183,10 @@ class _Run:
                         events.close()
         if self.config.select == "best" and self.state.best_epoch:
             self.learned.load_state_dict(self.team.share(self.folder.load_best() if self.team.is_main else {}))
+        one_more_epoch = (x for x, _ in self.batches.epoch(self.config.recipe.epochs))
+        examples = self.step.method.averaging.finish(self.step.average, one_more_epoch)
+        self.state.passes.train_forward += self.team.total([examples])[0]
+        self._settle()
         return Trained(model=self.learned, state=self.state)
 
     def _epoch(self, stage: Stage, request: StopRequest, save_every: float) -> None:
@@ -204,6 +208,7 @@ class _Run:
                 first=first,
                 total=total,
                 lr_scale=state.lr_scale,
+                epoch_ended=last,
             )
             figures.add(loss, hits, examples=count, step=number)
             state.batch = batch + 1

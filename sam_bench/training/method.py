@@ -48,11 +48,26 @@ def build_method(recipe: Recipe) -> Method:
     """Check a recipe and build its components; `recipe` in the result has every default filled in.
 
     Raises:
-        InputError: An unknown component or setting, or a value out of range; names the field.
+        InputError: An unknown component or setting, a value out of range, or parts that make no sense
+            together; names the field.
     """
     parts = {field: registry.build(getattr(recipe, field)) for field, registry in PARTS.items()}
     resolved = recipe.model_copy(update={field: part.spec() for field, part in parts.items()})
-    return Method(recipe=resolved, **parts)
+    method = Method(recipe=resolved, **parts)
+    _refuse_impossible(method)
+    return method
+
+
+def _refuse_impossible(method: Method) -> None:
+    """Refuse parts that are each right and together teach nothing."""
+    objective = method.objective
+    if objective.compares_inputs and method.inputs.reach == 0:
+        moving = ", ".join(name for name in INPUT_PERTURBATIONS.names() if name != "none")
+        how = "has none" if method.inputs.method == "none" else f"moves none: its {method.inputs.method} has radius 0"
+        raise InputError(
+            f"objective {objective.method!r} compares clean with perturbed inputs, and the recipe {how}; "
+            f"choose inputs among {moving}, or objective cross-entropy"
+        )
 
 
 def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
@@ -101,18 +116,18 @@ def _locate(key: str, fields: Mapping[str, Any]) -> tuple[str, str]:
     for candidate, registry in PARTS.items():
         if part in ("", candidate) and setting in registry.get(fields[candidate].method).model_fields:
             return candidate, setting
-    owners = sorted(
-        f"{candidate} {cls.method!r}"
+    owners = {
+        candidate: ", ".join(repr(cls.method) for cls in registry if setting in cls.model_fields)
         for candidate, registry in PARTS.items()
-        for cls in registry
-        if setting in cls.model_fields
-    )
+        if any(setting in cls.model_fields for cls in registry)
+    }
     if not owners:
         known = {name for registry in PARTS.values() for cls in registry for name in cls.model_fields}
         raise unknown_name("setting", key, known | set(PLAIN) | set(Augmentation.model_fields))
     used = ", ".join(f"{field} {fields[field].method!r}" for field in PARTS)
     option = f"--{setting.replace('_', '-')}"
-    raise InputError(f"{option} does not apply: it belongs to {', '.join(owners)}, and this is {used}")
+    belongs = "; ".join(f"{candidate} {methods}" for candidate, methods in owners.items())
+    raise InputError(f"{option} does not apply: it belongs to {belongs}, and this is {used}")
 
 
 def settings_of_methods() -> dict[str, list[tuple[str, str, Any]]]:

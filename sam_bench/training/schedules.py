@@ -76,3 +76,16 @@ class OneCycle(Schedule):
         if progress < self.peak:
             return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * progress / self.peak))
         return 0.5 * (1 + math.cos(math.pi * (progress - self.peak) / (1 - self.peak)))
+
+
+@SCHEDULES.register("cyclic")
+class Cyclic(Schedule):
+    """Linear up from zero, then linear down to zero: fast adversarial training's (Wong, Rice, Kolter 2020)."""
+
+    top: float = Field(default=0.5, gt=0, lt=1, description="share of the run at which the rate is highest")
+
+    def after_warmup(self, progress: float) -> float:
+        """Up to 1 at `top`, then down to 0."""
+        if progress < self.top:
+            return progress / self.top
+        return (1 - progress) / (1 - self.top)

@@ -90,6 +90,7 @@ class TrainingStep:
         first: int = 0,
         total: int | None = None,
         lr_scale: float = 1.0,
+        epoch_ended: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Learn from one batch.
 
@@ -102,6 +103,7 @@ class TrainingStep:
             first: Place of the first example in the whole batch.
             total: Examples in the whole batch; those given when there is no more.
             lr_scale: Multiplies the learning rate.
+            epoch_ended: This is the last step of its epoch.
 
         Returns:
             The mean loss at the unperturbed weights and the number of examples classified correctly
@@ -135,7 +137,7 @@ class TrainingStep:
         loss = method.weights.differentiate(batch)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            method.averaging.update(self.average, self.model, progress=progress, epoch_ended=epoch_ended)
         self._count(batch, total)
         assert batch.hits is not None
         return loss, batch.hits

@@ -350,7 +350,7 @@ def test_nothing_is_searched_where_nothing_is_right() -> None:
 def test_every_registered_attack_says_what_it_is(name: str) -> None:
     attack = ATTACKS.build(ComponentSpec(method=name))
     assert attack.attacks and not {ROBUST, MISCLASSIFIED} & set(attack.attacks)
-    assert attack.engine.split()[0] and all(field.description for field in type(attack).model_fields.values())
+    assert attack.implementation.split()[0] and all(field.description for field in type(attack).model_fields.values())
     assert ATTACKS.build(attack.spec()) == attack
 
 

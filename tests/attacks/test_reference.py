@@ -21,6 +21,7 @@ from sam_bench.attacks.reference import AutoAttack, ReferenceAutoAttack
 from sam_bench.errors import InputError
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
+from sam_bench.records import ComponentSpec
 
 
 def shorten(suite: Any) -> Any:
@@ -220,8 +221,9 @@ def test_leaves_gradients_flags_random_state_logger_and_console_as_they_were(
 
 
 def test_names_engine_and_version_of_the_package() -> None:
-    assert AutoAttack().engine == f"pyautoattack {pyautoattack.__version__}"
-    assert ATTACKS.get("autoattack") is AutoAttack
+    assert AutoAttack().implementation == f"pyautoattack {pyautoattack.__version__}"
+    registered = ATTACKS.build(ComponentSpec(method="autoattack", engine="reference"))
+    assert registered.implementation == AutoAttack().implementation
 
 
 @pytest.mark.parametrize("version", ["standard", "plus", "rand"])

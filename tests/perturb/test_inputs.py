@@ -131,8 +131,8 @@ def test_every_registered_perturbation_moves_inputs_within_its_ball_and_counts_i
     assert len(calls) == perturbation.passes[0]
     assert moved.shape == x.shape and moved.dtype == x.dtype
     assert moved.min() >= 0 and moved.max() <= 1
-    eps = perturbation.ball.eps if perturbation.ball else 0.0
-    assert (moved - x).abs().max() <= eps + 1e-6
+    assert (moved - x).abs().max() <= perturbation.reach + 1e-6
+    assert (perturbation.reach == 0) == torch.equal(moved, x)
     assert INPUT_PERTURBATIONS.build(perturbation.spec()) == perturbation
 
 

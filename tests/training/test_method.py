@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from sam_bench.api.listing import relative_passes
 from sam_bench.errors import InputError
+from sam_bench.perturb.inputs import PGD
 from sam_bench.records import Augmentation, Recipe
-from sam_bench.training import PARTS, build_method, load_recipe, override, recipe_names, settings_of_methods
+from sam_bench.training import (
+    PARTS,
+    build_method,
+    load_recipe,
+    override,
+    recipe_names,
+    recipe_text,
+    settings_of_methods,
+)
 from sam_bench.training.method import PLAIN
+from sam_bench.training.recipes import ALIASES, faithful_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -20,6 +33,58 @@ def test_every_recipe_that_ships_builds_and_survives_json(name: str) -> None:
     again = Recipe.model_validate_json(method.recipe.model_dump_json())
     assert again == method.recipe
     assert build_method(again).recipe == method.recipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_what_a_recipe_says_of_its_cost_is_what_it_costs(name: str) -> None:
+    words = {2: "twice", 6: "six times", 11: "eleven times", 12: "twelve times"}
+    cost = relative_passes(build_method(load_recipe(name)))
+    said = [number for number, word in words.items() if word in load_recipe(name).good_for]
+    said += [float(number) for number in re.findall(r"([\d.]+) times (?:the cost|that) of", load_recipe(name).good_for)]
+    assert all(number == pytest.approx(cost) for number in said)
+    assert said or cost <= 2
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_a_recipe_is_found_by_its_other_names(alias: str, name: str) -> None:
+    assert load_recipe(alias) == load_recipe(name) and recipe_text(alias) == recipe_text(name)
+    assert alias not in recipe_names()
+
+
+def test_the_grid_of_radii_is_the_extensions() -> None:
+    """Linf and L2, radius, steps and step size in 1/255, as the published table has them."""
+    linf = {"1": (5, 0.5), "2": (5, 1.0), "4": (10, 1.0), "8": (10, 2.0)}
+    l2 = {"16": (5, 8.0), "32": (5, 16.0), "64": (5, 32.0), "128": (5, 64.0)}
+    for norm, grid in (("Linf", linf), ("L2", l2)):
+        for eps, (steps, size) in grid.items():
+            attack = build_method(load_recipe(f"at-{norm.lower()}-{eps}")).inputs
+            assert isinstance(attack, PGD) and attack.norm == norm and attack.steps == steps
+            assert attack.eps * 255 == pytest.approx(float(eps)) and attack.step_size is not None
+            assert attack.step_size * 255 == pytest.approx(size)
+
+
+@pytest.mark.parametrize("name", faithful_names())
+def test_a_faithful_recipe_differs_in_what_its_file_says_and_nothing_else(name: str, tmp_path: Path) -> None:
+    published = yaml.safe_load(recipe_text(name))["faithful"]
+    plain, faithful = (build_method(load_recipe(name, faithful=given)).recipe for given in (False, True))
+    assert (plain.name, faithful.name) == (name, f"{name}-faithful")
+    changed = {
+        setting: value
+        for part in PARTS
+        for setting, value in getattr(faithful, part).settings.items()
+        if value != getattr(plain, part).settings.get(setting)
+    }
+    assert changed == {key: str(value) if key in ("eps", "step_size") else value for key, value in published.items()}
+    assert faithful.augmentation == plain.augmentation and faithful.epochs == plain.epochs
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(recipe_text(name, faithful=True))
+    assert build_method(load_recipe(shown)).recipe == faithful
+
+
+def test_the_papers_recipes_have_a_faithful_form_and_others_say_which_have() -> None:
+    assert {"standard", "sam", "at", "sam-at"} <= set(faithful_names())
+    with pytest.raises(InputError, match=r"--faithful: recipe asam has no `faithful` settings; .*at, .*sam, .*have"):
+        load_recipe("asam", faithful=True)
 
 
 def test_the_three_methods_are_points_on_the_two_axes() -> None:
@@ -34,7 +99,7 @@ def test_bare_dotted_and_part_overrides_land_where_they_belong() -> None:
         {"rho": "0.4", "optimizer.lr": 0.05, "epochs": "3", "flip": False, "schedule": "one-cycle", "peak": 0.2},
     )
     method = build_method(recipe)
-    assert method.weights.model_dump() == {"rho": 0.4}
+    assert method.weights.model_dump()["rho"] == 0.4
     assert method.optimizer.lr == 0.05 and method.recipe.epochs == 3 and not method.recipe.augmentation.flip
     assert method.schedule.method == "one-cycle" and method.schedule.model_dump()["peak"] == 0.2
 
@@ -48,8 +113,8 @@ def test_a_new_method_on_an_axis_brings_its_own_settings() -> None:
 @pytest.mark.parametrize(
     ("recipe", "settings", "message"),
     [
-        ("standard", {"rho": 0.1}, r"--rho does not apply: it belongs to weights 'sam'"),
-        ("sam", {"step_size": 0.1}, r"--step-size does not apply: it belongs to inputs 'fgsm', inputs 'pgd'"),
+        ("standard", {"rho": 0.1}, r"--rho does not apply: it belongs to weights 'aace', .*'sam'"),
+        ("sam", {"step_size": 0.1}, r"--step-size does not apply: it belongs to inputs 'fgsm', 'n-fgsm', 'pgd', and"),
         ("sam", {"rhoo": 0.1}, r"unknown setting 'rhoo'. Did you mean 'rho'"),
         ("sam", {"weight.rho": 0.1}, r"unknown part of a recipe 'weight'. Did you mean 'weights'"),
         ("sam", {"weights": "samm"}, r"unknown weight perturbation 'samm'. Did you mean 'sam'"),
@@ -68,7 +133,7 @@ def test_a_users_yaml_is_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "gentle.yaml"
     path.write_text("summary: a gentle SAM\nweights: {method: sam, rho: 0.03}\nepochs: 2\n")
     recipe = load_recipe(path)
-    assert recipe.name == "gentle" and build_method(recipe).recipe.weights.settings == {"rho": 0.03}
+    assert recipe.name == "gentle" and build_method(recipe).recipe.weights.settings["rho"] == 0.03
     assert load_recipe(str(path)) == recipe
 
 
@@ -78,6 +143,7 @@ def test_a_users_yaml_is_a_recipe(tmp_path: Path) -> None:
         ("summary: x\nepoch: 3\n", "unknown field 'epoch'. Did you mean 'epochs'"),
         ("- a\n", "must be a mapping"),
         ("summary: [\n", "is not YAML"),
+        ("summary: x\nfaithful: bn_mode\n", "faithful must be a mapping of settings"),
         ("epochs: 3\n", "summary: Field required"),
         ("summary: x\nweights: {rho: 1}\n", "weights.method: Field required"),
     ],
@@ -90,7 +156,9 @@ def test_a_wrong_yaml_is_named_with_its_field(tmp_path: Path, text: str, message
 
 
 def test_unknown_recipes_and_missing_files_are_refused() -> None:
-    with pytest.raises(InputError, match=r"unknown recipe 'sma'. Did you mean 'sam'.*Available: at, sam, standard"):
+    with pytest.raises(
+        InputError, match=r"unknown recipe 'sma'. Did you mean .*'sam'.*Available: .*at, .*at-pgd10, .*sam, .*standard"
+    ):
         load_recipe("sma")
     with pytest.raises(InputError, match=r"cannot read recipe nowhere\.yaml"):
         load_recipe("nowhere.yaml")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam_bench.records import ComponentSpec
-from sam_bench.training.schedules import SCHEDULES, Cosine, OneCycle, Piecewise
+from sam_bench.training.schedules import SCHEDULES, Constant, Cosine, Cyclic, OneCycle, Piecewise
 
 
 def test_piecewise_drops_at_the_papers_epochs_as_torch_does() -> None:
@@ -31,6 +31,44 @@ def test_cosine_is_torchs_cosine() -> None:
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
     for step in range(50):
         assert Cosine().factor(step / 50) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs.step()
+
+
+@pytest.mark.parametrize("top", [0.5, 0.4, 0.2])
+def test_cyclic_is_torchs_cyclic(top: float) -> None:
+    steps, up = 50, round(50 * top)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CyclicLR(
+        optimizer, base_lr=0, max_lr=1, step_size_up=up, step_size_down=steps - up, cycle_momentum=False
+    )
+    for step in range(steps):
+        assert Cyclic(top=top).factor(step / steps) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs.step()
+
+
+def test_one_cycle_is_torchs_one_cycle() -> None:
+    steps = 50
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=steps + 1, pct_start=16 / 51, final_div_factor=1e12, cycle_momentum=False
+    )
+    for step in range(steps):
+        # Torch counts intervals between steps, of which there are as many as our steps here.
+        assert OneCycle(peak=0.3).factor(step / steps) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs.step()
+
+
+def test_warm_up_is_torchs_linear_warm_up() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1e-12, total_iters=10)
+    for step in range(40):
+        assert Constant(warmup=0.25).factor(step / 40) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             theirs.step()

@@ -7,6 +7,7 @@ command line.
 import importlib
 import pkgutil
 
+from sam_bench.perturb.weights.ascent import Ascent, scale_to
 from sam_bench.perturb.weights.base import (
     WEIGHT_PERTURBATIONS,
     NoWeightPerturbation,
@@ -21,6 +22,7 @@ for _module in pkgutil.iter_modules(__path__):
 
 __all__ = [
     "WEIGHT_PERTURBATIONS",
+    "Ascent",
     "BatchLoss",
     "Losses",
     "NoWeightPerturbation",
@@ -28,4 +30,5 @@ __all__ = [
     "WeightPerturbation",
     "displaced",
     "global_norm",
+    "scale_to",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sam_bench.perturb.weights.loss import BatchLoss
 from sam_bench.registry import Component, Registry
+from sam_bench.seeds import generator
 
 
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -19,21 +20,64 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     return norm
 
 
-@contextmanager
-def displaced(parameters: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
-    """Move parameters by a perturbation and put them back bit for bit.
+def inner_product(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """Inner product over all elements of all tensors, a scalar on their device."""
+    products = torch._foreach_mul(list(one), list(other))
+    return torch.stack([product.sum() for product in products]).sum()
 
-    The weights are copied and copied back: adding and subtracting the perturbation would leave
-    rounding behind at every step.
+
+def views_like(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Cut a vector into tensors of the parameters' shapes and, where these are dense, their memory order.
+
+    Element by element operations on a whole list are fast only between tensors of the same strides.
+
+    Args:
+        flat: [N], as many elements as the parameters have together.
+        parameters: Whose shapes and strides the views get.
     """
-    with torch.no_grad():
-        before = [parameter.clone(memory_format=torch.preserve_format) for parameter in parameters]
-        torch._foreach_add_(list(parameters), list(by))
+    views: list[Tensor] = []
+    for piece, parameter in zip(flat.split([each.numel() for each in parameters]), parameters, strict=True):
+        dense = torch.empty_like(parameter, device="meta", memory_format=torch.preserve_format)
+        views.append(piece.as_strided(dense.shape, dense.stride(), piece.storage_offset()))
+    return views
+
+
+def draw_normal(parameters: Sequence[Tensor], seed: int, step: int, *parts: int) -> list[Tensor]:
+    """Standard normal noise of the parameters' shapes, the same on every device of a run.
+
+    Args:
+        parameters: At least one, all of one dtype on one device.
+        seed: The run's.
+        step: Of the run.
+        parts: Which draw of the step.
+    """
+    first = parameters[0]
+    draws = generator(seed, "weights", step, *parts, device=first.device)
+    count = sum(parameter.numel() for parameter in parameters)
+    return views_like(torch.randn(count, generator=draws, device=first.device, dtype=first.dtype), parameters)
+
+
+@contextmanager
+def restored(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Give copies of parameters, and put these back when the block ends, bit for bit.
+
+    Adding and subtracting a perturbation would leave rounding behind at every step.
+    """
+    before = [parameter.detach().clone(memory_format=torch.preserve_format) for parameter in parameters]
     try:
-        yield
+        yield before
     finally:
         with torch.no_grad():
             torch._foreach_copy_(list(parameters), before)
+
+
+@contextmanager
+def displaced(parameters: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
+    """Move parameters by a perturbation and put them back bit for bit."""
+    with restored(parameters):
+        with torch.no_grad():
+            torch._foreach_add_(list(parameters), list(by))
+        yield
 
 
 class WeightPerturbation(Component):

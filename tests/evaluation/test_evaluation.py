@@ -8,71 +8,27 @@ from typing import Any
 
 import pytest
 import torch
+from evaluation_samples import Nearest, digits, evaluate, loaded
 from torch import Tensor, nn
 
 from sam_bench.attacks import ATTACKS, Attack, Progress
 from sam_bench.attacks.base import Found
 from sam_bench.attacks.gradient import PGDAttack
-from sam_bench.data import Split, load_dataset, to_float
+from sam_bench.data import Split, to_float
 from sam_bench.device import package_versions
 from sam_bench.errors import SamBenchError
-from sam_bench.evaluation import run_attack
 from sam_bench.progress import SilentReporter
-from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, EvaluationRecord, Radius
-from sam_bench.zoo import LoadedModel
+from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, Radius
 
 
 @pytest.fixture(scope="module")
 def test_split() -> Split:
-    return load_dataset("digits", image_size=8, test_only=True).test.head(60)
-
-
-def loaded(module: nn.Module, **changes: Any) -> LoadedModel:
-    fields: dict[str, Any] = {
-        "module": module,
-        "name": "nearest",
-        "sha256": "a" * 64,
-        "card": None,
-        "num_classes": 10,
-        "input_shape": (1, 8, 8),
-    }
-    return LoadedModel(**{**fields, **changes})
-
-
-class Nearest(nn.Module):
-    """The class whose mean image is nearest: a real classifier that needs no training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        train = load_dataset("digits", image_size=8).train
-        assert train is not None
-        x = to_float(train.images).flatten(1)
-        self.means = nn.Parameter(torch.stack([x[train.labels == label].mean(0) for label in range(10)]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return -torch.cdist(x.flatten(1), self.means.to(x.dtype)).square()
+    return digits()
 
 
 @pytest.fixture(scope="module")
 def nearest() -> Nearest:
     return Nearest()
-
-
-def evaluate(module: nn.Module, split: Split, attack: Attack | None = None, **changes: Any) -> EvaluationRecord:
-    options: dict[str, Any] = {
-        "dataset": "digits",
-        "attack": attack or PGDAttack(steps=5),
-        "norm": "Linf",
-        "eps": Radius("16/255"),
-        "seed": 3,
-        "batch_size": 25,
-        "device": torch.device("cpu"),
-        "reporter": SilentReporter(),
-        "spelled": "nearest",
-        "command": "sam-bench evaluate nearest",
-    }
-    model = changes.pop("model", None) or loaded(module)
-    return run_attack(model, split, **{**options, **changes})
 
 
 def test_a_record_says_what_ran_on_what_and_what_came_out(nearest: Nearest, test_split: Split) -> None:
@@ -108,7 +64,7 @@ def test_at_radius_zero_robust_is_clean_and_more_radius_only_costs(nearest: Near
 
 
 def test_a_part_of_the_test_set_gets_the_verdicts_it_has_in_the_whole(nearest: Nearest, test_split: Split) -> None:
-    attack = PGDAttack(steps=5, random_start=False)
+    attack = PGDAttack(steps=5)
     whole, part = evaluate(nearest, test_split, attack), evaluate(nearest, test_split.head(20), attack)
     assert part.verdicts == whole.verdicts[:20] and part.n_examples == 20
     assert part.dataset_fingerprint != whole.dataset_fingerprint
@@ -130,7 +86,7 @@ def test_a_model_that_does_not_fit_the_data_is_refused_before_the_attack(
 
 
 class Unreached(PGDAttack):
-    def search(self, *_: Any, **__: Any) -> Found:
+    def seek(self, *_: Any, **__: Any) -> list[str]:
         raise AssertionError("the attack was started")
 
 

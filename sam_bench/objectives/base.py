@@ -1,20 +1,21 @@
-"""Objectives: what scores a (perturbed) batch."""
+"""What every objective is."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
-import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from sam_bench.perturb.inputs import at_least_float32
 from sam_bench.perturb.weights import Score
 from sam_bench.registry import Component, Registry
 
 
 class Objective(Component):
     """Base of training losses."""
+
+    compares_inputs: ClassVar[bool] = False
+    """Whether it weighs the clean inputs against the perturbed ones, and so is nothing of its own without those."""
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -24,6 +25,8 @@ class Objective(Component):
     @abstractmethod
     def losses(self, score: Score, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         """The loss of every example.
+
+        What is run first is what a run's training accuracy is measured on.
 
         Args:
             score: Runs the network: images [B, C, H, W] to logits [B, classes].
@@ -37,15 +40,3 @@ class Objective(Component):
 
 
 OBJECTIVES: Registry[Objective] = Registry(kind="objective", field="objective", group="sam_bench.objectives")
-
-
-@OBJECTIVES.register("cross-entropy")
-class CrossEntropy(Objective):
-    """Cross-entropy, optionally against smoothed labels (Szegedy et al. 2016, section 7)."""
-
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of a label spread over all classes")
-
-    def losses(self, score: Score, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy per example, at the perturbed inputs."""
-        logits = at_least_float32(score(x_adv))
-        return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing, reduction="none")

@@ -1,0 +1,200 @@
+"""APGD (Croce and Hein 2020, arXiv 2003.01690, algorithm 1), each row with its own step size and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sam_bench.attacks.autoattack import losses
+from sam_bench.attacks.autoattack.rows import Rows, Search, norms, wide
+
+Loss = Literal["ce", "dlr", "dlr-targeted"]
+
+_MOMENTUM = 0.75
+_RISES = 0.75  # rho: a step size is kept where the loss rose in more than this share of the steps
+_TINY = 1e-12
+
+
+@dataclass
+class APGDRows(Rows):
+    """What a trial remembers.
+
+    Attributes:
+        target: int64: class aimed at; the label where the loss has none.
+        low, high: What ball and box leave of each coordinate; Linf only.
+        point: Where the loss is evaluated next.
+        previous: The point before.
+        best, best_gradient, best_loss: The point of highest loss, its gradient, its loss.
+        step: Step size.
+        last_loss: float32: loss at the last point.
+        rises: How often the loss rose since the last checkpoint.
+        checked_loss: The highest loss at the last checkpoint.
+        reduced: bool: the step size was halved at the last checkpoint.
+    """
+
+    target: Tensor
+    low: Tensor
+    high: Tensor
+    point: Tensor
+    previous: Tensor
+    best: Tensor
+    best_gradient: Tensor
+    best_loss: Tensor
+    step: Tensor
+    last_loss: Tensor
+    rises: Tensor
+    checked_loss: Tensor
+    reduced: Tensor
+
+
+def checkpoint_windows(iterations: int) -> list[int]:
+    """For each iteration the number of steps its checkpoint looks back on, 0 where there is none."""
+    window, shortest, shrink = (max(int(share * iterations), 1) for share in (0.22, 0.06, 0.03))
+    windows, since = [0] * iterations, 0
+    for each in range(iterations):
+        since += 1
+        if since == window:
+            windows[each] = window
+            window, since = max(window - shrink, shortest), 0
+    return windows
+
+
+class APGD(Search[APGDRows]):
+    """Ascent with momentum; at checkpoints, rows that stopped rising halve their step and go back to their best.
+
+    Args:
+        loss: What to ascend on.
+        iterations: Steps of a trial.
+        eot: Passes whose gradients are averaged.
+        flat_starts: int64 []: counts the starts at which the gradient is exactly zero; for the DLR
+            losses only, as upstream does.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        loss: Loss,
+        iterations: int = 100,
+        eot: int = 1,
+        flat_starts: Tensor | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(*args, **settings)
+        self._loss, self._iterations, self._eot, self._flat_starts = loss, iterations, eot, flat_starts
+        # The first tick only evaluates the start, so that iteration i of the paper ends in tick i + 1.
+        self._window = torch.tensor([0, *checkpoint_windows(iterations)], device=self.cases.device)
+
+    @property
+    def ticks(self) -> int:
+        """Steps, and the evaluation of the start."""
+        return self._iterations + 1
+
+    def begin(self, position: Tensor, trial: Tensor) -> APGDRows:
+        """A random start on the sphere, clipped to the box."""
+        common = self.fresh(position, trial)
+        clean, eps = common["clean"], self.ball.eps
+        zero = torch.zeros_like(clean)
+        own = torch.zeros(len(position), dtype=self.cases.logits_dtype, device=clean.device)
+        point = (clean + eps * self._normalised(self._noise(common))).clamp(0.0, 1.0)
+        linf = self.ball.norm == "Linf"
+        return APGDRows(
+            **common,
+            target=self.target(position, trial) if self._loss == "dlr-targeted" else common["label"],
+            low=(clean - eps).clamp_min(0.0) if linf else zero[:, :0],
+            high=(clean + eps).clamp_max(1.0) if linf else zero[:, :0],
+            point=point,
+            previous=point.clone(),
+            best=point.clone(),
+            best_gradient=zero,
+            best_loss=own,
+            step=torch.full_like(own, 2.0 * eps, dtype=clean.dtype),
+            last_loss=torch.zeros_like(own, dtype=torch.float32),
+            rises=torch.zeros_like(own, dtype=torch.float32),
+            checked_loss=own.clone(),
+            reduced=torch.ones_like(own, dtype=torch.bool),
+        )
+
+    def _noise(self, rows: dict[str, Tensor]) -> Tensor:
+        where = rows["position"], rows["trial"], rows["iteration"]
+        shape = tuple(rows["clean"].shape[1:])
+        if self.ball.norm == "Linf":
+            return 2.0 * self.draws.uniform(*where, shape, lane=0) - 1.0
+        return self.draws.normal(*where, shape, lane=0)
+
+    def tick(self, rows: APGDRows) -> None:
+        """Evaluate the point, update best and step size, move on."""
+        logits, loss, gradient = self._evaluate(rows)
+        rows.note(logits.argmax(1) != rows.label, rows.point)
+        start = rows.iteration == 0
+        if self._flat_starts is not None and self._loss != "ce":
+            flat = gradient.flatten(1).abs().sum(1) == 0
+            self._flat_starts += (start & flat).sum()
+
+        better = start | (loss > rows.best_loss)
+        rows.best = torch.where(wide(better, rows.point), rows.point, rows.best)
+        rows.best_gradient = torch.where(wide(better, gradient), gradient, rows.best_gradient)
+        rows.best_loss = torch.where(better, loss, rows.best_loss)
+        rows.checked_loss = torch.where(start, loss, rows.checked_loss)
+        # Upstream compares losses in float32, and the first of them with zero instead of the start's.
+        now = loss.float()
+        rows.rises = rows.rises + (~start & (now > rows.last_loss))
+        rows.last_loss = torch.where(start, torch.zeros_like(now), now)
+
+        back = self._check(rows)
+        point = torch.where(wide(back, rows.best), rows.best, rows.point)
+        gradient = torch.where(wide(back, gradient), rows.best_gradient, gradient)
+        moved = self._move(rows, point, gradient, start)
+        rows.previous, rows.point = point, moved
+        rows.iteration += 1
+
+    def _evaluate(self, rows: APGDRows) -> tuple[Tensor, Tensor, Tensor]:
+        objective = self._objective(rows)
+        logits, loss, gradient = self.oracle.gradient(rows.point, objective)
+        for _ in range(self._eot - 1):
+            logits, loss, another = self.oracle.gradient(rows.point, objective)
+            gradient = gradient + another
+        return logits, loss, gradient / self._eot
+
+    def _objective(self, rows: APGDRows) -> Callable[[Tensor], Tensor]:
+        if self._loss == "ce":
+            return lambda logits: losses.cross_entropy(logits, rows.label)
+        if self._loss == "dlr":
+            return lambda logits: losses.dlr(logits, rows.label)
+        return lambda logits: losses.dlr_targeted(logits, rows.label, rows.target)
+
+    def _check(self, rows: APGDRows) -> Tensor:
+        """Which rows halve their step and go back to their best point, bool [B]."""
+        window = self._window[rows.iteration]
+        checked = window > 0
+        stalls = rows.rises <= window * _RISES
+        no_gain = ~rows.reduced & (rows.checked_loss >= rows.best_loss)
+        back = checked & (stalls | no_gain)
+        rows.reduced = torch.where(checked, back, rows.reduced)
+        rows.checked_loss = torch.where(checked, rows.best_loss, rows.checked_loss)
+        rows.rises = torch.where(checked, torch.zeros_like(rows.rises), rows.rises)
+        rows.step = torch.where(back, rows.step / 2.0, rows.step)
+        return back
+
+    def _move(self, rows: APGDRows, point: Tensor, gradient: Tensor, start: Tensor) -> Tensor:
+        """Steepest ascent, then momentum, each projected (algorithm 1, lines 7 and 8)."""
+        share = wide(torch.where(start, 1.0, _MOMENTUM), point)
+        momentum = (point - rows.previous) * (1.0 - share)
+        step = wide(rows.step, point)
+        if self.ball.norm == "Linf":
+            ascended = (point + step * gradient.sign()).clamp(rows.low, rows.high)
+            return (point + (ascended - point) * share + momentum).clamp(rows.low, rows.high)
+        ascended = self._into_l2(point + step * self._normalised(gradient), rows.clean)
+        return self._into_l2(point + (ascended - point) * share + momentum, rows.clean)
+
+    def _into_l2(self, point: Tensor, clean: Tensor) -> Tensor:
+        delta = point - clean
+        length = norms(delta, "L2")
+        direction = delta / (wide(length, delta) + _TINY)
+        return (clean + direction * wide(length.clamp_max(self.ball.eps), delta)).clamp(0.0, 1.0)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return images / (wide(norms(images, self.ball.norm), images) + _TINY)

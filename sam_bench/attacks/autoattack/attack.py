@@ -1,0 +1,160 @@
+"""The names under which AutoAttack is registered: `autoattack`, and two cheaper relatives that are not it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sam_bench.attacks.autoattack.driver import RNG, Engine
+from sam_bench.attacks.autoattack.plan import Version, attacks_of, plan
+from sam_bench.attacks.base import ATTACKS, Attack, Confirm, ExampleAttack, Found, Progress
+from sam_bench.attacks.doubts import doubt
+from sam_bench.attacks.reference import ReferenceAutoAttack
+from sam_bench.perturb.ball import Ball
+
+_VERSION = (
+    "standard (what leaderboards use), plus (more restarts, untargeted FAB and DLR), "
+    "rand (for models that are random: averages gradients over 20 passes) or custom (see suite)"
+)
+_SUITE = "for version custom: which attacks, in order: apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square"
+_RNG = (
+    "counter (an example's random draws depend on the seed and its place in the data set alone) or upstream "
+    "(as pyautoattack draws for this seed and batch size)"
+)
+
+
+class FastAttack(ExampleAttack):
+    """Base of what our engine runs; a subclass says which."""
+
+    @model_validator(mode="after")
+    def _can_be_run(self) -> FastAttack:
+        _ = self.attacks  # raises where version and suite do not fit
+        return self
+
+    def engine_to_run(self) -> Engine:
+        """The engine, set up."""
+        raise NotImplementedError
+
+    @property
+    def per_example(self) -> bool:
+        """Unless batches are composed as upstream composes them."""
+        return self.engine_to_run().rng == "counter"
+
+    def seek(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        index: Tensor,
+        confirm: Confirm,
+        withstand: Callable[[int, int], None],
+        withstood: Tensor,
+        ball: Ball,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+        progress: Callable[[Progress], None],
+    ) -> list[str]:
+        """See `Engine.run`."""
+        return self.engine_to_run().run(
+            model,
+            x,
+            y,
+            index=index,
+            confirm=confirm,
+            withstand=withstand,
+            withstood=withstood,
+            ball=ball,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            progress=progress,
+        )
+
+
+@ATTACKS.register("autoattack")
+class AutoAttack(FastAttack):
+    """AutoAttack (Croce and Hein 2020, arXiv 2003.01690): an ensemble of attacks without parameters to tune."""
+
+    version: Version = Field(default="standard", description=_VERSION)
+    suite: tuple[str, ...] = Field(default=(), description=_SUITE)
+    engine: Literal["fast", "reference"] = Field(
+        default="fast", description="fast (ours) or reference (pyautoattack itself)"
+    )
+    rng: RNG = Field(default="counter", description=_RNG)
+
+    @property
+    def _driver(self) -> ReferenceAutoAttack:
+        return ReferenceAutoAttack(self.version, self.suite)
+
+    @property
+    def implementation(self) -> str:
+        """What runs, with its version: 'sam-bench 0.1.0' or 'pyautoattack 0.2.0'."""
+        return super().implementation if self.engine == "fast" else self._driver.engine
+
+    @property
+    def per_example(self) -> bool:
+        """With our engine and its own draws."""
+        return self.engine == "fast" and super().per_example
+
+    @property
+    def attacks(self) -> list[str]:
+        """Names of the attacks of this version, in order."""
+        return attacks_of(self.version, self.suite)
+
+    def engine_to_run(self) -> Engine:
+        """See `FastAttack.engine_to_run`."""
+        return Engine(plan(self.version, self.suite), rng=self.rng)
+
+    def search(self, model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Found:
+        """With the engine asked for."""
+        if self.engine == "fast":
+            return super().search(model, x, y, **settings)
+        return self._driver.search(model, x, y, **settings)
+
+    def seek(self, *args: Any, **settings: Any) -> list[str]:
+        """With the engine asked for."""
+        if self.engine == "fast":
+            return super().seek(*args, **settings)
+        return Attack.seek(self, *args, **settings)
+
+
+@ATTACKS.register("autoattack-bf16")
+class AutoAttackBF16(FastAttack):
+    """AutoAttack standard, searched in bfloat16, each success checked in float32: quicker where the chip has it."""
+
+    @property
+    def attacks(self) -> list[str]:
+        """Those of version standard."""
+        return attacks_of("standard")
+
+    def engine_to_run(self) -> Engine:
+        """See `FastAttack.engine_to_run`."""
+        return Engine(plan("standard"), bf16=True)
+
+    def seek(self, *args: Any, **settings: Any) -> list[str]:
+        """Says that this is not AutoAttack."""
+        return [doubt("bf16"), *super().seek(*args, **settings)]
+
+
+@ATTACKS.register("autoattack-screen")
+class AutoAttackScreen(FastAttack):
+    """AutoAttack's first two attacks, APGD-CE and APGD-T: a quick upper bound on its robust accuracy."""
+
+    @property
+    def attacks(self) -> list[str]:
+        """Those two."""
+        return ["apgd-ce", "apgd-t"]
+
+    def engine_to_run(self) -> Engine:
+        """See `FastAttack.engine_to_run`."""
+        return Engine([part for part in plan("standard") if part.attack in self.attacks])
+
+    def seek(self, *args: Any, **settings: Any) -> list[str]:
+        """Says that this is an upper bound."""
+        return [doubt("upper-bound", attacks=" and ".join(self.attacks)), *super().seek(*args, **settings)]

@@ -1,0 +1,91 @@
+"""What makes AutoAttack doubt its own result: the triggers of its authors' checks, the words of `doubts`.
+
+Unlike upstream's, the check for dynamic models counts anew for each model and gives debuggers and
+coverage tools their trace function back.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sam_bench.attacks.doubts import doubt
+
+_RANDOM_PASSES = 5
+_RANDOM_DIFFERENCE = 1e-4
+_PROBABILITY_SLACK = 1e-5
+_SQUARE_GAIN = 0.002
+_DIFFERENTIATES = frozenset({"grad", "backward", "_make_grads"})
+
+
+@torch.no_grad()
+def model_doubts(model: nn.Module, x: Tensor, y: Tensor, *, random_expected: bool) -> list[str]:
+    """What can be told from a few passes of the model.
+
+    Args:
+        model: Maps x to logits.
+        x: Some inputs, float32 [B, C, H, W], on the model's device.
+        y: Their labels, int64 [B].
+        random_expected: Leave out the check for randomness, as version rand does.
+    """
+    found = []
+    if not random_expected and _is_random(model, x, y):
+        found.append(doubt("randomized"))
+    logits = model(x)
+    if _are_probabilities(logits):
+        found.append(doubt("probabilities"))
+    if _is_dynamic(model, x):
+        found.append(doubt("dynamic"))
+    return found
+
+
+def _is_random(model: nn.Module, x: Tensor, y: Tensor) -> bool:
+    outputs = [model(x) for _ in range(_RANDOM_PASSES)]
+    counts = {int((output.argmax(1) == y).sum()) for output in outputs}
+    unit = torch.stack([output / (output.norm(dim=1, keepdim=True) + 1e-10) for output in outputs])
+    farthest = (unit[:, None] - unit[None]).norm(dim=-1).max()
+    return len(counts) > 1 or float(farthest) > _RANDOM_DIFFERENCE
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    slack = _PROBABILITY_SLACK
+    in_range = bool(logits.max() < 1 + slack) and bool(logits.min() > -slack)
+    return in_range and bool(((logits.sum(1) - 1).abs() < slack).all())
+
+
+def _is_dynamic(model: nn.Module, x: Tensor) -> bool:
+    """Whether the forward pass calls anything named like PyTorch's differentiation."""
+    called: set[str] = set()
+
+    def trace(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code.co_name in _DIFFERENTIATES:
+            called.add(frame.f_code.co_name)
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with torch.enable_grad():
+            model(x)
+    finally:
+        sys.settrace(before)
+    return bool(called)
+
+
+def square_doubts(after: Iterable[tuple[str, float]]) -> list[str]:
+    """Whether Square lowered the accuracy where attacks with gradients did not.
+
+    Args:
+        after: Names of what ran, in order, clean first, each with the share of examples left after it.
+    """
+    left = dict(after)
+    if "square" not in left or len(left) <= 2:
+        return []
+    others = min(share for name, share in left.items() if name != "square")
+    if left["square"] >= others - _SQUARE_GAIN:
+        return []
+    return [doubt("square-better", drop=f"{others - left['square']:.2%}")]

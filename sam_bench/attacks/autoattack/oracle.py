@@ -1,0 +1,81 @@
+"""The model as the attacks call it: padded batches, optional bf16, gradients of the input alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from sam_bench.attacks.judge import pad
+
+Objective = Callable[[Tensor], Tensor]
+"""Logits [B, classes] to a value per example [B]."""
+
+
+class Oracle:
+    """Logits and input gradients.
+
+    Args:
+        model: In eval mode, parameters frozen; maps float32 [B, C, H, W] in [0, 1] to logits.
+        rows: The model always sees at least so many rows, so that what it says about an example does
+            not depend on how many share its batch.
+        bf16: Run the model under autocast to bfloat16.
+        channels_last: Hand images over with their channels innermost, which a CPU convolves faster;
+            logits change by rounding.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        rows: int,
+        device: torch.device,
+        bf16: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        self._model, self.rows, self._device = model, rows, device
+        self._bf16, self._channels_last = bf16, channels_last
+
+    def _context(self) -> AbstractContextManager[object]:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
+
+    def _call(self, x: Tensor) -> Tensor:
+        padded = pad(x, self.rows)
+        if self._channels_last and padded.dim() == 4:
+            padded = padded.contiguous(memory_format=torch.channels_last)
+        with self._context():
+            logits: Tensor = self._model(padded)[: len(x)]
+        return logits.float() if self._bf16 else logits
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits [B, classes] of inputs [B, ...]."""
+        return self._call(x)
+
+    def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+        """One forward and one backward pass.
+
+        Returns:
+            Logits [B, classes], the objective's value [B], its gradient by the input [B, ...].
+        """
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self._call(x)
+            value = objective(logits)
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+        return logits.detach(), value.detach(), gradient
+
+    def class_gradients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, classes] and the gradient of each of them [B, classes, ...]: one backward pass a class."""
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self._call(x)
+            classes = logits.shape[1]
+            gradients = [
+                torch.autograd.grad(logits[:, each].sum(), x, retain_graph=each < classes - 1)[0]
+                for each in range(classes)
+            ]
+        return logits.detach(), torch.stack(gradients, 1)

@@ -1,0 +1,148 @@
+"""The rows of a batch: each an example at its own trial and iteration, free to leave and be replaced."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from sam_bench.attacks.autoattack.noise import Draws
+from sam_bench.attacks.autoattack.oracle import Oracle
+from sam_bench.perturb.ball import Ball
+
+R = TypeVar("R", bound="Rows")
+
+
+@dataclass
+class Rows:
+    """What every attack keeps of each row; every field a tensor [B, ...] on the device.
+
+    Attributes:
+        position: int64: the example's place in the arrays given to the engine.
+        trial: int64: restart or target.
+        iteration: int64: ticks this trial has behind it.
+        clean: The clean input.
+        label: int64.
+        found: bool: `witness` is misclassified, as far as the search can tell.
+        witness: The candidate.
+    """
+
+    position: Tensor
+    trial: Tensor
+    iteration: Tensor
+    clean: Tensor
+    label: Tensor
+    found: Tensor
+    witness: Tensor
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def take(self: R, index: Tensor) -> R:
+        """The rows at `index`, in its order."""
+        chosen: dict[str, Any] = {each.name: getattr(self, each.name)[index] for each in fields(self)}
+        return replace(self, **chosen)
+
+    def note(self, wrong: Tensor, point: Tensor) -> None:
+        """Keep `point` as the witness of rows that are misclassified there and have none yet."""
+        fresh = wrong & ~self.found
+        self.witness = torch.where(wide(fresh, point), point, self.witness)
+        self.found = self.found | wrong
+
+
+def join(first: R, second: R) -> R:
+    """The rows of both, in their order."""
+    joined: dict[str, Any] = {
+        each.name: torch.cat([getattr(first, each.name), getattr(second, each.name)]) for each in fields(first)
+    }
+    return replace(first, **joined)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The examples of an evaluation, as the searches see them.
+
+    Attributes:
+        x: Clean inputs, float32 [N, C, H, W], on the CPU: only what is in the batch is on the device.
+        y: Labels, int64 [N], on the CPU.
+        index: Their places in the data set, int64 [N], on the CPU.
+        ranked: Classes by the clean logits, least likely first, int64 [N, classes], on the CPU.
+        logits_dtype: What the model computes in.
+        device: Where the rows are.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    ranked: Tensor
+    logits_dtype: torch.dtype
+    device: torch.device
+
+
+class Search(ABC, Generic[R]):
+    """One attack: how a row begins a trial, and what one pass of the model does to every row.
+
+    Args:
+        cases: The examples.
+        ball: Where to search.
+        oracle: The model.
+        draws: Random numbers.
+        trials: Restarts or targets.
+    """
+
+    quits = False
+    """Whether a row whose witness is turned down has had its trial."""
+
+    def __init__(self, cases: Cases, ball: Ball, oracle: Oracle, draws: Draws, *, trials: int) -> None:
+        self.cases, self.ball, self.oracle, self.draws, self.trials = cases, ball, oracle, draws, trials
+
+    @property
+    def harvest_every(self) -> int:
+        """Ticks between looks at which rows are done; each look waits for the device."""
+        return 1
+
+    @property
+    @abstractmethod
+    def ticks(self) -> int:
+        """Passes of one trial."""
+
+    @abstractmethod
+    def begin(self, position: Tensor, trial: Tensor) -> R:
+        """Rows at the start of a trial; arguments int64 [B], on the CPU."""
+
+    @abstractmethod
+    def tick(self, rows: R) -> None:
+        """One pass for every row, in place; adds one to `iteration`, sets `found` and `witness`."""
+
+    def fresh(self, position: Tensor, trial: Tensor) -> dict[str, Tensor]:
+        """The fields of `Rows` for rows that begin."""
+        device = self.cases.device
+        clean = self.cases.x[position].to(device)
+        return {
+            "position": position.to(device),
+            "trial": trial.to(device),
+            "iteration": torch.zeros(len(position), dtype=torch.int64, device=device),
+            "clean": clean,
+            "label": self.cases.y[position].to(device),
+            "found": torch.zeros(len(position), dtype=torch.bool, device=device),
+            "witness": clean.clone(),
+        }
+
+    def target(self, position: Tensor, trial: Tensor) -> Tensor:
+        """The class a targeted trial aims at: trial 0 the second most likely, and so on down; int64 [B]."""
+        ranked = self.cases.ranked[position]
+        return ranked.gather(1, (ranked.shape[1] - 2 - trial)[:, None]).squeeze(1).to(self.cases.device)
+
+
+def wide(each: Tensor, like: Tensor) -> Tensor:
+    """A value per row [B] shaped to go with images [B, ...]."""
+    return each.view(-1, *[1] * (like.dim() - 1))
+
+
+def norms(images: Tensor, norm: str) -> Tensor:
+    """Linf or L2 norm of each row [B, ...], as [B]."""
+    flat = images.flatten(1)
+    return flat.abs().max(dim=1)[0] if norm == "Linf" else (flat**2).sum(dim=1).sqrt()

@@ -1,0 +1,245 @@
+"""Square (Andriushchenko et al. 2020, arXiv 1912.00049): random search by squares, without gradients.
+
+Every row has its own query counter, hence its own size of square; squares are masks over the whole
+image, so that rows of any sizes share one batch and nothing has to be read back from the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sam_bench.attacks.autoattack import losses
+from sam_bench.attacks.autoattack.rows import Rows, Search, norms, wide
+from sam_bench.attacks.autoattack.tiles import tile_table
+from sam_bench.errors import InputError
+
+_SHARE = 0.8  # p_init: share of the image that the first squares cover
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_TILES = 5  # squares along a side of the L2 start
+_TINY = 1e-12
+_GPU_PATIENCE = 16  # ticks
+_MOST_AHEAD = 32  # queries: most are not taken, but not all
+
+
+@dataclass
+class SquareRows(Rows):
+    """What a trial remembers.
+
+    Attributes:
+        best: The point of smallest margin.
+        margin: Its margin; the row is through when that is not positive.
+    """
+
+    best: Tensor
+    margin: Tensor
+
+
+def sides(queries: int, height: int, width: int, *, norm: str) -> list[int]:
+    """Side of the square at each query: it covers a share of the image that halves on schedule.
+
+    In L2 sides are odd and at least 3.
+    """
+    found = []
+    for query in range(queries):
+        share = _SHARE / 2 ** sum(query > limit for limit in _HALVINGS)
+        side = round(math.sqrt(share * height * width))
+        if norm == "Linf":
+            side = max(side, 1)
+        else:
+            side = max(side, 3)
+            side += 1 - side % 2
+        found.append(min(side, height, width))
+    return found
+
+
+def refuse_small_images(height: int, width: int, norm: str) -> None:
+    """Stop before any work where Square's start does not fit.
+
+    Raises:
+        InputError: In L2, images of fewer than five pixels along a side.
+    """
+    if norm == "L2" and min(height, width) < _TILES:
+        raise InputError(
+            f"attack square in L2 needs images of at least {_TILES}x{_TILES} pixels, not {height}x{width}: "
+            "use the attack pgd"
+        )
+
+
+class Square(Search[SquareRows]):
+    """Random search on the margin: a proposal is kept where it lowers the margin.
+
+    Args:
+        queries: Proposals of a trial, after its start.
+    """
+
+    quits = True  # a row stops at margin zero, as upstream's does, misclassified or not
+
+    def __init__(self, *args: Any, queries: int = 5000, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._queries = queries
+        height, width = self.cases.x.shape[-2:]
+        sizes = sides(queries, height, width, norm=self.ball.norm)
+        device = self.cases.device
+        # The first tick evaluates the start; its side is never used.
+        self._sides = torch.tensor([sizes[0], *sizes] if sizes else [1], device=device)
+        self._rows = torch.arange(height, device=device).view(1, -1, 1)
+        self._columns = torch.arange(width, device=device).view(1, 1, -1)
+        if self.ball.norm == "L2":
+            self._tiles = tile_table(sorted({*sizes, height // _TILES}), device=device)
+
+    @property
+    def harvest_every(self) -> int:
+        """A row that is through changes no more, so that it can wait where asking makes the device idle."""
+        return _GPU_PATIENCE if self.cases.device.type == "cuda" and not self.draws.in_step else 1
+
+    @property
+    def ticks(self) -> int:
+        """Queries, and the evaluation of the start."""
+        return self._queries + 1
+
+    def begin(self, position: Tensor, trial: Tensor) -> SquareRows:
+        """Vertical stripes in Linf, a grid of tiles in L2."""
+        common = self.fresh(position, trial)
+        clean = common["clean"]
+        start = self._stripes(common) if self.ball.norm == "Linf" else self._grid(common)
+        return SquareRows(
+            **common,
+            best=start,
+            margin=torch.full((len(clean),), torch.inf, dtype=self.cases.logits_dtype, device=clean.device),
+        )
+
+    @torch.no_grad()
+    def tick(self, rows: SquareRows) -> None:
+        """The next queries of every row that is not through, up to the first that is taken.
+
+        The model is given its smallest batch in any case. Where rows are few, the rest of it holds queries
+        further ahead, made as if none before them were taken: those before the first that is taken are as
+        they would have been one by one, the others are dropped and made anew.
+        """
+        ahead = 1 if self.draws.in_step else min(max(self.oracle.rows // len(rows), 1), _MOST_AHEAD)
+        look = torch.arange(ahead, device=rows.iteration.device)
+        each = rows
+        if ahead > 1:
+            each = rows.take(torch.arange(len(rows), device=look.device).repeat_interleave(ahead))
+            each.iteration = (rows.iteration[:, None] + look).flatten()
+        proposals = self._propose(each)
+        margins = losses.margin(self.oracle.logits(proposals), each.label).view(len(rows), ahead)
+        query = each.iteration.view(len(rows), ahead)
+        taken = (query == 0) | (margins < rows.margin[:, None]) | (margins <= 0)
+        # A row that is through or spent waits for the next harvest.
+        taken &= (rows.margin > 0)[:, None] & (query < self.ticks)
+        first, any_taken = taken.int().argmax(1), taken.any(1)
+        proposal = proposals.view(len(rows), ahead, *proposals.shape[1:])[
+            torch.arange(len(rows), device=first.device), first
+        ]
+        rows.best = torch.where(wide(any_taken, proposal), proposal, rows.best)
+        rows.margin = torch.where(any_taken, margins.gather(1, first[:, None]).squeeze(1), rows.margin)
+        rows.note(rows.margin <= 0, rows.best)
+        rows.iteration = rows.iteration + torch.where(any_taken, first + 1, ahead)
+
+    def _propose(self, rows: SquareRows) -> Tensor:
+        start = rows.iteration == 0
+        if self.draws.in_step and bool(start.all()):
+            return rows.best  # nothing is drawn for it
+        proposal = self._square(rows) if self.ball.norm == "Linf" else self._moved_tile(rows)
+        return torch.where(wide(start, proposal), rows.best, proposal)
+
+    def _side(self, rows: SquareRows) -> Tensor:
+        return self._sides[rows.iteration.clamp_max(self._queries)]
+
+    def _where(self, rows: SquareRows) -> tuple[Tensor, Tensor, Tensor]:
+        return rows.position, rows.trial, rows.iteration
+
+    def _window(self, side: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        """Mask of a square per row, bool [B, 1, H, W]; arguments int64 [B]."""
+        top, left, side = (each.view(-1, 1, 1) for each in (top, left, side))
+        inside = (self._rows >= top) & (self._rows < top + side)
+        return (inside & (self._columns >= left) & (self._columns < left + side))[:, None]
+
+    def _corner(self, uniform: Tensor, length: int, side: Tensor) -> Tensor:
+        """First row or column of a square; as in upstream, the last possible one is never taken."""
+        return ((length - side) * uniform.squeeze(1)).long()
+
+    # Linf
+
+    def _stripes(self, common: dict[str, Tensor]) -> Tensor:
+        clean = common["clean"]
+        _, channels, _, width = clean.shape
+        where = common["position"], common["trial"], common["iteration"]
+        signs = (2.0 * self.draws.uniform(*where, (channels, 1, width), lane=0) - 1.0).sign()
+        return (clean + self.ball.eps * signs).clamp(0.0, 1.0)
+
+    def _square(self, rows: SquareRows) -> Tensor:
+        _, channels, height, width = rows.clean.shape
+        side = self._side(rows)
+        down, right, signs = self.draws.proposals(*self._where(rows), (1, 1, channels), lane=1)
+        window = self._window(side, self._corner(down, height, side), self._corner(right, width, side))
+        change = 2.0 * self.ball.eps * (2.0 * signs - 1.0).sign()[:, :, None, None]
+        moved = rows.best + change * window
+        return moved.clamp(rows.clean - self.ball.eps, rows.clean + self.ball.eps).clamp(0.0, 1.0)
+
+    # L2
+
+    def _grid(self, common: dict[str, Tensor]) -> Tensor:
+        clean = common["clean"]
+        _, channels, height, width = clean.shape
+        side = height // _TILES
+        where = common["position"], common["trial"], common["iteration"]
+        delta = torch.zeros_like(clean)
+        first = (height - side * _TILES) // 2
+        lane = 2
+        for top in range(first, first + height // side * side, side):
+            for left in range(first, first + width // side * side, side):
+                (turn,) = self.draws.proposals(*where, (1,), lane=lane)
+                signs = (2.0 * self.draws.uniform(*where, (channels, 1, 1), lane=lane + 1) - 1.0).sign()
+                tile = self._tiles[side, (turn.squeeze(1) > 0.5).long(), :side, :side][:, None]
+                there = delta[:, :, top : top + side, left : left + side]
+                there += (tile * signs)[:, :, : there.shape[2], : there.shape[3]]
+                lane += 2
+        return self._on_sphere(delta, clean)
+
+    def _moved_tile(self, rows: SquareRows) -> Tensor:
+        """Take the perturbation out of one window and put its mass, with a tile added, into another."""
+        _, channels, height, width = rows.clean.shape
+        side, eps = self._side(rows), self.ball.eps
+        down, right, down2, right2, turn = self.draws.proposals(*self._where(rows), (1, 1, 1, 1, 1), lane=1)
+        top, left = self._corner(down, height, side), self._corner(right, width, side)
+        window = self._window(side, top, left)
+        emptied = self._window(side, self._corner(down2, height, side), self._corner(right2, width, side))
+        signs = (2.0 * self.draws.uniform(*self._where(rows), (channels, 1, 1), lane=0) - 1.0).sign()
+
+        delta = rows.best - rows.clean
+        # Where all rows share a window, its norm is summed in upstream's order: two tiles that cancel leave
+        # nothing but rounding, which is then scaled up to the window's whole mass.
+        shared = (int(side[0]), int(top[0]), int(left[0])) if self.draws.in_step else None
+        inside = delta * window
+        old = inside / (_TINY + _channel_norm(inside, shared))
+        mass = _channel_norm(delta * (window | emptied))
+        new = (self._tile_at(side, top, left, (turn.squeeze(1) > 0.5).long()) * signs + old) * window
+        unused = (torch.full_like(mass, eps) ** 2 - wide(norms(delta, "L2"), delta) ** 2).clamp_min(0.0)
+        new = new / (_TINY + _channel_norm(new, shared)) * (unused / channels + mass**2).sqrt()
+        delta = torch.where(window, new, torch.where(emptied, torch.zeros_like(delta), delta))
+        return self._on_sphere(delta, rows.clean)
+
+    def _tile_at(self, side: Tensor, top: Tensor, left: Tensor, turned: Tensor) -> Tensor:
+        """A row's tile in the window's place, [B, 1, H, W]; outside the window it means nothing."""
+        last = self._tiles.shape[-1] - 1
+        row = (self._rows - top.view(-1, 1, 1)).clamp(0, last)
+        column = (self._columns - left.view(-1, 1, 1)).clamp(0, last)
+        return self._tiles[side.view(-1, 1, 1), turned.view(-1, 1, 1), row, column][:, None]
+
+    def _on_sphere(self, delta: Tensor, clean: Tensor) -> Tensor:
+        return (clean + delta / (wide(norms(delta, "L2"), delta) + _TINY) * self.ball.eps).clamp(0.0, 1.0)
+
+
+def _channel_norm(images: Tensor, window: tuple[int, int, int] | None = None) -> Tensor:
+    """L2 norm of each channel, or of a window (side, top, left) of it, [B, C, 1, 1]."""
+    if window is not None:
+        side, top, left = window
+        images = images[:, :, top : top + side, left : left + side]
+    return (images**2).sum(dim=(-2, -1), keepdim=True).sqrt()

@@ -1,0 +1,233 @@
+"""The journal of an evaluation: what is known of each example, on disk the moment it is known.
+
+A folder of files that only grow, one for each process that ever worked on the evaluation. A line says
+what became of one example; a line that a kill cut short is left out when the journal is read.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sam_bench.attacks import Verdict
+from sam_bench.errors import InputError, SamBenchError
+from sam_bench.records import write_atomic
+
+_SYNC_EVERY = 5.0  # seconds between two times that the disk is waited for; a killed process loses nothing anyway
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a journal holds.
+
+    Attributes:
+        verdicts: Place in the data set to the last that was said of the example.
+        doubts: The attack's doubts, each once.
+        seconds: Time spent so far: of processes side by side, the longest counts.
+    """
+
+    verdicts: dict[int, Verdict]
+    doubts: list[str]
+    seconds: float
+
+
+class Journal:
+    """The folder of one evaluation under way.
+
+    Args:
+        path: Where it is; beside the record it will become.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._identity_file = path / "identity.json"
+
+    def open(self, identity: Mapping[str, Any], *, resume: bool) -> Known:
+        """Claim the folder for an evaluation, and read what is known already.
+
+        Args:
+            identity: What decides its verdicts.
+            resume: Go on with what is there, if anything is.
+
+        Raises:
+            InputError: There is an evaluation here and `resume` is False; or it is another one, in which
+                case the first field that differs is named.
+            SamBenchError: The journal is damaged other than by a kill.
+        """
+        identity = json.loads(json.dumps(identity))
+        if self._identity_file.exists():
+            there = self._read_identity()
+            differing = [key for key in [*there, *identity] if there.get(key) != identity.get(key)]
+            if resume and differing:
+                key = differing[0]
+                raise InputError(
+                    f"cannot resume {self.path}: it was begun with {key} = {there.get(key)!r} and this command gives "
+                    f"{identity.get(key)!r}; choose another --output, or delete the folder to begin anew"
+                )
+            if not resume and any(self._parts()):
+                raise InputError(
+                    f"{self.path} holds an evaluation that was not finished: add --resume to go on with it, or delete "
+                    "the folder to begin anew"
+                )
+        write_atomic(self._identity_file, json.dumps(identity, indent=2))
+        return self.read()
+
+    def read(self) -> Known:
+        """What is known now.
+
+        Raises:
+            SamBenchError: A line is damaged that is not the last of its file.
+        """
+        verdicts: dict[int, Verdict] = {}
+        doubts: list[str] = []
+        seconds: dict[str, float] = {}
+        for part in self._parts():
+            session = part.stem.split("-")[1]
+            for entry in _lines(part):
+                if "doubt" in entry:
+                    doubts.append(entry["doubt"])
+                    continue
+                verdict = _from_entry(entry)
+                before = verdicts.get(verdict.example)
+                # Two processes may have had the same example: what is settled stays.
+                if before is None or before.verdict is None:
+                    verdicts[verdict.example] = verdict
+                seconds[session] = max(seconds.get(session, 0.0), entry["seconds"])
+        return Known(verdicts, list(dict.fromkeys(doubts)), sum(seconds.values()))
+
+    @contextmanager
+    def writer(self, session: str, shard: int = 0) -> Iterator[Writer]:
+        """A new file of the journal.
+
+        Args:
+            session: What the processes that work side by side have in common.
+            shard: Which of them this is.
+        """
+        path = self.path / f"part-{session}-{shard:04d}.jsonl"
+        with path.open("x", encoding="utf-8") as file:
+            writer = Writer(path, file)
+            try:
+                yield writer
+            finally:
+                writer.sync()
+
+    def new_session(self) -> str:
+        """A name no process of an earlier session has."""
+        taken = [int(part.stem.split("-")[1]) for part in self._parts()]
+        return f"{max(taken, default=0) + 1:04d}"
+
+    def remove(self) -> None:
+        """Delete the folder: the record says all of it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.glob("part-*.jsonl"))
+
+    def _read_identity(self) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(self._identity_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SamBenchError(f"{self._identity_file} cannot be read ({error}); delete {self.path}") from error
+        return content
+
+
+class Writer:
+    """Adds lines to one file of a journal; what is written survives the end of the process."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self._path, self._file = path, file
+        self._started = self._synced = time.monotonic()
+
+    def verdict(self, verdict: Verdict, *, witness: bool = False) -> None:
+        """What became of an example.
+
+        Args:
+            verdict: As the judge told it.
+            witness: Keep the adversarial example, too.
+        """
+        entry: dict[str, Any] = {"example": verdict.example, "verdict": verdict.verdict, "withstood": verdict.withstood}
+        if witness and verdict.witness is not None:
+            entry["witness"] = _packed(verdict.witness)
+        self._add(entry)
+
+    def doubt(self, text: str) -> None:
+        """A doubt of the attack's."""
+        self._add({"doubt": text})
+
+    def sync(self) -> None:
+        """Wait for the disk."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise SamBenchError(f"cannot write {self._path}: {error.strerror}; what was written is whole") from error
+        self._synced = time.monotonic()
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        now = time.monotonic()
+        entry["seconds"] = round(now - self._started, 3)
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise SamBenchError(f"cannot write {self._path}: {error.strerror}; what was written is whole") from error
+        if now - self._synced > _SYNC_EVERY:
+            self.sync()
+
+
+def write_witnesses(path: Path, known: Known) -> None:
+    """Write the adversarial examples: `index` int64 [K], places in the data set, and `x_adv` float32 [K, C, H, W].
+
+    Examples whose witness was carried over from a smaller ball are in that ball's file.
+    """
+    places = sorted(place for place, verdict in known.verdicts.items() if verdict.witness is not None)
+    images = [known.verdicts[place].witness for place in places]
+    buffer = io.BytesIO()
+    stacked = torch.stack([image for image in images if image is not None]).numpy() if images else np.zeros((0,))
+    np.savez_compressed(buffer, index=np.array(places, dtype=np.int64), x_adv=stacked)
+    write_atomic(path, buffer.getvalue())
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.split("\n")
+    # After the last newline comes nothing, or what a kill cut short.
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError("it is not an object")
+        except ValueError as error:
+            raise SamBenchError(
+                f"{path}, line {number}, is damaged ({error}); delete the file to have its examples done again"
+            ) from error
+        yield entry
+
+
+def _from_entry(entry: Mapping[str, Any]) -> Verdict:
+    witness = _unpacked(entry["witness"]) if "witness" in entry else None
+    return Verdict(entry["example"], entry["verdict"], entry["withstood"], witness)
+
+
+def _packed(image: Tensor) -> dict[str, Any]:
+    content = zlib.compress(image.numpy().tobytes(), level=1)
+    return {"shape": list(image.shape), "float32": base64.b64encode(content).decode()}
+
+
+def _unpacked(entry: Mapping[str, Any]) -> Tensor:
+    values = np.frombuffer(zlib.decompress(base64.b64decode(entry["float32"])), dtype=np.float32)
+    return torch.from_numpy(values.copy()).reshape(entry["shape"])

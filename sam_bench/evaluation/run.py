@@ -1,0 +1,242 @@
+"""Evaluation: one attack, at one radius, on one model, becomes a record with a verdict for every example."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+
+from sam_bench.attacks import Attack, Verdict
+from sam_bench.data import Split, to_float
+from sam_bench.device import device_name, package_versions
+from sam_bench.distributed import ALONE, Team
+from sam_bench.errors import InputError
+from sam_bench.evaluation.journal import Journal, Known
+from sam_bench.evaluation.shards import Shard, attack_in_processes, attack_shard
+from sam_bench.models import check_model
+from sam_bench.modes import attacking
+from sam_bench.progress import Reporter
+from sam_bench.records import EvaluationRecord, Norm, Radius, accuracies
+from sam_bench.zoo import LoadedModel
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One attack at one radius on one model: what decides every verdict.
+
+    Attributes:
+        model: What `zoo.load_model` returned.
+        test: The examples, in the order of the data set.
+        dataset: Name of the data set for the record.
+        attack: What to run.
+        norm: Norm of the ball.
+        eps: Its radius for inputs in [0, 1], as written.
+        seed: Decides every random draw.
+        batch_size: Examples at a time.
+        carried: Examples that the same run broke in a smaller ball: place in the data set to the verdict.
+    """
+
+    model: LoadedModel
+    test: Split
+    dataset: str
+    attack: Attack
+    norm: Norm
+    eps: Radius
+    seed: int
+    batch_size: int
+    carried: Mapping[int, Verdict] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same for verdicts to belong together."""
+        decides = {
+            "checkpoint_sha256": self.model.sha256,
+            "dataset": self.dataset,
+            "dataset_fingerprint": self.test.fingerprint,
+            "n_examples": len(self.test),
+            "attack": self.attack.method,
+            "engine": self.attack.implementation,
+            "settings": self.attack.model_dump(mode="json"),
+            "norm": self.norm,
+            "eps": str(self.eps),
+            "seed": self.seed,
+            "carried": _digest(self.carried),
+        }
+        return decides if self.attack.per_example else decides | {"batch_size": self.batch_size}
+
+    def check(self) -> None:
+        """Refuse what cannot work, before anything is attacked.
+
+        Raises:
+            InputError: The model does not fit the data: wrong input shape or number of classes.
+            SamBenchError: The model returns NaN or infinite logits.
+        """
+        model, test = self.model, self.test
+        shape = (test.images.shape[1], test.images.shape[2], test.images.shape[3])
+        if model.input_shape is not None and model.input_shape != shape:
+            raise InputError(
+                f"model {model.name} takes images of {_size(model.input_shape)}, but data set {self.dataset} has "
+                f"{_size(shape)}"
+            )
+        highest = int(test.labels.max())
+        if highest >= model.num_classes:
+            raise InputError(
+                f"model {model.name} knows {model.num_classes} classes, but data set {self.dataset} has labels up to "
+                f"{highest}"
+            )
+        with attacking(model.module):
+            check_model(model.module, num_classes=model.num_classes, input_shape=shape, name=f"model {model.name}")
+
+    def shards(self, examples: list[int], count: int) -> list[Shard]:
+        """Examples dealt out in turn: those that resist longest are spread over the shards."""
+        images, labels = to_float(self.test.images.cpu()), self.test.labels.cpu()
+        dealt = [examples[number::count] for number in range(count)]
+        return [
+            Shard(
+                x=images[part],
+                y=labels[part],
+                index=torch.tensor(part, dtype=torch.int64),
+                norm=self.norm,
+                eps=float(self.eps),
+                seed=self.seed,
+                batch_size=self.batch_size,
+            )
+            for part in dealt
+        ]
+
+
+def run_evaluation(
+    evaluation: Evaluation,
+    journal: Journal,
+    *,
+    resume: bool,
+    workers: int,
+    device: torch.device,
+    reporter: Reporter,
+    keep_witnesses: bool = False,
+    team: Team = ALONE,
+) -> Known:
+    """Attack what is not settled yet; every verdict goes into the journal as it is found.
+
+    Args:
+        evaluation: What to do; its model is on `device`.
+        journal: Where verdicts go.
+        resume: Go on with what the journal holds.
+        workers: Processes on this machine that share the examples.
+        device: Where to run.
+        reporter: Where progress goes.
+        keep_witnesses: Put the adversarial examples into the journal, too.
+        team: Processes started by `torchrun` that share the examples.
+
+    Returns:
+        A verdict for every example.
+
+    Raises:
+        InputError: The journal holds another evaluation, or the attack cannot be shared.
+        SamBenchError: A file could not be written, or a worker died.
+    """
+    attack = evaluation.attack
+    if (workers > 1 or team.size > 1) and not attack.per_example:
+        raise InputError(
+            f"{attack.method} as asked for ({attack.implementation}) cannot be shared among processes: what it draws "
+            "for an example depends on the others in its batch; leave --workers away"
+        )
+    known = team.share(journal.open(evaluation.identity(), resume=resume) if team.is_main else None)
+    assert known is not None
+    session = team.share(journal.new_session())
+    verdicts = dict(evaluation.carried) | known.verdicts
+    settled = {place for place, verdict in verdicts.items() if verdict.verdict is not None}
+    left = [place for place in range(len(evaluation.test)) if place not in settled]
+    if known.verdicts:
+        reporter.say(f"resuming {journal.path}: {len(settled):,} of {len(evaluation.test):,} examples are settled")
+    if left and workers > 1 and team.size == 1:
+        shards = evaluation.shards(left, min(workers, len(left)))
+        attack_in_processes(
+            shards,
+            evaluation.model.module,
+            attack,
+            known=verdicts,
+            journal=journal,
+            session=session,
+            device=device,
+            keep_witnesses=keep_witnesses,
+            reporter=reporter,
+        )
+    elif left:
+        mine = evaluation.shards(left, team.size)[team.rank]
+        if len(mine.index):
+            attack_shard(
+                mine,
+                evaluation.model.module,
+                attack,
+                number=team.rank,
+                known=verdicts,
+                journal=journal,
+                session=session,
+                device=device,
+                keep_witnesses=keep_witnesses,
+                reporter=reporter,
+            )
+    team.wait()
+    found = team.collect(journal.read())
+    return Known(
+        verdicts=dict(evaluation.carried) | {place: each for part in found for place, each in part.verdicts.items()},
+        doubts=list(dict.fromkeys(doubt for part in found for doubt in part.doubts)),
+        seconds=max(part.seconds for part in found),
+    )
+
+
+def record_of(
+    evaluation: Evaluation, known: Known, *, device: torch.device, spelled: str, command: str
+) -> EvaluationRecord:
+    """The record of a finished evaluation.
+
+    Args:
+        evaluation: What was done.
+        known: What came out.
+        device: Where it ran.
+        spelled: MODEL as the user gave it.
+        command: The command line.
+    """
+    attack = evaluation.attack
+    verdicts = [str(known.verdicts[place].verdict) for place in range(len(evaluation.test))]
+    return EvaluationRecord(
+        model=spelled,
+        checkpoint_sha256=evaluation.model.sha256,
+        dataset=evaluation.dataset,
+        dataset_fingerprint=evaluation.test.fingerprint,
+        attack=attack.method,
+        version=str(attack.model_dump().get("version", "")),
+        engine=attack.implementation,
+        settings=attack.model_dump(mode="json", exclude={"version"}, exclude_none=True),
+        norm=evaluation.norm,
+        eps=evaluation.eps,
+        eps_float=float(evaluation.eps),
+        seed=evaluation.seed,
+        batch_size=evaluation.batch_size,
+        n_examples=len(evaluation.test),
+        carried=len(evaluation.carried),
+        warnings=known.doubts,
+        seconds=known.seconds,
+        device=device_name(device),
+        packages=package_versions(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=command,
+        verdicts=verdicts,
+        **accuracies(verdicts, attack.attacks),
+    )
+
+
+def _digest(carried: Mapping[int, Verdict]) -> str:
+    """Says in short which examples were carried over, and from which attack."""
+    if not carried:
+        return "none"
+    text = ",".join(f"{place}:{carried[place].verdict}" for place in sorted(carried))
+    return f"{len(carried)} examples, SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    return f"{shape[0]} channel{'s' if shape[0] > 1 else ''} of {shape[1]}x{shape[2]}"

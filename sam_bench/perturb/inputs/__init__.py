@@ -1,0 +1,38 @@
+"""Perturbations of the input, one family a file: adversarial training's axis, and the search behind PGD evaluation.
+
+A new one is a file here and nothing else: its fields become settings of a recipe and options of the
+command line.
+"""
+
+import importlib
+import pkgutil
+
+from sam_bench.perturb.inputs.base import INPUT_PERTURBATIONS, InputPerturbation, NoInputPerturbation
+from sam_bench.perturb.inputs.fgsm import FGSM, NFGSM
+from sam_bench.perturb.inputs.losses import (
+    LossPerExample,
+    at_least_float32,
+    cross_entropy,
+    input_gradient,
+    kl_divergence,
+)
+from sam_bench.perturb.inputs.noise import GaussianNoise
+from sam_bench.perturb.inputs.pgd import PGD
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "FGSM",
+    "INPUT_PERTURBATIONS",
+    "NFGSM",
+    "PGD",
+    "GaussianNoise",
+    "InputPerturbation",
+    "LossPerExample",
+    "NoInputPerturbation",
+    "at_least_float32",
+    "cross_entropy",
+    "input_gradient",
+    "kl_divergence",
+]

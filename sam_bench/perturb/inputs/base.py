@@ -1,0 +1,90 @@
+"""What every input perturbation is, and what those that climb a gradient share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sam_bench.modes import batch_norm_statistics_kept, frozen, training_mode
+from sam_bench.perturb.ball import Ball
+from sam_bench.records import Norm, Radius
+from sam_bench.registry import Component, Registry
+
+
+class InputPerturbation(Component):
+    """Base of what moves a batch of inputs before the weights learn from it."""
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes per example that one call of `perturb` takes."""
+        return (0, 0)
+
+    @property
+    def ball(self) -> Ball | None:
+        """The threat model trained against; None when there is none."""
+        return None
+
+    @property
+    def reach(self) -> float:
+        """The farthest an input can be moved, in the ball's norm; infinite where only the box of images ends it."""
+        return self.ball.eps if self.ball else 0.0
+
+    @abstractmethod
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+        """The inputs to learn from.
+
+        Leaves every parameter's `.grad` and every mode as it found them, and every BatchNorm statistic
+        unless it was asked to move them.
+
+        Args:
+            model: In train mode; maps float [B, C, H, W] in [0, 1] to logits [B, classes].
+            x: Clean inputs, float [B, C, H, W] in [0, 1].
+            y: Labels, int64 [B].
+            generator: Decides the random draws; on the same device as `x`.
+
+        Returns:
+            float [B, C, H, W] in [0, 1], detached.
+        """
+
+
+INPUT_PERTURBATIONS: Registry[InputPerturbation] = Registry(
+    kind="input perturbation", field="inputs", group="sam_bench.input_perturbations"
+)
+
+
+@INPUT_PERTURBATIONS.register("none")
+class NoInputPerturbation(InputPerturbation):
+    """Clean inputs."""
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+        """The inputs themselves."""
+        return x
+
+
+class GradientAscent(InputPerturbation):
+    """What the gradient methods share: a ball, and how BatchNorm behaves meanwhile."""
+
+    norm: Norm = Field(default="Linf", description="norm of the ball around each input: Linf or L2")
+    eps: Radius = Field(default=Radius("8/255"), description="radius of the ball, for inputs in [0, 1]; e.g. 8/255")
+    bn_mode: Literal["train", "eval", "update"] = Field(
+        default="eval",
+        description="BatchNorm while the input is searched: batch statistics (train), running ones (eval), or batch "
+        "statistics that also move the running ones (update), as in much published code",
+    )
+
+    @property
+    def ball(self) -> Ball:
+        """The ball trained against."""
+        return Ball(norm=self.norm, eps=float(self.eps))
+
+    @contextmanager
+    def _searching(self, model: nn.Module) -> Iterator[None]:
+        kept = nullcontext() if self.bn_mode == "update" else batch_norm_statistics_kept(model)
+        with frozen(model), training_mode(model, self.bn_mode != "eval"), kept:
+            yield

@@ -1,0 +1,125 @@
+"""What the ascent methods share: a first gradient, a move uphill, the gradient that counts, and back."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sam_bench.errors import InputError
+from sam_bench.modes import batch_norms
+from sam_bench.perturb.weights.base import WeightPerturbation, displaced, global_norm
+from sam_bench.perturb.weights.loss import BatchLoss
+
+Part = Literal["all", "bn", "all-but-bn", "last"]
+"""Which parameters are perturbed; all of them learn."""
+
+
+class Ascent(WeightPerturbation):
+    """Base of the methods that take the gradient at weights moved uphill.
+
+    A subclass turns the gradient at `w` into the perturbation (`ascend`); it may replace how the
+    first gradient is had (`first`), which parameters are moved (`chosen`), how the second one is had
+    (`second`), or a whole step with an ascent (`perturbed`) or without (`between`).
+    """
+
+    start_epoch: int = Field(
+        default=0,
+        ge=0,
+        description="epochs of the base optimizer before the first perturbation of the weights",
+    )
+    interval: int = Field(default=1, ge=1, description="perturb the weights in every so many-th step only")
+    perturb_only: Part = Field(
+        default="all", description="the parameters that are perturbed: BatchNorm's, all others, or the last layer's"
+    )
+    bn_second_pass: Literal["keep", "update"] = Field(
+        default="keep", description="BatchNorm's running statistics in the pass at the perturbed weights"
+    )
+
+    @property
+    def passes(self) -> tuple[float, float]:
+        """Two gradients in every step with an ascent."""
+        return (1 + 1 / self.interval, 1 + 1 / self.interval)
+
+    def differentiate(self, batch: BatchLoss) -> Tensor:
+        """The gradient at the perturbed weights."""
+        if batch.step == 0:
+            self.forget()
+        if batch.epoch < self.start_epoch:
+            return batch.differentiate()
+        return self.perturbed(batch) if self.due(batch) else self.between(batch)
+
+    def perturbed(self, batch: BatchLoss) -> Tensor:
+        """A step with an ascent."""
+        loss = self.first(batch, self.chosen(batch))
+        parameters, gradients = batch.gradients()
+        if not parameters:
+            raise InputError(
+                f"--perturb-only {self.perturb_only}: the loss does not depend on any parameter that would be perturbed"
+            )
+        # The gradients themselves become the perturbation, since the second pass replaces them.
+        self.ascend(batch, parameters, gradients)
+        with displaced(parameters, gradients):
+            self.second(batch)
+        return loss
+
+    def due(self, batch: BatchLoss) -> bool:
+        """Whether this step has an ascent."""
+        return batch.step % self.interval == 0
+
+    def chosen(self, batch: BatchLoss) -> list[nn.Parameter] | None:
+        """The parameters to perturb; None for all.
+
+        Raises:
+            InputError: The model has none of the kind that was asked for.
+        """
+        return part_of(batch.model, self.perturb_only)
+
+    def first(self, batch: BatchLoss, chosen: Sequence[nn.Parameter] | None) -> Tensor:
+        """Fill the gradients that the ascent is made of; the loss at `w`."""
+        return batch.differentiate(ascent=True, only=chosen)
+
+    @abstractmethod
+    def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+        """Replace the gradients by the perturbation, in place and without waiting for the device."""
+
+    def second(self, batch: BatchLoss) -> None:
+        """Fill the gradients that the optimizer uses, at the perturbed weights."""
+        batch.differentiate(keep_statistics=self.bn_second_pass == "keep")
+
+    def between(self, batch: BatchLoss) -> Tensor:
+        """A step without an ascent."""
+        return batch.differentiate()
+
+    def forget(self) -> None:
+        """A run begins: drop what an earlier one left."""
+
+
+def part_of(model: nn.Module, part: Part) -> list[nn.Parameter] | None:
+    """The trainable parameters of a part of a model; None for all.
+
+    Raises:
+        InputError: The model has no such part.
+    """
+    if part == "all":
+        return None
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if part == "last":
+        owners = [list(module.parameters(recurse=False)) for module in model.modules()]
+        last = next(own for own in owners if any(each is trainable[-1] for each in own))
+        return [parameter for parameter in last if parameter.requires_grad]
+    normalising = {id(parameter) for layer in batch_norms(model) for parameter in layer.parameters()}
+    found = [parameter for parameter in trainable if (id(parameter) in normalising) == (part == "bn")]
+    if not found:
+        kind = "parameters of BatchNorm" if part == "bn" else "other parameters than BatchNorm's"
+        raise InputError(f"--perturb-only {part}: the model has no {kind}; choose all or last")
+    return found
+
+
+def scale_to(tensors: list[Tensor], rho: float) -> None:
+    """Give tensors a common L2 norm of rho, in place; zeros stay zeros."""
+    torch._foreach_mul_(tensors, rho / (global_norm(tensors) + 1e-12))

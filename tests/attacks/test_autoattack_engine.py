@@ -1,0 +1,414 @@
+"""The fast engine by itself: what its verdicts may depend on, what it hands out, what it doubts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from autoattack_samples import Conv, Short, ShortBF16, ShortScreen, examples, make_search
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from sam_bench.attacks import ATTACKS, AttackResult, Progress, Verdict
+from sam_bench.attacks.autoattack.noise import CounterDraws
+from sam_bench.attacks.autoattack.oracle import Oracle
+from sam_bench.attacks.autoattack.pool import Pool
+from sam_bench.attacks.autoattack.rows import Rows, Search
+from sam_bench.errors import InputError
+from sam_bench.perturb.ball import Ball
+from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec
+
+EPS = {"Linf": 0.012, "L2": 0.12}
+SUITE = ("apgd-ce", "fab-t", "square")
+
+
+@pytest.fixture(scope="module")
+def model() -> Conv:
+    return Conv(dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def some(model: Conv) -> tuple[Tensor, Tensor]:
+    x, y = examples(model, 28)
+    y[::9] = (y[::9] + 1) % 10
+    return x, y
+
+
+def fast(**fields: Any) -> Short:
+    return Short(engine="fast", version="custom", suite=SUITE, **fields)
+
+
+@pytest.fixture(scope="module", params=["Linf", "L2"])
+def whole(request: Any, model: Conv, some: tuple[Tensor, Tensor]) -> tuple[str, AttackResult]:
+    """A norm and what came of all examples in one batch."""
+    return request.param, fast().run(model, *some, norm=request.param, eps=EPS[request.param], seed=1, batch_size=64)
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 23])
+def test_a_verdict_does_not_depend_on_the_batch_size(
+    batch_size: int, model: Conv, some: tuple[Tensor, Tensor], whole: tuple[Any, AttackResult]
+) -> None:
+    norm, expected = whole
+    result = fast().run(model, *some, norm=norm, eps=EPS[norm], seed=1, batch_size=batch_size)
+    assert result.verdicts == expected.verdicts
+    assert torch.allclose(result.x_adv, expected.x_adv, atol=1e-6)
+    assert {ROBUST, MISCLASSIFIED} < set(result.verdicts)
+
+
+def test_a_verdict_does_not_depend_on_the_order_or_on_which_others_are_there(
+    model: Conv, some: tuple[Tensor, Tensor], whole: tuple[Any, AttackResult]
+) -> None:
+    norm, expected = whole
+    x, y = some
+    shard = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))[:13]
+    result = fast().run(model, x[shard], y[shard], norm=norm, eps=EPS[norm], seed=1, batch_size=8, index=shard)
+    assert result.verdicts == [expected.verdicts[place] for place in shard.tolist()]
+    assert torch.allclose(result.x_adv, expected.x_adv[shard], atol=1e-6)
+
+
+def test_draws_depend_on_the_seed_and_on_the_place_in_the_data_set(model: Conv, some: tuple[Tensor, Tensor]) -> None:
+    x, y = some[0][1:9], some[1][1:9]
+    attack = Short(engine="fast", version="custom", suite=("square",))
+
+    def witnesses(**how: Any) -> Tensor:
+        return attack.run(model, x, y, norm="Linf", eps=0.03, batch_size=8, **how).x_adv
+
+    first = witnesses(seed=1)
+    assert torch.equal(first, witnesses(seed=1)) and not torch.equal(first, x)
+    assert not torch.equal(first, witnesses(seed=2))
+    assert not torch.equal(first, witnesses(seed=1, index=torch.arange(1, 9)))
+
+
+def test_witnesses_are_in_ball_and_box_and_misclassified(
+    model: Conv, some: tuple[Tensor, Tensor], whole: tuple[str, AttackResult]
+) -> None:
+    norm, result = whole
+    x, y = some
+    delta = (result.x_adv - x).flatten(1)
+    size = delta.abs().amax(1) if norm == "Linf" else delta.norm(dim=1)
+    assert float(size.max()) <= EPS[norm] * (1 + 1e-5)
+    assert result.x_adv.min() >= 0 and result.x_adv.max() <= 1
+    wrong = model(result.x_adv).argmax(1) != y
+    assert [verdict != ROBUST for verdict in result.verdicts] == wrong.tolist()
+    unmoved = torch.tensor([verdict in (ROBUST, MISCLASSIFIED) for verdict in result.verdicts])
+    assert torch.equal(result.x_adv[unmoved], x[unmoved])
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_in_a_ball_of_radius_zero_nothing_that_is_right_is_broken(
+    norm: Any, model: Conv, some: tuple[Tensor, Tensor]
+) -> None:
+    result = Short(engine="fast", version="plus").run(model, some[0][:6], some[1][:6], norm=norm, eps=0.0)
+    assert set(result.verdicts) == {ROBUST, MISCLASSIFIED}
+    assert torch.equal(result.x_adv, some[0][:6])
+
+
+def test_every_verdict_is_told_once_with_its_witness_and_as_soon_as_it_is_known(
+    model: Conv, some: tuple[Tensor, Tensor]
+) -> None:
+    x, y = some
+    places = torch.arange(len(x)) * 3 + 100
+    told: list[Verdict | Progress] = []
+    result = fast().run(
+        model, x, y, norm="Linf", eps=EPS["Linf"], batch_size=8, index=places, told=told.append, progress=told.append
+    )
+    final = [each for each in told if isinstance(each, Verdict) and each.verdict is not None]
+    verdicts = {each.example: each for each in final}
+    assert len(verdicts) == len(final) == len(x)
+    assert [verdicts[place].verdict for place in places.tolist()] == result.verdicts
+    for position, place in enumerate(places.tolist()):
+        witness, verdict = verdicts[place].witness, result.verdicts[position]
+        assert (witness is None) == (verdict in (ROBUST, MISCLASSIFIED))
+        assert witness is None or torch.equal(witness, result.x_adv[position])
+        withstood = 3 if verdict == ROBUST else 0 if verdict == MISCLASSIFIED else SUITE.index(verdict)
+        assert verdicts[place].withstood == withstood
+        steps = [each.withstood for each in told if isinstance(each, Verdict) and each.example == place]
+        assert steps == ([1, 2, 3] if verdict == ROBUST else [*range(1, withstood + 1), withstood])
+    # What the first attack breaks is told while it runs, before the second begins.
+    second = next(i for i, each in enumerate(told) if isinstance(each, Progress) and each.stage == "fab-t")
+    early = {each.verdict for each in told[:second] if isinstance(each, Verdict)}
+    assert early == {None, MISCLASSIFIED, "apgd-ce"}
+
+
+@pytest.mark.parametrize("events", [0, 9, 25, 40, 10**6])
+def test_a_run_that_goes_on_from_what_was_told_ends_like_one_that_was_never_stopped(
+    events: int, model: Conv, some: tuple[Tensor, Tensor], whole: tuple[Any, AttackResult]
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    norm, expected = whole
+    x, y = some
+    log: list[Verdict] = []
+
+    def write(event: Verdict) -> None:
+        if len(log) == events:
+            raise KilledError
+        log.append(event)
+
+    how: dict[str, Any] = {"norm": norm, "eps": EPS[norm], "seed": 1, "batch_size": 16}
+    try:
+        fast().run(model, x, y, told=write, **how)
+    except KilledError:
+        assert len(log) == events
+    known = {each.example: each.verdict for each in log if each.verdict is not None}
+    withstood = torch.zeros(len(x), dtype=torch.int64)
+    for each in log:
+        withstood[each.example] = each.withstood
+    rest = torch.tensor([n for n in range(len(x)) if n not in known], dtype=torch.int64)
+    if len(rest):
+        again = fast().run(model, x[rest], y[rest], index=rest, withstood=withstood[rest], **how)
+        known |= dict(zip(rest.tolist(), again.verdicts, strict=True))
+    assert [known[n] for n in range(len(x))] == expected.verdicts
+
+
+def test_progress_counts_the_examples_of_each_attack_up_and_the_robust_down(
+    model: Conv, some: tuple[Tensor, Tensor]
+) -> None:
+    told: list[Progress] = []
+    result = fast().run(model, *some, norm="L2", eps=EPS["L2"], batch_size=16, progress=told.append)
+    left = len(some[0]) - result.verdicts.count(MISCLASSIFIED)
+    for attack in result.attacks:
+        stage = [each for each in told if each.stage == attack]
+        assert [each.done for each in stage] == list(range(left + 1)) and {each.total for each in stage} == {left}
+        left -= result.verdicts.count(attack)
+        assert stage[-1].robust == left
+
+
+def test_a_broken_example_makes_room_at_once_and_costs_nothing_more(model: Conv, some: tuple[Tensor, Tensor]) -> None:
+    x, y = some[0][1:9], some[1][1:9]
+    model.asked = []
+    result = Short(engine="fast", version="custom", suite=("apgd-ce",)).run(model, x, y, norm="Linf", eps=0.2)
+    passes, model.asked = len(model.asked), None
+    assert set(result.verdicts) == {"apgd-ce"}
+    assert passes < 16  # of 5 restarts of 16 steps
+
+
+class Ladder(Search[Rows]):
+    """Breaks example n in trial n // 3 at tick n % 3 + 1, or never."""
+
+    def __init__(self, padded: int) -> None:
+        self.trials, self.begun = 3, [(0, 0)][:0]
+        self.cases: Any = None
+        self.oracle: Any = Oracle(nn.Identity(), rows=padded, device=torch.device("cpu"))
+
+    @property
+    def ticks(self) -> int:
+        return 4
+
+    def begin(self, position: Tensor, trial: Tensor) -> Rows:
+        self.begun += list(zip(position.tolist(), trial.tolist(), strict=True))
+        zeros = torch.zeros_like(position)
+        return Rows(position, trial, zeros, zeros.float(), zeros, zeros.bool(), zeros.float())
+
+    def tick(self, rows: Rows) -> None:
+        assert len(rows) <= 5
+        rows.iteration += 1
+        due = (rows.trial == rows.position // 3) & (rows.iteration == rows.position % 3 + 1)
+        rows.note(due, rows.position.float())
+
+
+@given(order=st.permutations(range(14)), how=st.sampled_from(["one by one", "padded", "upstream"]))
+@settings(max_examples=40, deadline=None)
+def test_the_pool_takes_every_example_through_its_trials_once_and_stops_at_the_first_success(
+    order: list[int], how: str
+) -> None:
+    settled: dict[int, bool] = {}
+
+    def confirm(positions: Tensor, candidates: Tensor) -> Tensor:
+        assert positions.tolist() == candidates.tolist()
+        return positions % 5 != 4  # some witnesses are turned down
+
+    def note(position: int, stands: bool) -> None:
+        assert position not in settled
+        settled[position] = stands
+
+    search, pool = Ladder(5 if how == "padded" else 1), Pool(capacity=5, confirm=confirm, settled=note)
+    if how == "upstream":
+        pool.in_cohorts(lambda: search, torch.tensor(order))
+    else:
+        pool.refilled(search, torch.tensor(order))
+    assert settled == {n: n >= 9 or n % 5 == 4 for n in range(14)}
+    needed = [(n, trial) for n in range(14) for trial in range(3) if trial <= n // 3 or settled[n]]
+    if how == "padded":  # trials may begin that a success then makes needless
+        assert len(search.begun) == len(set(search.begun)) and set(needed) <= set(search.begun)
+    else:
+        assert sorted(search.begun) == needed
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_queries_made_ahead_end_where_queries_one_by_one_end(norm: Any, model: Conv) -> None:
+    x, y = examples(model, 3, of=30)
+    ball = Ball(norm=norm, eps=EPS[norm] * 1.6)
+    ended = []
+    for padded in (1, 16):
+        draws = CounterDraws(0, "square", torch.arange(3))
+        search = make_search("square", model, x, y, ball=ball, draws=draws, steps=150)
+        search.oracle.rows = padded
+        rows, passes = search.begin(torch.arange(3), torch.zeros(3, dtype=torch.int64)), 0
+        while bool(((rows.iteration < search.ticks) & ~rows.found).any()):
+            search.tick(rows)
+            passes += 1
+        ended.append((rows, passes))
+    assert torch.allclose(ended[0][0].best, ended[1][0].best, atol=1e-6)
+    assert torch.equal(ended[0][0].found, ended[1][0].found)
+    assert ended[0][1] == 151 > 2 * ended[1][1]
+
+
+# Names, versions, settings
+
+
+def test_the_screen_is_autoattacks_first_two_attacks_and_says_it_is_an_upper_bound(
+    model: Conv, some: tuple[Tensor, Tensor]
+) -> None:
+    how: dict[str, Any] = {"norm": "Linf", "eps": EPS["Linf"], "seed": 1}
+    screen = ShortScreen().run(model, *some, **how)
+    full = Short(engine="fast").run(model, *some, **how)
+    assert screen.attacks == ["apgd-ce", "apgd-t"] and screen.warnings[0].startswith("upper-bound: only apgd-ce and")
+    assert [a for a in full.verdicts if a in screen.attacks] == [a for a in screen.verdicts if a in screen.attacks]
+    assert full.verdicts.count(ROBUST) <= screen.verdicts.count(ROBUST)
+
+
+def test_what_is_found_in_bfloat16_counts_only_if_float32_agrees(model: Conv, some: tuple[Tensor, Tensor]) -> None:
+    x, y = some
+    coarse = 0
+    asked: list[torch.dtype] = []
+
+    class Watched(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = model(x)
+            asked.append(logits.dtype)
+            return logits
+
+    result = ShortBF16().run(Watched(), x, y, norm="Linf", eps=EPS["Linf"], seed=1)
+    assert {torch.float32, torch.bfloat16} == set(asked)
+    wrong = model(result.x_adv).argmax(1) != y
+    assert [verdict != ROBUST for verdict in result.verdicts] == wrong.tolist()
+    assert result.warnings[0].startswith("bf16: ")
+    exact = Short(engine="fast").run(model, x, y, norm="Linf", eps=EPS["Linf"], seed=1)
+    coarse = sum(a != b for a, b in zip(result.verdicts, exact.verdicts, strict=True))
+    assert coarse <= 4
+
+
+def test_either_engine_says_which_it_is() -> None:
+    assert ATTACKS.build(ComponentSpec(method="autoattack", engine="fast")).implementation.startswith("sam-bench ")
+    assert "autoattack " in ATTACKS.build(ComponentSpec(method="autoattack", engine="reference")).implementation
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"version": "custom"}, "attack.suite: version custom needs at least one of apgd-ce"),
+        ({"version": "custom", "suite": ["apgd"]}, "attack.suite: unknown attack 'apgd'. Did you mean 'apgd-"),
+        ({"version": "custom", "suite": ["fab", "fab"]}, "attack.suite: fab, fab names an attack twice"),
+        ({"suite": ["fab"]}, "attack.suite: version standard has its own attacks; give fab with version custom"),
+    ],
+)
+def test_a_suite_that_cannot_be_run_is_refused_when_the_attack_is_built(
+    engine: Any, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        ATTACKS.build(ComponentSpec(method="autoattack", engine=engine, **fields))
+
+
+# Doubts: the same codes as upstream's checks, on models that provoke them.
+
+
+class Wrapped(nn.Module):
+    def __init__(self, net: nn.Module, how: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.how = net, how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(self.net, x)
+
+
+def differentiating(net: nn.Module, x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        inner = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(net(inner).logsumexp(1).sum(), inner)
+    return net(x + 1e-4 * gradient.sign())
+
+
+DEFENCES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "randomized": lambda net, x: net(x + 0.05 * torch.rand_like(x)),
+    "probabilities": lambda net, x: net(x).softmax(1),
+    "dynamic": differentiating,
+    "zero-gradients": lambda net, x: net((x * 40).round() / 40),
+}
+
+
+@pytest.mark.parametrize("defence", sorted(DEFENCES))
+def test_doubts_are_those_of_upstream(defence: str, model: Conv) -> None:
+    net = Wrapped(model, DEFENCES[defence])
+    x, y = examples(model, 24, of=30)
+
+    def codes(engine: Any) -> set[str]:
+        result = Short(engine=engine).run(net, x, y, norm="Linf", eps=0.03, seed=0, batch_size=24)
+        return {warning.split(":")[0] for warning in result.warnings}
+
+    assert codes("fast") == codes("reference") >= {defence}
+
+
+def test_the_next_model_is_not_called_dynamic_for_the_last_one(model: Conv) -> None:
+    x, y = examples(model, 4)
+    attack = Short(engine="fast", version="custom", suite=("apgd-ce",))
+    dynamic = attack.run(Wrapped(model, differentiating), x, y, norm="Linf", eps=0.2)
+    assert [warning.split(":")[0] for warning in dynamic.warnings] == ["dynamic"]
+    assert attack.run(model, x, y, norm="Linf", eps=0.2).warnings == []
+
+
+def test_images_too_small_for_square_are_refused_before_any_work() -> None:
+    asked: list[int] = []
+
+    class Small(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(len(x))
+            return x.flatten(1)[:, :12]
+
+    x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = x.flatten(1)[:, :12].argmax(1)
+    attack = Short(engine="fast")
+    with pytest.raises(InputError, match="square in L2 needs images of at least 5x5 pixels, not 4x4"):
+        attack.run(Small(), x, y, norm="L2", eps=0.5)
+    assert len(asked) == 1  # to see which are right
+    assert attack.run(Small(), x, y, norm="Linf", eps=0.5).verdicts == ["apgd-ce"] * 3
+
+
+def test_candidates_can_be_had_without_a_judge(model: Conv, some: tuple[Tensor, Tensor]) -> None:
+    x, y = some[0][1:9], some[1][1:9]
+    how: dict[str, Any] = {"seed": 1, "batch_size": 8}
+    expected = fast().run(model, x, y, norm="Linf", eps=EPS["Linf"], **how)
+    found = fast().search(
+        model, x, y, ball=Ball(norm="Linf", eps=EPS["Linf"]), device=torch.device("cpu"), progress=lambda _: None, **how
+    )
+    assert torch.equal(found.x_adv, expected.x_adv)
+    won = [verdict for verdict in expected.verdicts if verdict != ROBUST]
+    assert won and won == [by for by, v in zip(found.by, expected.verdicts, strict=True) if v != ROBUST]
+
+
+@pytest.mark.parametrize(("classes", "left"), [(5, 4), (2, None)])
+def test_few_classes_limit_the_targets_and_too_few_are_refused(classes: int, left: int | None, model: Conv) -> None:
+    net = Wrapped(model, lambda inner, x: inner(x)[:, :classes])
+    x, y = examples(net, 6)
+    attack = ATTACKS.build(ComponentSpec(method="autoattack-screen"))
+    if left is None:
+        with pytest.raises(InputError, match=r"needs at least 4 classes .* has 2: use the attack pgd"):
+            attack.run(net, x, y, norm="Linf", eps=0.1)
+    else:
+        result = attack.run(net, x, y, norm="Linf", eps=0.05)
+        assert result.warnings[1].startswith(f"few-classes: with {classes} classes apgd-t aim at all {left} others")
+
+
+def test_generators_flags_and_gradients_are_left_as_they_were(model: Conv, some: tuple[Tensor, Tensor]) -> None:
+    net = Conv(dtype=torch.float32).requires_grad_(True).train()
+    net.net[0].weight.grad = torch.ones_like(net.net[0].weight)
+    state = torch.random.get_rng_state()
+    Short(engine="fast", version="plus").run(net, some[0][:5], some[1][:5], norm="L2", eps=0.1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert net.training and all(parameter.requires_grad for parameter in net.parameters())
+    assert bool((net.net[0].weight.grad == 1).all()) and net.net[-1].weight.grad is None

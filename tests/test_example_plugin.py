@@ -1,0 +1,62 @@
+"""The example package, installed as a user would, brings its methods without a change to ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "plugin"
+
+SMALL = [
+    *("--dataset", "digits", "--image-size", "8", "--arch", "preactresnet10", "--width", "2", "--limit-train", "32"),
+    *("--epochs", "1", "--validation", "0", "--crop-padding", "0", "--no-flip", "--precision", "fp32"),
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package installed by pip, built from a copy so that nothing is left in the source."""
+    source = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("source") / "plugin")
+    target = tmp_path_factory.mktemp("site")
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, "--target", target, source], check=True)
+    return target
+
+
+def sam_bench(*arguments: str, path: Path | None, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if path is not None:
+        environment["PYTHONPATH"] = str(path)
+    return subprocess.run(
+        [sys.executable, "-m", "sam_bench", *arguments], env=environment, cwd=folder, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_its_recipe_trains_and_the_card_names_its_methods_settings_and_cost(site: Path, tmp_path: Path) -> None:
+    recipe = str(EXAMPLE / "sign-sam-pairing.yaml")
+    done = sam_bench("train", "--recipe", recipe, "--pairing", "0.25", *SMALL, "--json", path=site, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    card = json.loads(done.stdout)["card"]
+    weights, objective = card["recipe"]["weights"], card["recipe"]["objective"]
+    assert (weights["method"], weights["rho"], weights["start_epoch"]) == ("sign-sam", 0.001, 0)
+    assert objective == {"method": "logit-pairing", "pairing": 0.25}
+    # Two gradients, each on clean and perturbed inputs; one of the input.
+    cost = {key: value for key, value in card["cost"].items() if "forward" in key or "backward" in key}
+    assert cost == {"train_forward": 4, "train_backward": 4, "attack_forward": 1, "attack_backward": 1}
+
+
+@pytest.mark.slow
+def test_it_is_refused_as_ours_are_where_it_makes_no_sense_and_unknown_without_the_package(
+    site: Path, tmp_path: Path
+) -> None:
+    alone = sam_bench("train", "--objective", "logit-pairing", *SMALL, path=site, folder=tmp_path)
+    assert alone.returncode == 2 and "objective 'logit-pairing' compares clean with perturbed inputs" in alone.stderr
+    without = sam_bench("train", "--weights", "sign-sam", *SMALL, path=None, folder=tmp_path)
+    assert without.returncode == 2 and "unknown weight perturbation 'sign-sam'" in without.stderr

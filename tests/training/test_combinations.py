@@ -1,0 +1,77 @@
+"""Every sensible point of the plane trains; the rest is refused before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from training_samples import digits, method_of, tiny_net
+
+from sam_bench.data import to_float
+from sam_bench.errors import InputError
+from sam_bench.training import PARTS, build_method, load_recipe, override, recipe_names
+from sam_bench.training.step import TrainingStep
+
+_QUICK = {"pgd": {"steps": 2}, "entropy-sgd": {"inner_steps": 2}, "swa": {"average_from": 0.0}}
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "restarts": {"inputs": "pgd", "steps": 2, "restarts": 2},
+    "trades": {"inputs": "pgd", "steps": 2, "loss": "kl", "start": "gaussian", "objective": "trades"},
+    "best in L2": {"inputs": "pgd", "steps": 2, "norm": "L2", "iterate": "best"},
+    "published BatchNorm": {"inputs": "pgd", "steps": 2, "bn_mode": "update"},
+}
+
+
+def trains(settings: dict[str, Any]) -> None:
+    """Two steps move the weights and keep them finite; the pass counter is what the parts announce."""
+    model = tiny_net().train()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    method = method_of("standard", settings)
+    step = TrainingStep(model, method, seed=0, precision="fp32")
+    split = digits().head(16)
+    for number in range(2):
+        loss, hits = step(to_float(split.images), split.labels, step=number, progress=(number + 0.5) / 2)
+        assert loss.isfinite() and 0 <= int(hits) <= 16
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    assert (step.average is None) == (method.averaging.method == "none")
+    forward, backward = method.inputs.passes
+    assert (step.passes.attack_forward, step.passes.attack_backward) == (32 * forward, 32 * backward)
+
+
+@pytest.mark.parametrize("weights", PARTS["weights"].names())
+def test_every_combination_of_parts_trains_two_steps_or_is_refused_with_the_reason(weights: str) -> None:
+    averages = PARTS["averaging"].names()
+    refused = []
+    pairs = itertools.product(enumerate(PARTS["inputs"].names()), enumerate(PARTS["objective"].names()))
+    for (row, inputs), (column, objective) in pairs:
+        average = averages[(row + column) % len(averages)]
+        names = {"inputs": inputs, "weights": weights, "objective": objective, "averaging": average}
+        settings = dict(names)
+        for name in names.values():
+            settings |= _QUICK.get(name, {})
+        try:
+            trains(settings)
+        except InputError as error:
+            refused.append((inputs, objective))
+            assert f"objective '{objective}'" in str(error) and "choose inputs" in str(error)
+    assert refused == [("none", "mart"), ("none", "trades")]
+
+
+@pytest.mark.parametrize("settings", SEARCHES.values(), ids=list(SEARCHES))
+@pytest.mark.parametrize("weights", ["none", "sam", "awp"])
+def test_every_kind_of_search_trains_beside_a_weight_perturbation(weights: str, settings: dict[str, Any]) -> None:
+    trains({"weights": weights, **settings})
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_trains_two_steps_on_the_smallest_of_networks(name: str) -> None:
+    recipe = override(load_recipe(name), {"batch_size": 16, "crop_padding": 1})
+    model = tiny_net().train()
+    step = TrainingStep(model, build_method(recipe), seed=0, precision="fp32")
+    split = digits().head(16)
+    for number in range(2):
+        loss, _ = step(to_float(split.images), split.labels, step=number, progress=(number + 0.5) / 2)
+        assert loss.isfinite()
