@@ -18,7 +18,7 @@ from sam_bench.data import Dataset, data_sources, load_dataset
 from sam_bench.device import choose_device
 from sam_bench.distributed import joined, local_rank
 from sam_bench.errors import InputError
-from sam_bench.evaluation import Evaluation, Journal, record_of, run_evaluation, write_witnesses
+from sam_bench.evaluation import Evaluation, Journal, record_of, run_evaluation, settings_of, write_witnesses
 from sam_bench.perturb.ball import check_eps
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import (
@@ -266,9 +266,8 @@ def _finished(path: Path, evaluation: Evaluation) -> EvaluationRecord | None:
         str(getattr(record, field)) == str(identity[field])
         for field in ("checkpoint_sha256", "dataset_fingerprint", "attack", "engine", "norm", "eps", "seed")
     )
-    settings = evaluation.attack.model_dump(mode="json", exclude={"version"}, exclude_none=True)
     version = str(evaluation.attack.model_dump().get("version", ""))
-    complete = record.settings == settings and record.version == version
+    complete = record.settings == settings_of(evaluation.attack) and record.version == version
     return record if same and complete and record.carried == len(evaluation.carried) else None
 
 

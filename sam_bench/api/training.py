@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,20 +12,17 @@ import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
-from sam_bench.attacks.base import predict
-from sam_bench.data import Dataset, channel_stats, hold_out, known_stats, load_dataset, to_float
-from sam_bench.device import choose_device, choose_precision, device_name, package_versions
+from sam_bench.api.naming import default_name, describe
+from sam_bench.api.registering import register
+from sam_bench.data import Split, StreamedSplit, channel_stats, hold_out, known_stats, open_dataset
+from sam_bench.device import choose_device, choose_precision
 from sam_bench.distributed import Team, joined, local_rank
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
-from sam_bench.modes import attacking
 from sam_bench.perturb.ball import check_eps
-from sam_bench.perturb.weights.ascent import Ascent
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import (
     NAME_PATTERN,
-    ComponentSpec,
-    Cost,
     ModelCard,
     Norm,
     Radius,
@@ -34,18 +30,12 @@ from sam_bench.records import (
     RobustBenchDataset,
 )
 from sam_bench.seeds import check_seed
-from sam_bench.training import (
-    RunConfig,
-    Trained,
-    build_method,
-    fit,
-    load_recipe,
-    override,
-)
+from sam_bench.training import RunConfig, build_method, fit, load_recipe, override
 from sam_bench.training.compiling import choose_compile
 from sam_bench.training.sync_bn import synchronised
 
 _VALIDATION_SHARE = 50  # one in so many training images is held out, at most 1,000
+_STATISTICS = 10_000  # images of a streamed data set that mean and standard deviation are taken over
 _VALIDATION_EPS = {"Linf": Radius("2/255"), "L2": Radius("32/255")}
 
 
@@ -181,12 +171,19 @@ def train(
 
         if not team.is_main:
             team.wait()  # until rank 0 has the data set, which it may have to download
-        data = load_dataset(dataset, data_dir=data_dir, name=dataset_name, image_size=image_size)
+        data = open_dataset(
+            dataset,
+            device=where,
+            stream=method.recipe.augmentation.random_resized_crop,
+            data_dir=data_dir,
+            name=dataset_name,
+            image_size=image_size,
+        )
         if team.is_main:
             team.wait()
         if data.train is None:
             raise InputError(f"data set {data.name} has no training images")
-        mean, std = known_stats(data.name) or channel_stats(data.train)
+        mean, std = known_stats(data.name) or channel_stats(_in_memory(data.train))
         architecture = architecture_for(
             arch,
             num_classes=data.num_classes,
@@ -243,6 +240,7 @@ def train(
         reporter.say(
             f"{arch} with {parameters:,} parameters on {len(learnt):,} images of {data.name}"
             + (f", {held_out:,} more held out for validation" if held_out else "")
+            + (", read from disk as they are needed" if isinstance(learnt, StreamedSplit) else "")
         )
         reporter.say(
             f"device {where} ({why_device}), precision {kind} ({why_precision}), "
@@ -266,7 +264,7 @@ def train(
         )
         registered = None
         if team.is_main:
-            registered = _register(
+            registered = register(
                 trained,
                 config,
                 data,
@@ -297,96 +295,6 @@ def _shared(batch_size: int, team: Team, *, sync_ascent: bool, sync_bn: bool) ->
     )
 
 
-def _register(
-    trained: Trained,
-    config: RunConfig,
-    data: Dataset,
-    *,
-    threat: Norm,
-    robustbench_dataset: RobustBenchDataset | None,
-    device: torch.device,
-    zoo: Path,
-    weights_dtype: Literal["float32", "float16"],
-    authors: str,
-    command: str,
-) -> tuple[ModelCard, Path]:
-    """Put the run's result into the zoo: the weights as they are stored are what is measured."""
-    stored = {
-        key: value.to(getattr(torch, weights_dtype)) if value.is_floating_point() else value
-        for key, value in trained.model.state_dict().items()
-    }
-    trained.model.load_state_dict(stored)
-    with attacking(trained.model):
-        predicted = predict(trained.model, to_float(data.test.images), batch_size=256, device=device)
-    passes, examples = trained.state.passes, config.train_examples
-    store = zoos.Zoo(zoo)
-    card = store.save(
-        trained.model,
-        {
-            "name": config.name,
-            "dataset": data.name,
-            "threat": threat,
-            "robustbench_dataset": robustbench_dataset,
-            "architecture": config.architecture,
-            "recipe": config.recipe,
-            "epochs": trained.state.epoch,
-            "seed": config.seed,
-            "precision": config.precision,
-            "train_examples": examples,
-            "train_fingerprint": config.train_fingerprint,
-            "test_fingerprint": data.test.fingerprint,
-            "clean_accuracy": int((predicted == data.test.labels.cpu()).sum()) / len(data.test),
-            "cost": Cost(
-                train_forward=passes.train_forward / examples,
-                train_backward=passes.train_backward / examples,
-                attack_forward=passes.attack_forward / examples,
-                attack_backward=passes.attack_backward / examples,
-                seconds=trained.state.seconds,
-                energy_joules=trained.state.joules,
-                device=device_name(device),
-            ),
-            "packages": package_versions(),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "command": command,
-            "authors": authors,
-        },
-        dtype="fp16" if weights_dtype == "float16" else "fp32",
-    )
-    return card, store.card_path(card)
-
-
-def default_name(recipe: Recipe, base: Recipe, arch: str, arch_options: Mapping[str, Any]) -> str:
-    """A name that tells runs apart: the recipe, the perturbations' settings that differ from it, the architecture.
-
-    Without dots, which RobustBench's look-up would cut.
-    """
-    parts = [recipe.name]
-    for field in ("weights", "inputs"):
-        now: ComponentSpec = getattr(recipe, field)
-        before: ComponentSpec = getattr(base, field)
-        if now.method != before.method:
-            parts.append(now.method)
-        known = build_method(base).recipe
-        reference: ComponentSpec = getattr(known, field)
-        for key, value in now.settings.items():
-            if now.method == before.method and value != reference.settings.get(key):
-                parts.append(f"{key}{value}".replace("/", "over"))
-    parts.append(arch.removeprefix("timm:"))
-    parts += [f"{'w' if key == 'width' else key}{value}" for key, value in arch_options.items()]
-    return re.sub(r"[^A-Za-z0-9_-]", "", "-".join(parts))[:100]
-
-
-def describe(recipe: Recipe) -> str:
-    """One line that says what a recipe does, settings included."""
-    parts = []
-    for field in ("inputs", "weights", "averaging"):
-        spec: ComponentSpec = getattr(recipe, field)
-        if spec.method != "none":
-            common = {name: field.default for name, field in Ascent.model_fields.items()}
-            told = {key: value for key, value in spec.settings.items() if value not in (None, common.get(key))}
-            given = ", ".join(f"{key} {value}" for key, value in told.items())
-            parts.append(f"{field} {spec.method} ({given})")
-    if not parts:
-        parts.append("neither inputs nor weights perturbed")
-    epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
-    return f"{'; '.join(parts)}; {epochs}, batch size {recipe.batch_size}"
+def _in_memory(train: Split | StreamedSplit) -> Split:
+    """What statistics are taken over: all images, or some of those that memory does not hold."""
+    return train if isinstance(train, Split) else train.sample(_STATISTICS).load()

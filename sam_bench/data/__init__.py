@@ -3,7 +3,7 @@
 from sam_bench.data.augment import augment, crop_and_flip
 from sam_bench.data.batches import Batches, to_float
 from sam_bench.data.resized_crop import ResizedCrop
-from sam_bench.data.sources import data_sources, load_dataset
+from sam_bench.data.sources import data_sources, load_dataset, open_dataset
 from sam_bench.data.splits import Dataset, Split, channel_stats, hold_out, known_stats
 from sam_bench.data.stream_batches import StreamedBatches, make_batches
 from sam_bench.data.streaming import StreamedDataset, StreamedSplit, must_stream, stream_folder
@@ -25,6 +25,7 @@ __all__ = [
     "load_dataset",
     "make_batches",
     "must_stream",
+    "open_dataset",
     "stream_folder",
     "to_float",
 ]

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from sam_bench.data.digits import load_digits
 from sam_bench.data.folder import load_folder
 from sam_bench.data.images import check_image_size, check_name, resize
 from sam_bench.data.npz import load_npz
 from sam_bench.data.splits import Dataset, Split
+from sam_bench.data.streaming import StreamedDataset, must_stream, stream_folder
 from sam_bench.data.torchvision_sets import load_cifar10, load_cifar100, load_svhn
 from sam_bench.errors import InputError, unknown_name
 
@@ -94,6 +97,41 @@ def load_dataset(
     else:
         dataset = _load_path(spec, image_size=image_size, test_only=test_only)
     return dataset if name is None else replace(dataset, name=name)
+
+
+def open_dataset(
+    spec: str,
+    *,
+    device: torch.device | str = "cpu",
+    stream: bool = False,
+    data_dir: Path = Path("data"),
+    name: str | None = None,
+    image_size: int | None = None,
+) -> Dataset | StreamedDataset:
+    """A data set to train on: in memory where it fits, streamed from its folder where it does not.
+
+    Args:
+        device: Where the training images will be kept.
+        stream: Stream in any case, as augmentations that need whole images demand.
+        spec: As for `load_dataset`, and so are the others.
+
+    Raises:
+        InputError: As `load_dataset`; or `stream` is asked for what is not a folder.
+        SamBenchError: As `load_dataset`.
+    """
+    folder = spec.lower() not in SOURCES and bool(spec.strip()) and Path(spec).expanduser().is_dir()
+    if folder:
+        if name is not None:
+            check_name(name, "name")
+        listed = stream_folder(Path(spec).expanduser(), image_size=image_size)
+        if stream or must_stream(listed, device):
+            return listed if name is None else replace(listed, name=name)
+    elif stream:
+        raise InputError(
+            f"augmentation.random_resized_crop needs images as they are on disk, and {spec} is not a FOLDER of images; "
+            "use --no-random-resized-crop"
+        )
+    return load_dataset(spec, data_dir=data_dir, name=name, image_size=image_size)
 
 
 def _load_path(spec: str, *, image_size: int | None, test_only: bool) -> Dataset:

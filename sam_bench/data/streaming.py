@@ -193,6 +193,11 @@ class StreamedDataset:
     classes: tuple[str, ...]
 
     @property
+    def robustbench(self) -> None:
+        """RobustBench's own name for the data set: a folder of one's own has none."""
+        return
+
+    @property
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.classes)

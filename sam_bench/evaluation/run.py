@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from sam_bench.attacks import Attack, Verdict
+from sam_bench.attacks.autoattack.checks import square_doubts
 from sam_bench.data import Split, to_float
 from sam_bench.device import device_name, package_versions
 from sam_bench.distributed import ALONE, Team
@@ -20,7 +21,7 @@ from sam_bench.evaluation.shards import Shard, attack_in_processes, attack_shard
 from sam_bench.models import check_model
 from sam_bench.modes import attacking
 from sam_bench.progress import Reporter
-from sam_bench.records import EvaluationRecord, Norm, Radius, accuracies
+from sam_bench.records import MISCLASSIFIED, EvaluationRecord, Norm, Radius, accuracies
 from sam_bench.zoo import LoadedModel
 
 
@@ -182,11 +183,28 @@ def run_evaluation(
             )
     team.wait()
     found = team.collect(journal.read())
+    verdicts = dict(evaluation.carried) | {place: each for part in found for place, each in part.verdicts.items()}
     return Known(
-        verdicts=dict(evaluation.carried) | {place: each for part in found for place, each in part.verdicts.items()},
-        doubts=list(dict.fromkeys(doubt for part in found for doubt in part.doubts)),
+        verdicts=verdicts,
+        doubts=_doubts_of_the_whole(attack, verdicts, [doubt for part in found for doubt in part.doubts]),
         seconds=max(part.seconds for part in found),
     )
+
+
+def settings_of(attack: Attack) -> dict[str, Any]:
+    """An attack's settings as a record has them: those that say something, the version apart."""
+    given = attack.model_dump(mode="json", exclude={"version"}, exclude_none=True)
+    return {key: value for key, value in given.items() if value != []}
+
+
+def _doubts_of_the_whole(attack: Attack, verdicts: Mapping[int, Verdict], found: list[str]) -> list[str]:
+    """Each doubt once; what compares attacks with each other is computed from all examples, not from a shard's."""
+    doubts = [each for each in dict.fromkeys(found) if not (attack.per_example and each.startswith("square-better"))]
+    if not attack.per_example:
+        return doubts
+    clean = [str(each.verdict) for each in verdicts.values() if each.verdict != MISCLASSIFIED]
+    after = accuracies(clean, attack.attacks)["accuracy_after"] if clean else {}
+    return doubts + square_doubts([("clean", 1.0), *after.items()])
 
 
 def record_of(
@@ -211,7 +229,7 @@ def record_of(
         attack=attack.method,
         version=str(attack.model_dump().get("version", "")),
         engine=attack.implementation,
-        settings=attack.model_dump(mode="json", exclude={"version"}, exclude_none=True),
+        settings=settings_of(attack),
         norm=evaluation.norm,
         eps=evaluation.eps,
         eps_float=float(evaluation.eps),

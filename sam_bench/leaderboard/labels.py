@@ -53,7 +53,9 @@ def _radius(spec: ComponentSpec) -> str:
 
 
 def _first_setting(spec: ComponentSpec) -> str:
-    for key, value in spec.settings.items():
+    # A radius says most, wherever it stands.
+    for key in sorted(spec.settings, key=lambda name: name != "rho"):
+        value = spec.settings[key]
         if isinstance(value, int | float) and not isinstance(value, bool):
             return f"{key}={value:g}"
         if isinstance(value, str):
@@ -90,6 +92,7 @@ def attack_name(record: EvaluationRecord) -> str:
     name = record.attack
     if record.version and (name, record.version) != (AUTOATTACK, "standard"):
         name += f"-{record.version}"
+        name += "".join(f"-{part}" for part in record.settings.get("suite", ()))
     steps, restarts = _count(record.settings.get("steps")), _count(record.settings.get("restarts"))
     if steps:
         name += f"-{steps}" + (f"x{restarts}" if restarts > 1 else "")

@@ -32,6 +32,10 @@ class Augmentation(Record):
     crop_padding: int = Field(default=4, ge=0, description="random crop after padding by this many pixels; 0: none")
     padding_mode: Literal["reflect", "zeros"] = Field(default="reflect", description="how the border is filled")
     flip: bool = Field(default=True, description="mirror left and right with probability 1/2")
+    random_resized_crop: bool = Field(
+        default=False,
+        description="ImageNet's: a random part of the image at the final size, in place of the padded crop",
+    )
 
 
 NONE = ComponentSpec(method="none")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from sam_bench.data import Batches, Split
+from sam_bench.data import ResizedCrop, Split, StreamedSplit, make_batches
 from sam_bench.distributed import ALONE, Team
 from sam_bench.errors import SamBenchError, StoppedError
 from sam_bench.perturb.inputs import PGD
@@ -48,8 +48,8 @@ class DivergedError(SamBenchError):
 def fit(
     model: nn.Module,
     method: Method,
-    train: Split,
-    validation: Split | None,
+    train: Split | StreamedSplit,
+    validation: Split | StreamedSplit | None,
     *,
     config: RunConfig,
     folder: Path,
@@ -97,8 +97,8 @@ class _Run:
         self,
         model: nn.Module,
         method: Method,
-        train: Split,
-        validation: Split | None,
+        train: Split | StreamedSplit,
+        validation: Split | StreamedSplit | None,
         *,
         config: RunConfig,
         folder: Path,
@@ -106,11 +106,12 @@ class _Run:
         team: Team,
     ) -> None:
         # First, because it refuses what does not fit: the folder is claimed for runs that can begin.
-        self.batches = Batches(
+        crop = config.recipe.augmentation
+        self.batches = make_batches(
             train,
             batch_size=config.recipe.batch_size,
             seed=config.seed,
-            augmentation=config.recipe.augmentation,
+            augmentation=ResizedCrop(flip=crop.flip) if crop.random_resized_crop else crop,
             shard=(team.rank, team.size),
         )
         self.model, self.validation, self.config, self.team = model, validation, config, team

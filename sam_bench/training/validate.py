@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sam_bench.data import Batches, Split
+from sam_bench.data import Split, StreamedSplit, make_batches
 from sam_bench.modes import attacking
 from sam_bench.perturb.inputs import PGD
 from sam_bench.seeds import generator
@@ -23,7 +23,9 @@ class Validation:
     robust: float
 
 
-def validate(model: nn.Module, split: Split, pgd: PGD, *, seed: int, batch_size: int = 256) -> Validation:
+def validate(
+    model: nn.Module, split: Split | StreamedSplit, pgd: PGD, *, seed: int, batch_size: int = 256
+) -> Validation:
     """Measure a model in eval mode and float32; the model is given back as it was.
 
     Args:
@@ -35,7 +37,7 @@ def validate(model: nn.Module, split: Split, pgd: PGD, *, seed: int, batch_size:
     clean = robust = attacked = 0
     with attacking(model):
         for number, (x, y) in enumerate(
-            Batches(split, batch_size=batch_size, seed=seed, augmentation=None, shuffle=False).epoch(0)
+            make_batches(split, batch_size=batch_size, seed=seed, augmentation=None, shuffle=False).epoch(0)
         ):
             clean += _hits(model, x, y)
             if attacked < ROBUST_EXAMPLES:

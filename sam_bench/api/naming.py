@@ -1,0 +1,48 @@
+"""What a run is called when nobody says, and what it is said to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sam_bench.perturb.weights.ascent import Ascent
+from sam_bench.records import ComponentSpec, Recipe
+from sam_bench.training import build_method
+
+
+def default_name(recipe: Recipe, base: Recipe, arch: str, arch_options: Mapping[str, Any]) -> str:
+    """A name that tells runs apart: the recipe, the perturbations' settings that differ from it, the architecture.
+
+    Without dots, which RobustBench's look-up would cut.
+    """
+    parts = [recipe.name]
+    for field in ("weights", "inputs"):
+        now: ComponentSpec = getattr(recipe, field)
+        before: ComponentSpec = getattr(base, field)
+        if now.method != before.method:
+            parts.append(now.method)
+        known = build_method(base).recipe
+        reference: ComponentSpec = getattr(known, field)
+        for key, value in now.settings.items():
+            if now.method == before.method and value != reference.settings.get(key):
+                parts.append(f"{key}{value}".replace("/", "over"))
+    parts.append(arch.removeprefix("timm:"))
+    parts += [f"{'w' if key == 'width' else key}{value}" for key, value in arch_options.items()]
+    return re.sub(r"[^A-Za-z0-9_-]", "", "-".join(parts))[:100]
+
+
+def describe(recipe: Recipe) -> str:
+    """One line that says what a recipe does, settings included."""
+    parts = []
+    for field in ("inputs", "weights", "averaging"):
+        spec: ComponentSpec = getattr(recipe, field)
+        if spec.method != "none":
+            common = {name: field.default for name, field in Ascent.model_fields.items()}
+            told = {key: value for key, value in spec.settings.items() if value not in (None, common.get(key))}
+            given = ", ".join(f"{key} {value}" for key, value in told.items())
+            parts.append(f"{field} {spec.method} ({given})")
+    if not parts:
+        parts.append("neither inputs nor weights perturbed")
+    epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
+    return f"{'; '.join(parts)}; {epochs}, batch size {recipe.batch_size}"

@@ -1,0 +1,82 @@
+"""A run's result goes into the zoo."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from sam_bench import zoo as zoos
+from sam_bench.data import Dataset, Split, StreamedDataset, StreamedSplit, make_batches
+from sam_bench.device import device_name, package_versions
+from sam_bench.modes import attacking
+from sam_bench.records import Cost, ModelCard, Norm, RobustBenchDataset
+from sam_bench.training import RunConfig, Trained
+
+
+def register(
+    trained: Trained,
+    config: RunConfig,
+    data: Dataset | StreamedDataset,
+    *,
+    threat: Norm,
+    robustbench_dataset: RobustBenchDataset | None,
+    device: torch.device,
+    zoo: Path,
+    weights_dtype: Literal["float32", "float16"],
+    authors: str,
+    command: str,
+) -> tuple[ModelCard, Path]:
+    """Put the run's result into the zoo: the weights as they are stored are what is measured."""
+    stored = {
+        key: value.to(getattr(torch, weights_dtype)) if value.is_floating_point() else value
+        for key, value in trained.model.state_dict().items()
+    }
+    trained.model.load_state_dict(stored)
+    hits = _hits(trained.model, data.test.to(device))
+    passes, examples = trained.state.passes, config.train_examples
+    store = zoos.Zoo(zoo)
+    card = store.save(
+        trained.model,
+        {
+            "name": config.name,
+            "dataset": data.name,
+            "threat": threat,
+            "robustbench_dataset": robustbench_dataset,
+            "architecture": config.architecture,
+            "recipe": config.recipe,
+            "epochs": trained.state.epoch,
+            "seed": config.seed,
+            "precision": config.precision,
+            "train_examples": examples,
+            "train_fingerprint": config.train_fingerprint,
+            "test_fingerprint": data.test.fingerprint,
+            "clean_accuracy": hits / len(data.test),
+            "cost": Cost(
+                train_forward=passes.train_forward / examples,
+                train_backward=passes.train_backward / examples,
+                attack_forward=passes.attack_forward / examples,
+                attack_backward=passes.attack_backward / examples,
+                seconds=trained.state.seconds,
+                energy_joules=trained.state.joules,
+                device=device_name(device),
+            ),
+            "packages": package_versions(),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": command,
+            "authors": authors,
+        },
+        dtype="fp16" if weights_dtype == "float16" else "fp32",
+    )
+    return card, store.card_path(card)
+
+
+@torch.no_grad()
+def _hits(model: nn.Module, test: Split | StreamedSplit) -> int:
+    """How many of the test images the model gets right, in float32."""
+    batches = make_batches(test, batch_size=256, seed=0, augmentation=None, shuffle=False)
+    with attacking(model):
+        return sum(int((model(x).argmax(1) == y).sum()) for x, y in batches.epoch(0))
