@@ -28,8 +28,9 @@ lint: .venv/installed-test
 types: .venv/installed-test
 	$(BIN)/mypy
 
+# One thread a process: what runs side by side must not fight for the cores.
 pytest: .venv/installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 wheel: .venv/installed-test
 	$(BIN)/python -m build

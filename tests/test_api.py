@@ -53,7 +53,7 @@ def test_the_whole_way_from_training_to_the_leaderboard(workplace: Path) -> None
     assert card == trained.card
     assert trained.card_path == workplace / "zoo/digits-8px/Linf/whole-way.json"
     assert trained.run_dir == Path("runs/whole-way")
-    assert card.recipe.weights.settings == {"rho": 0.1}
+    assert card.recipe.weights.method == "sam" and card.recipe.weights.settings["rho"] == 0.1
     assert card.cost.passes == pytest.approx(2 * 3, rel=0.05)
 
     model = load_model("whole-way")

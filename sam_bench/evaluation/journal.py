@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,12 +118,12 @@ class Journal:
             shard: Which of them this is.
         """
         path = self.path / f"part-{session}-{shard:04d}.jsonl"
-        with path.open("x", encoding="utf-8") as file:
-            writer = Writer(path, file)
-            try:
-                yield writer
-            finally:
-                writer.sync()
+        writer = Writer(path)
+        try:
+            yield writer
+            writer.sync()
+        finally:
+            writer.close()
 
     def new_session(self) -> str:
         """A name no process of an earlier session has."""
@@ -146,10 +146,16 @@ class Journal:
 
 
 class Writer:
-    """Adds lines to one file of a journal; what is written survives the end of the process."""
+    """Adds lines to one file of a journal; what is written survives the end of the process.
 
-    def __init__(self, path: Path, file: TextIO) -> None:
-        self._path, self._file = path, file
+    Args:
+        path: The file, which must not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Without a buffer of our own: a line is with the system when `_add` returns.
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self._started = self._synced = time.monotonic()
 
     def verdict(self, verdict: Verdict, *, witness: bool = False) -> None:
@@ -170,23 +176,30 @@ class Writer:
 
     def sync(self) -> None:
         """Wait for the disk."""
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise SamBenchError(f"cannot write {self._path}: {error.strerror}; what was written is whole") from error
+        with self._told():
+            os.fsync(self._file)
         self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """No more lines."""
+        os.close(self._file)
 
     def _add(self, entry: dict[str, Any]) -> None:
         now = time.monotonic()
         entry["seconds"] = round(now - self._started, 3)
-        try:
-            self._file.write(json.dumps(entry) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise SamBenchError(f"cannot write {self._path}: {error.strerror}; what was written is whole") from error
+        line = (json.dumps(entry) + "\n").encode()
+        with self._told():
+            while line:
+                line = line[os.write(self._file, line) :]
         if now - self._synced > _SYNC_EVERY:
             self.sync()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SamBenchError(f"cannot write {self._path}: {error.strerror}; what was written is whole") from error
 
 
 def write_witnesses(path: Path, known: Known) -> None:

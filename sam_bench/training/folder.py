@@ -94,7 +94,7 @@ class RunFolder:
         Raises:
             SamBenchError: The file is damaged or missing.
         """
-        weights: dict[str, Tensor] = self._read(self.best_file)["model"]
+        weights: dict[str, Tensor] = self._read(self.best_file, needs=("model",))["model"]
         return weights
 
     def kept(self, *, until: int | None = None) -> list[Path]:
@@ -122,21 +122,22 @@ class RunFolder:
         Raises:
             SamBenchError: The file is damaged.
         """
-        tensors = self._read(path or self.checkpoint_file)
+        tensors = self._read(path or self.checkpoint_file, needs=("state", "model", "optimizer"))
         fields = tensors.pop("state")
         return RunState(**(fields | {"passes": Passes(**fields["passes"])})), tensors
 
-    def _read(self, path: Path) -> dict[str, Any]:
+    def _read(self, path: Path, *, needs: tuple[str, ...]) -> dict[str, Any]:
         try:
             damage = _damage(path)
             if damage is None:
                 content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-                if "model" in content:
+                missing = [key for key in needs if not isinstance(content[key], dict)]
+                if not missing:
                     return content
-                damage = "it lacks the weights"
+                damage = f"its {missing[0]} is not what it should be"
         except pickle.UnpicklingError:
             damage = "it holds more than tensors, which is never loaded: nothing of it was run"
-        except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        except (OSError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
             damage = (str(error) or type(error).__name__).splitlines()[0]
         kept = self.kept()
         way = f"copy {kept[-1].name} over it to go on from there" if kept else "delete it to start this run over"

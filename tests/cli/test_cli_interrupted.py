@@ -82,9 +82,19 @@ def test_a_killed_run_then_a_full_disk_leave_the_checkpoint_whole_and_resume_as_
 def test_an_evaluation_that_finds_the_disk_full_leaves_the_old_record(with_tiny: CommandLine) -> None:
     evaluate = ["evaluate", "tiny", "--attack", "fgsm", "--output", "record.json", "--quiet"]
     with_tiny.done(*evaluate, "--n-examples", "4")
+    before = (with_tiny.folder / "record.json").read_bytes()
     with _largest_file(2000):
-        message = with_tiny.refused(*evaluate, code=1)
-    assert message == "sam-bench: cannot write record.json: File too large; what stood there is untouched"
+        outcome = with_tiny(*evaluate)
+    journal = "record.progress/part-0001-0000.jsonl"
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == f"sam-bench: cannot write {journal}: File too large; what was written is whole\n"
+    assert (with_tiny.folder / "record.json").read_bytes() == before
+    # What was found until then is not lost.
+    found = (with_tiny.folder / journal).read_text().count("\n")
+    assert found > 5
+    resumed = with_tiny.done(*evaluate[:-1], "--resume").err
+    assert f"resuming record.progress: {found} of 500 examples are settled" in resumed
+    assert not (with_tiny.folder / "record.progress").exists()
 
 
 def test_an_interrupted_run_says_how_to_continue(cli: CommandLine) -> None:

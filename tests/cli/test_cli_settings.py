@@ -89,7 +89,10 @@ def test_train_says_what_is_wrong_with_an_option(cli: CommandLine, arguments: li
             ["--attack", "fgsm", "--steps", "3"],
             "--steps does not apply to attack 'fgsm': it belongs to pgd; fgsm takes",
         ),
-        (["--attack", "autoattack", "--version", "pro"], "attack.version: must be 'standard', 'plus' or 'rand'"),
+        (
+            ["--attack", "autoattack", "--version", "pro"],
+            "attack.version: must be 'standard', 'plus', 'rand' or 'custom'",
+        ),
         (["--eps", "x"], "--eps: 'x' is not a radius: write a number or a fraction such as 8/255"),
         (["--eps", "-1/255"], "--eps: '-1/255' is not a radius"),
         (["--eps", "1/255,"], "--eps: '' is not a radius: write a number or a fraction such as 8/255"),
@@ -162,6 +165,10 @@ def _another_value(field: FieldInfo) -> tuple[list[str], Any]:
     default, annotation = field.default, field.annotation
     if annotation is bool:
         return [], not default
+    if annotation is str:
+        return ["lamb"], "lamb"
+    if float in typing.get_args(annotation):
+        return ["0.25"], 0.25
     if annotation is int:
         return [str(default + 1)], default + 1
     if annotation is float:
@@ -186,7 +193,9 @@ def test_every_setting_of_every_method_is_an_option_of_train(
         option = f"--no-{option[2:]}"
     # An objective may compare clean with perturbed inputs: they move.
     moving = ["--inputs", "fgsm"] if getattr(PARTS[part].get(method), "compares_inputs", False) else []
-    context = train_command.command.make_context("train", [f"--{part}", method, option, *given, *moving])
+    needed = ["--opt", "lamb"] if method == "timm" and name != "opt" else []
+    arguments = [f"--{part}", method, option, *given, *moving, *needed]
+    context = train_command.command.make_context("train", arguments)
     names = [name for names in ([*PARTS], train_command._SETTINGS) for name in names]
     settings = common.given_settings(context.params, names)
     recipe = build_method(override(load_recipe("standard"), settings)).recipe
