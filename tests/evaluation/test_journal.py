@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -268,3 +269,30 @@ def test_the_curve_falls_carries_over_and_is_resumed(tmp_path: Path, monkeypatch
     again = api.evaluate_curve("tiny", radii, **options, resume=True)
     assert [record.verdicts for record in again] == [record.verdicts for record in curve]
     assert (folder / "pgd-steps3-Linf-4over255-n80.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_torchrun_shares_an_evaluation_and_writes_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    api.train(
+        "standard",
+        "digits",
+        arch="preactresnet10",
+        arch_options={"width": 2},
+        image_size=8,
+        settings={"epochs": 1, "crop_padding": 0, "flip": False},
+        name="tiny",
+        limit_train=200,
+    )
+    alone = api.evaluate("tiny", attack="pgd", eps="16/255", n_examples=51, output=tmp_path / "alone.json")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sam_bench"]
+    command += ["evaluate", "tiny", "--attack", "pgd", "--eps", "16/255", "--n-examples", "51", "--json"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)  # one object: one of the processes prints
+    assert printed["verdicts"] == alone.verdicts
+    assert done.stderr.count("record written to") == 1
+    folder = tmp_path / "evaluations" / "tiny"
+    assert [path.name for path in folder.iterdir()] == ["pgd-Linf-16over255-n51.json"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from training_samples import assert_same
+from training_samples import assert_same, method_of, run
 
 from sam_bench.averaging import AVERAGES, EMA, SWA, Averaging
 from sam_bench.modes import batch_norms
@@ -139,3 +140,16 @@ def test_an_average_continues_from_its_state_bit_for_bit(method: str) -> None:
         for average in (whole, second if step >= 2 else first):
             averaging.update(average, model, progress=0.9, epoch_ended=True)
     assert_same(dict(whole.state_dict()), dict(second.state_dict()))
+
+
+def test_the_loop_averages_from_when_it_is_told_and_recomputes_batch_norm_at_the_end(tmp_path: Path) -> None:
+    trained = run(tmp_path, method_of("swa", {"epochs": 4, "average_from": 0.5}), keep=4)
+    third, fourth = (
+        torch.load(tmp_path / f"checkpoint-epoch0000{epoch}.pt", weights_only=True)["model"] for epoch in (3, 4)
+    )
+    weights = trained.model.state_dict()
+    torch.testing.assert_close(weights["conv.weight"], (third["conv.weight"] + fourth["conv.weight"]) / 2)
+    mean = (third["norm.running_mean"] + fourth["norm.running_mean"]) / 2
+    assert not torch.allclose(weights["norm.running_mean"], mean)
+    # One more pass over the 24 images, for the statistics.
+    assert trained.state.passes.train_forward == trained.state.passes.train_backward + 24

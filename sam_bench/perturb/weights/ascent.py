@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sam_bench.errors import InputError
 from sam_bench.modes import batch_norms
-from sam_bench.perturb.weights.base import WeightPerturbation, displaced, global_norm
+from sam_bench.perturb.weights.base import WeightPerturbation, global_norm, restored
 from sam_bench.perturb.weights.loss import BatchLoss
 
 Part = Literal["all", "bn", "all-but-bn", "last"]
@@ -63,7 +63,10 @@ class Ascent(WeightPerturbation):
             )
         # The gradients themselves become the perturbation, since the second pass replaces them.
         self.ascend(batch, parameters, gradients)
-        with displaced(parameters, gradients):
+        with restored(parameters):
+            with torch.no_grad():
+                torch._foreach_add_(parameters, gradients)
+            del gradients  # makes room: the second pass has gradients of its own
             self.second(batch)
         return loss
 

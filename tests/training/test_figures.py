@@ -1,0 +1,42 @@
+"""An epoch's figures: sums that can be put away and taken up, and the first step that went wrong."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sam_bench.training.figures import Figures, Spent
+
+CPU = torch.device("cpu")
+
+steps = st.lists(st.tuples(st.floats(0, 10, width=32), st.integers(1, 64), st.integers(0, 64)), min_size=1, max_size=20)
+
+
+@given(made=steps, cut=st.integers(0, 20))
+def test_sums_taken_up_from_a_checkpoint_are_those_never_put_away(made: list[tuple[float, int, int]], cut: int) -> None:
+    whole, parts = Figures(CPU), Figures(CPU)
+    for number, (loss, examples, hits) in enumerate(made):
+        if number == cut:
+            parts = Figures(CPU, parts.state())
+        for figures in (whole, parts):
+            figures.add(torch.tensor(loss), torch.tensor(hits), examples=examples, step=number)
+    assert whole.state() == parts.state()
+    assert whole.look() == parts.look(wait=True)
+    seen = whole.look()
+    assert seen is not None and seen.examples == sum(examples for _, examples, _ in made) and seen.bad_step == -1
+
+
+def test_the_first_loss_that_is_no_number_is_named_whatever_follows() -> None:
+    figures = Figures(CPU)
+    for step, loss in enumerate([1.0, float("inf"), 2.0, float("nan")], 5):
+        figures.add(torch.tensor(loss), torch.tensor(1), examples=4, step=step)
+    seen = figures.look()
+    assert seen is not None and seen.bad_step == 6
+
+
+def test_time_and_energy_go_on_from_what_was_spent_before() -> None:
+    spent = Spent(CPU, seconds=100.0, joules=7.0)
+    assert spent.seconds >= 100
+    # Most machines that run tests do not tell their energy; one that does has not used less than nothing.
+    assert spent.joules is None or spent.joules >= 7
