@@ -96,7 +96,7 @@ def quickstart(
         seed: Decides every random draw.
         device: `auto`, `cpu`, `cuda`.
         reporter: Where progress goes.
-        plan: How much is done; default what takes about five minutes on two cores.
+        plan: How much is done; default what takes five to six minutes on two cores.
         workers: Methods at a time, each in a process of its own.
     """
     plan = plan or DEFAULT_PLAN

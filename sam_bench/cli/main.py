@@ -27,7 +27,7 @@ _COMMANDS = {
 }
 
 _SUMMARIES = {
-    "quickstart": "Train standard, SAM and AT on real images, evaluate, build the leaderboard: about five minutes.",
+    "quickstart": "Train standard, SAM and AT on real images, evaluate, build the leaderboard: five to six minutes.",
     "train": "Train a model by a recipe and register it in the zoo.",
     "evaluate": "Attack a model and write a record with a verdict for every example.",
     "recipes": "The training methods that come with sam-bench.",
