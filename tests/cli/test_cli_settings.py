@@ -167,8 +167,6 @@ def _another_value(field: FieldInfo) -> tuple[list[str], Any]:
         return [], not default
     if annotation is str:
         return ["lamb"], "lamb"
-    if float in typing.get_args(annotation):
-        return ["0.25"], 0.25
     if annotation is int:
         return [str(default + 1)], default + 1
     if annotation is float:
@@ -179,6 +177,8 @@ def _another_value(field: FieldInfo) -> tuple[list[str], Any]:
         return [value], value
     if typing.get_origin(annotation) is tuple:
         return ["0.25,0.5"], [0.25, 0.5]
+    if float in typing.get_args(annotation):
+        return ["0.25"], 0.25
     assert Radius in (annotation, *typing.get_args(annotation))
     return ["3/255"], "3/255"
 

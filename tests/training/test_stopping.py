@@ -46,6 +46,8 @@ class Signals(SilentReporter):
 def test_a_signal_stops_the_run_between_two_batches_and_nothing_is_lost(number: signal.Signals, tmp_path: Path) -> None:
     method = method_of("sam", {"epochs": 3, "averaging": "ema"})
     run(tmp_path / "whole", method)
+    # A shell's background job, which may be what runs the tests, has Ctrl-C ignored.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with pytest.raises(
         StoppedError, match=rf"stopped by {number.name} after epoch 0 of 3 and batch 2 of 3 of the next;"
@@ -53,6 +55,7 @@ def test_a_signal_stops_the_run_between_two_batches_and_nothing_is_lost(number: 
         run(tmp_path / "parts", method, reporter=Signals(2, number))
     assert stopped.value.exit_code == 128 + number
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    signal.signal(signal.SIGINT, ignored)
     state = saved(tmp_path / "parts")["state"]
     assert (state["epoch"], state["batch"]) == (0, 2) and state["sums"][2] == 16
     run(tmp_path / "parts", method, resume=True)
@@ -212,8 +215,13 @@ TRAIN = [
 
 @pytest.mark.slow
 def test_ctrl_c_on_the_command_line_prints_the_command_that_continues(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sam_bench"]
-    with subprocess.Popen([*command, *TRAIN], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    # As a shell starts it in the foreground, whatever started the tests.
+    foreground = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", foreground, "-m", "sam_bench", *TRAIN]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("train told"):
