@@ -6,7 +6,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from sam_bench.perturb.ball import Ball
 from sam_bench.records import Norm
 from sam_bench.registry import Component, Registry
 
-__all__ = ["ATTACKS", "Attack", "AttackResult", "Confirm", "Found", "Progress", "Verdict", "predict"]
+__all__ = ["ATTACKS", "Attack", "AttackResult", "Confirm", "Found", "Progress", "Task", "Verdict", "predict"]
 
 Confirm = Callable[[Tensor, Tensor, "str | list[str]"], Tensor]
 """`Judge.confirm`, for the examples that are attacked."""
@@ -71,6 +70,42 @@ class Found:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Task:
+    """What an attack has to do, and who is told of what becomes of each example.
+
+    A position counts the examples given here, from 0.
+
+    Attributes:
+        x: Correctly classified clean inputs, float32 [N, C, H, W] in [0, 1], on the CPU.
+        y: Their labels, int64 [N], on the CPU.
+        index: Their places in the data set, int64 [N]: what random draws may depend on.
+        withstood: How many attacks of an ensemble each has behind it already, int64 [N]; they need not
+            be run on it again.
+        ball: What is allowed.
+        seed: Decides every random draw.
+        batch_size: Examples at a time.
+        device: Where the model is.
+        confirm: Takes positions int64 [K], candidates [K, ...] and the attack's name, or one for each, and
+            says which of them are adversarial indeed, bool [K].
+        withstand: Told, of an example that has an attack of an ensemble behind it, its position and how
+            many those are now.
+        progress: Told how far the attack is.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    withstood: Tensor
+    ball: Ball
+    seed: int
+    batch_size: int
+    device: torch.device
+    confirm: Confirm
+    withstand: Callable[[int, int], None]
+    progress: Callable[[Progress], None]
+
+
 class Attack(Component):
     """Base of every attack. A subclass's fields are its settings; it implements `search`."""
 
@@ -113,46 +148,36 @@ class Attack(Component):
             y: Their labels, int64 [N], on the CPU.
         """
 
-    def seek(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        index: Tensor,
-        confirm: Confirm,
-        withstand: Callable[[int, int], None],
-        withstood: Tensor,
-        ball: Ball,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        progress: Callable[[Progress], None],
-    ) -> list[str]:
+    def seek(self, model: nn.Module, task: Task) -> list[str]:
         """Look for adversarial examples, and have each judged as it is found.
 
         Here: `search`, then everything at once. An attack that works example by example overrides
         this, so that a verdict is known as soon as it can be.
 
         Args:
-            index: The examples' places in the data set, int64 [N]: what random draws may depend on.
-            confirm: Positions (in x) int64 [K], candidates [K, ...] and the attack's name, or one for
-                each, to bool [K]: which of them are adversarial indeed.
-            withstand: Told, of an example that has an attack of an ensemble behind it, its position and how
-                many those are now.
-            withstood: How many each has behind it already, int64 [N]; they need not be run on it again.
+            model: As for `search`.
+            task: What to attack, and who is told of what becomes of it.
 
         Returns:
             The attack's doubts.
         """
-        found = self.search(model, x, y, ball=ball, seed=seed, batch_size=batch_size, device=device, progress=progress)
+        found = self.search(
+            model,
+            task.x,
+            task.y,
+            ball=task.ball,
+            seed=task.seed,
+            batch_size=task.batch_size,
+            device=task.device,
+            progress=task.progress,
+        )
         foreign = sorted(set(found.by) - set(self.attacks))
-        if foreign or len(found.by) != len(x):
+        if foreign or len(found.by) != len(task.x):
             raise SamBenchError(
-                f"attack {self.method!r} must say for each of {len(x)} examples which of "
+                f"attack {self.method!r} must say for each of {len(task.x)} examples which of "
                 f"{', '.join(self.attacks)} found its candidate, not {', '.join(foreign) or len(found.by)}"
             )
-        confirm(torch.arange(len(x)), found.x_adv, found.by)
+        task.confirm(torch.arange(len(task.x)), found.x_adv, found.by)
         return found.warnings
 
     def run(
@@ -212,20 +237,20 @@ class Attack(Component):
         with attacking(model):
             right = judge.clean()
             if len(right):
-                warnings = self.seek(
-                    model,
-                    x[right],
-                    y[right],
+                task = Task(
+                    x=x[right],
+                    y=y[right],
                     index=places[right],
-                    confirm=lambda positions, candidates, by: judge.confirm(right[positions], candidates, by),
-                    withstand=lambda position, attacks: judge.withstand(int(right[position]), attacks),
                     withstood=behind[right],
                     ball=ball,
                     seed=seed,
                     batch_size=batch_size,
                     device=where,
+                    confirm=lambda positions, candidates, by: judge.confirm(right[positions], candidates, by),
+                    withstand=lambda position, attacks: judge.withstand(int(right[position]), attacks),
                     progress=progress,
                 )
+                warnings = self.seek(model, task)
         verdicts = judge.close()
         return AttackResult(
             verdicts=verdicts,
@@ -245,50 +270,51 @@ class ExampleAttack(Attack):
         """Yes: that is what `seek` is for."""
         return True
 
-    def search(self, model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Found:
-        """All of `seek` at once, for who wants candidates instead of verdicts; arguments as in `Attack.search`."""
-        judge = Judge(
-            model,
-            x,
-            y,
-            index=torch.arange(len(x)),
-            ball=settings["ball"],
-            batch_size=settings["batch_size"],
-            device=settings["device"],
-            attacks=len(self.attacks),
-            withstood=torch.zeros(len(x), dtype=torch.int64),
-            told=lambda _: None,
-        )
-        warnings = self.seek(
-            model,
-            x,
-            y,
-            index=torch.arange(len(x)),
-            confirm=judge.confirm,
-            withstand=judge.withstand,
-            withstood=torch.zeros(len(x), dtype=torch.int64),
-            **settings,
-        )
-        by = [verdict if verdict in self.attacks else self.attacks[-1] for verdict in judge.close()]
-        return Found(x_adv=judge.x_adv, by=by, warnings=warnings)
-
-    @abstractmethod
-    def seek(
+    def search(
         self,
         model: nn.Module,
         x: Tensor,
         y: Tensor,
         *,
-        index: Tensor,
-        confirm: Confirm,
-        withstand: Callable[[int, int], None],
-        withstood: Tensor,
         ball: Ball,
         seed: int,
         batch_size: int,
         device: torch.device,
         progress: Callable[[Progress], None],
-    ) -> list[str]:
+    ) -> Found:
+        """All of `seek` at once, for who wants candidates instead of verdicts; arguments as in `Attack.search`."""
+        index, withstood = torch.arange(len(x)), torch.zeros(len(x), dtype=torch.int64)
+        judge = Judge(
+            model,
+            x,
+            y,
+            index=index,
+            ball=ball,
+            batch_size=batch_size,
+            device=device,
+            attacks=len(self.attacks),
+            withstood=withstood,
+            told=lambda _: None,
+        )
+        task = Task(
+            x=x,
+            y=y,
+            index=index,
+            withstood=withstood,
+            ball=ball,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            confirm=judge.confirm,
+            withstand=judge.withstand,
+            progress=progress,
+        )
+        warnings = self.seek(model, task)
+        by = [verdict if verdict in self.attacks else self.attacks[-1] for verdict in judge.close()]
+        return Found(x_adv=judge.x_adv, by=by, warnings=warnings)
+
+    @abstractmethod
+    def seek(self, model: nn.Module, task: Task) -> list[str]:
         """See `Attack.seek`."""
 
 

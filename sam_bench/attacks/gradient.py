@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sam_bench.attacks.autoattack.noise import CounterDraws
-from sam_bench.attacks.base import ATTACKS, Confirm, ExampleAttack, Progress
+from sam_bench.attacks.base import ATTACKS, ExampleAttack, Progress, Task
+from sam_bench.attacks.draws import CounterDraws
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import input_gradient
 from sam_bench.records import Radius
@@ -31,43 +29,32 @@ class PGDAttack(ExampleAttack):
     def _size(self, eps: float) -> float:
         return eps / 4 if self.step_size is None else float(self.step_size)
 
-    def seek(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        index: Tensor,
-        confirm: Confirm,
-        withstand: Callable[[int, int], None],
-        withstood: Tensor,
-        ball: Ball,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        progress: Callable[[Progress], None],
-    ) -> list[str]:
+    def seek(self, model: nn.Module, task: Task) -> list[str]:
         """Restart after restart, batch after batch, over what still stands."""
-        draws = CounterDraws(seed, self.method, index)
-        standing = torch.arange(len(x))
+        draws = CounterDraws(task.seed, self.method, task.index)
+        standing = torch.arange(len(task.x))
         for restart in range(self.restarts):
             left: list[Tensor] = []
             done, robust = 0, len(standing)
-            for positions in standing.split(batch_size):
-                clean = x[positions]
-                start = _random_start(clean, ball, draws, positions, restart) if self.random_start else clean
+            for positions in standing.split(task.batch_size):
+                clean = task.x[positions]
+                start = _random_start(clean, task.ball, draws, positions, restart) if self.random_start else clean
                 found, broken = self._attack_batch(
-                    model, clean.to(device), y[positions].to(device), start.to(device), ball=ball
+                    model,
+                    clean.to(task.device),
+                    task.y[positions].to(task.device),
+                    start.to(task.device),
+                    ball=task.ball,
                 )
                 stands = ~broken.cpu()
                 if not stands.all():
-                    stands[~stands] = ~confirm(positions[~stands], found[broken], self.method)
+                    stands[~stands] = ~task.confirm(positions[~stands], found[broken], self.method)
                 left.append(positions[stands])
                 done, robust = done + len(positions), robust - int((~stands).sum())
                 if restart == self.restarts - 1:
                     for position in left[-1].tolist():
-                        withstand(position, 1)
-                progress(Progress(self.method, done, len(standing), robust))
+                        task.withstand(position, 1)
+                task.progress(Progress(self.method, done, len(standing), robust))
             standing = torch.cat(left)
             if not len(standing):
                 break
@@ -108,30 +95,16 @@ def _random_start(x: Tensor, ball: Ball, draws: CounterDraws, positions: Tensor,
 class FGSMAttack(ExampleAttack):
     """One step of length eps from the clean input (Goodfellow et al. 2015)."""
 
-    def seek(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        index: Tensor,
-        confirm: Confirm,
-        withstand: Callable[[int, int], None],
-        withstood: Tensor,
-        ball: Ball,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        progress: Callable[[Progress], None],
-    ) -> list[str]:
+    def seek(self, model: nn.Module, task: Task) -> list[str]:
         """One gradient an example."""
         done = 0
-        for positions in torch.arange(len(x)).split(batch_size):
-            clean = x[positions].to(device)
-            _, gradient = input_gradient(model, clean, y[positions].to(device))
-            broken = confirm(positions, ball.step(clean, clean, gradient, ball.eps), self.method)
+        for positions in torch.arange(len(task.x)).split(task.batch_size):
+            clean = task.x[positions].to(task.device)
+            _, gradient = input_gradient(model, clean, task.y[positions].to(task.device))
+            moved = task.ball.step(clean, clean, gradient, task.ball.eps)
+            broken = task.confirm(positions, moved, self.method)
             for position in positions[~broken].tolist():
-                withstand(position, 1)
+                task.withstand(position, 1)
             done += len(positions)
-            progress(Progress(self.method, done, len(x)))
+            task.progress(Progress(self.method, done, len(task.x)))
         return []

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from sam_bench.attacks.autoattack import AutoAttack, AutoAttackBF16, AutoAttackScreen, Engine
 from sam_bench.attacks.autoattack.apgd import APGD
 from sam_bench.attacks.autoattack.fab import FAB
-from sam_bench.attacks.autoattack.noise import Draws
 from sam_bench.attacks.autoattack.oracle import Oracle
 from sam_bench.attacks.autoattack.plan import Part
 from sam_bench.attacks.autoattack.rows import Cases, Search
 from sam_bench.attacks.autoattack.square import Square
+from sam_bench.attacks.draws import Draws
 from sam_bench.attacks.reference import ReferenceAutoAttack
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sam_bench.attacks import ATTACKS, AttackResult, Progress, Verdict
-from sam_bench.attacks.autoattack.noise import CounterDraws
 from sam_bench.attacks.autoattack.oracle import Oracle
 from sam_bench.attacks.autoattack.pool import Pool
 from sam_bench.attacks.autoattack.rows import Rows, Search
+from sam_bench.attacks.draws import CounterDraws
 from sam_bench.errors import InputError
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec

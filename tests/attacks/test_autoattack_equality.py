@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pyautoattack.fab_projections import projection_l2, projection_linf
 
 from sam_bench.attacks.autoattack.hyperplane import project
-from sam_bench.attacks.autoattack.noise import UpstreamDraws
 from sam_bench.attacks.autoattack.plan import KNOWN, plan
 from sam_bench.attacks.autoattack.square import sides
 from sam_bench.attacks.autoattack.tiles import tile_table
+from sam_bench.attacks.draws import UpstreamDraws
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sam_bench.attacks.autoattack.driver import RNG, Engine
 from sam_bench.attacks.autoattack.plan import Version, attacks_of, plan
-from sam_bench.attacks.base import ATTACKS, Attack, Confirm, ExampleAttack, Found, Progress
+from sam_bench.attacks.base import ATTACKS, Attack, ExampleAttack, Found, Task
 from sam_bench.attacks.doubts import doubt
 from sam_bench.attacks.reference import ReferenceAutoAttack
-from sam_bench.perturb.ball import Ball
 
 _VERSION = (
     "standard (what leaderboards use), plus (more restarts, untargeted FAB and DLR), "
@@ -35,46 +33,18 @@ class FastAttack(ExampleAttack):
         _ = self.attacks  # raises where version and suite do not fit
         return self
 
+    @abstractmethod
     def engine_to_run(self) -> Engine:
         """The engine, set up."""
-        raise NotImplementedError
 
     @property
     def per_example(self) -> bool:
         """Unless batches are composed as upstream composes them."""
         return self.engine_to_run().rng == "counter"
 
-    def seek(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        index: Tensor,
-        confirm: Confirm,
-        withstand: Callable[[int, int], None],
-        withstood: Tensor,
-        ball: Ball,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        progress: Callable[[Progress], None],
-    ) -> list[str]:
+    def seek(self, model: nn.Module, task: Task) -> list[str]:
         """See `Engine.run`."""
-        return self.engine_to_run().run(
-            model,
-            x,
-            y,
-            index=index,
-            confirm=confirm,
-            withstand=withstand,
-            withstood=withstood,
-            ball=ball,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
-            progress=progress,
-        )
+        return self.engine_to_run().run(model, task)
 
 
 @ATTACKS.register("autoattack")
@@ -117,11 +87,11 @@ class AutoAttack(FastAttack):
             return super().search(model, x, y, **settings)
         return self._driver.search(model, x, y, **settings)
 
-    def seek(self, *args: Any, **settings: Any) -> list[str]:
+    def seek(self, model: nn.Module, task: Task) -> list[str]:
         """With the engine asked for."""
         if self.engine == "fast":
-            return super().seek(*args, **settings)
-        return Attack.seek(self, *args, **settings)
+            return super().seek(model, task)
+        return Attack.seek(self, model, task)
 
 
 @ATTACKS.register("autoattack-bf16")
@@ -137,9 +107,9 @@ class AutoAttackBF16(FastAttack):
         """See `FastAttack.engine_to_run`."""
         return Engine(plan("standard"), bf16=True)
 
-    def seek(self, *args: Any, **settings: Any) -> list[str]:
+    def seek(self, model: nn.Module, task: Task) -> list[str]:
         """Says that this is not AutoAttack."""
-        return [doubt("bf16"), *super().seek(*args, **settings)]
+        return [doubt("bf16"), *super().seek(model, task)]
 
 
 @ATTACKS.register("autoattack-screen")
@@ -155,6 +125,6 @@ class AutoAttackScreen(FastAttack):
         """See `FastAttack.engine_to_run`."""
         return Engine([part for part in plan("standard") if part.attack in self.attacks])
 
-    def seek(self, *args: Any, **settings: Any) -> list[str]:
+    def seek(self, model: nn.Module, task: Task) -> list[str]:
         """Says that this is an upper bound."""
-        return [doubt("upper-bound", attacks=" and ".join(self.attacks)), *super().seek(*args, **settings)]
+        return [doubt("upper-bound", attacks=" and ".join(self.attacks)), *super().seek(model, task)]

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sam_bench.attacks.autoattack.apgd import APGD, Loss
 from sam_bench.attacks.autoattack.checks import model_doubts, square_doubts
 from sam_bench.attacks.autoattack.fab import FAB
-from sam_bench.attacks.autoattack.noise import CounterDraws, Draws, UpstreamDraws
 from sam_bench.attacks.autoattack.oracle import Oracle
 from sam_bench.attacks.autoattack.plan import Part, fit_to_classes
 from sam_bench.attacks.autoattack.pool import Pool
 from sam_bench.attacks.autoattack.rows import Cases, Search
 from sam_bench.attacks.autoattack.square import Square, refuse_small_images
-from sam_bench.attacks.base import Confirm, Progress
+from sam_bench.attacks.base import Progress, Task
 from sam_bench.attacks.doubts import doubt
+from sam_bench.attacks.draws import CounterDraws, Draws, UpstreamDraws
 from sam_bench.attacks.judge import SMALLEST_BATCH
 from sam_bench.attacks.random_state import random_state_kept
-from sam_bench.perturb.ball import Ball
 
 RNG = Literal["counter", "upstream"]
 
@@ -45,44 +43,29 @@ class Engine:
     bf16: bool = False
 
     @torch.no_grad()
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        index: Tensor,
-        confirm: Confirm,
-        withstand: Callable[[int, int], None],
-        withstood: Tensor,
-        ball: Ball,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        progress: Callable[[Progress], None],
-    ) -> list[str]:
+    def run(self, model: nn.Module, task: Task) -> list[str]:
         """Search; arguments and result as in `Attack.seek`.
 
         Raises:
             InputError: The model has too few classes, or the images are too small, for one of the attacks.
         """
         if any(part.attack == "square" for part in self.parts):
-            refuse_small_images(x.shape[-2], x.shape[-1], ball.norm)
-        with random_state_kept(device):
-            torch.manual_seed(seed)  # for models that are random; the attacks' own draws do not come from here
+            refuse_small_images(task.x.shape[-2], task.x.shape[-1], task.ball.norm)
+        with random_state_kept(task.device):
+            torch.manual_seed(task.seed)  # for models that are random; the attacks' own draws do not come from here
             doubts = model_doubts(
                 model,
-                x[:batch_size].to(device),
-                y[:batch_size].to(device),
+                task.x[: task.batch_size].to(task.device),
+                task.y[: task.batch_size].to(task.device),
                 random_expected=any(part.eot > 1 for part in self.parts),
             )
-            cases = _cases(model, x, y, index, batch_size=batch_size, device=device)
+            cases = _cases(model, task)
             parts, limited = fit_to_classes(self.parts, cases.ranked.shape[1])
-            run = _Run(self, model, cases, ball, seed, batch_size, confirm, withstand, progress)
+            run = _Run(self, model, cases, task)
             for before, part in enumerate(parts):
                 if not bool(run.standing.any()):
                     break
-                run.attack(part, before, open_to=withstood <= before)
+                run.attack(part, before)
             if bool(run.flat_starts > 0):
                 doubts.append(doubt("zero-gradients"))
         return limited + doubts + square_doubts(run.after)
@@ -91,22 +74,10 @@ class Engine:
 class _Run:
     """One run of an engine: who still stands, and how to make each search."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        model: nn.Module,
-        cases: Cases,
-        ball: Ball,
-        seed: int,
-        batch_size: int,
-        confirm: Confirm,
-        withstand: Callable[[int, int], None],
-        progress: Callable[[Progress], None],
-    ) -> None:
-        self._engine, self._cases, self._ball, self._seed = engine, cases, ball, seed
-        self._confirm, self._withstand, self._progress = confirm, withstand, progress
+    def __init__(self, engine: Engine, model: nn.Module, cases: Cases, task: Task) -> None:
+        self._engine, self._cases, self._task = engine, cases, task
         as_upstream = engine.rng == "upstream"
-        self._capacity = batch_size if as_upstream else max(batch_size, SMALLEST_BATCH)
+        self._capacity = task.batch_size if as_upstream else max(task.batch_size, SMALLEST_BATCH)
         on_cpu = cases.device.type == "cpu"
         self._oracle = Oracle(
             model,
@@ -121,41 +92,41 @@ class _Run:
         self.after = [("clean", 1.0)]
         self.flat_starts = torch.zeros((), dtype=torch.int64, device=cases.device)
 
-    def attack(self, part: Part, before: int, *, open_to: Tensor) -> None:
+    def attack(self, part: Part, before: int) -> None:
         """Run one part on what still stands and has not withstood it in an earlier run.
 
         Args:
             part: What to run.
             before: How many parts came before it.
-            open_to: bool [N]: which examples it has still to be run on.
         """
-        positions = (self.standing & open_to).nonzero().flatten()
+        task = self._task
+        positions = (self.standing & (task.withstood <= before)).nonzero().flatten()
         total, done = len(positions), 0
-        self._progress(Progress(part.attack, 0, total, int(self.standing.sum())))
+        task.progress(Progress(part.attack, 0, total, int(self.standing.sum())))
 
         def settled(position: int, stands: bool) -> None:
             nonlocal done
             done += 1
             self.standing[position] = stands
             if stands:
-                self._withstand(position, before + 1)
-            self._progress(Progress(part.attack, done, total, int(self.standing.sum())))
+                task.withstand(position, before + 1)
+            task.progress(Progress(part.attack, done, total, int(self.standing.sum())))
 
         pool = Pool(
             capacity=self._capacity,
-            confirm=lambda positions, candidates: self._confirm(positions, candidates, part.attack),
+            confirm=lambda positions, candidates: task.confirm(positions, candidates, part.attack),
             settled=settled,
         )
         if self._engine.rng == "upstream":
-            pool.in_cohorts(lambda: self._search(part, UpstreamDraws(self._seed)), positions)
+            pool.in_cohorts(lambda: self._search(part, UpstreamDraws(task.seed)), positions)
         else:
             places = self._cases.index.to(self._cases.device)
-            pool.refilled(self._search(part, CounterDraws(self._seed, part.attack, places)), positions)
+            pool.refilled(self._search(part, CounterDraws(task.seed, part.attack, places)), positions)
         self.after.append((part.attack, float(self.standing.float().mean())))
 
     def _search(self, part: Part, draws: Draws) -> Search[Any]:
         common: dict[str, Any] = {"trials": part.trials}
-        where = self._cases, self._ball, self._oracle, draws
+        where = self._cases, self._task.ball, self._oracle, draws
         if part.attack == "square":
             return Square(*where, queries=part.iterations, **common)
         if part.attack.startswith("fab"):
@@ -170,11 +141,11 @@ class _Run:
         )
 
 
-def _cases(model: nn.Module, x: Tensor, y: Tensor, index: Tensor, *, batch_size: int, device: torch.device) -> Cases:
-    oracle = Oracle(model, rows=SMALLEST_BATCH, device=device)
+def _cases(model: nn.Module, task: Task) -> Cases:
+    oracle = Oracle(model, rows=SMALLEST_BATCH, device=task.device)
     ranked, dtype = [], torch.float32
-    for part in x.split(batch_size):
-        logits = oracle.logits(part.to(device))
+    for part in task.x.split(task.batch_size):
+        logits = oracle.logits(part.to(task.device))
         ranked.append(logits.sort(dim=1)[1].cpu())
         dtype = logits.dtype
-    return Cases(x=x, y=y, index=index, ranked=torch.cat(ranked), logits_dtype=dtype, device=device)
+    return Cases(x=task.x, y=task.y, index=task.index, ranked=torch.cat(ranked), logits_dtype=dtype, device=task.device)

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from sam_bench.attacks.autoattack.noise import Draws
 from sam_bench.attacks.autoattack.oracle import Oracle
+from sam_bench.attacks.draws import Draws
 from sam_bench.perturb.ball import Ball
 
 R = TypeVar("R", bound="Rows")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sam_bench.attacks.autoattack.noise import CounterDraws, UpstreamDraws, mix
+from sam_bench.attacks.draws import CounterDraws, UpstreamDraws, mix
 
 SMALL = st.integers(0, 2**20)
 PUBLISHED = [0.6413119435310364, 0.9982175827026367, 0.6513947248458862, 0.24659264087677002]
