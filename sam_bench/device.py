@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
+from sam_bench.distributed import local_rank, team_size
 from sam_bench.errors import InputError
 from sam_bench.records import Precision
 
 
 def choose_device(name: str = "auto") -> tuple[torch.device, str]:
-    """The device to run on, and why.
+    """The device to run on, and why. Of several processes started by `torchrun`, each gets a GPU of its own.
 
     Args:
         name: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -24,6 +25,8 @@ def choose_device(name: str = "auto") -> tuple[torch.device, str]:
         InputError: PyTorch does not know the device or does not see it here.
     """
     if name == "auto":
+        if torch.cuda.is_available() and team_size() > 1:
+            return torch.device("cuda", local_rank() % torch.cuda.device_count()), "its place on this machine"
         if torch.cuda.is_available():
             return torch.device("cuda"), "CUDA is available"
         return torch.device("cpu"), "no CUDA device is visible"

@@ -95,6 +95,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def team_size() -> int:
+    """How many processes `torchrun` has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def joined() -> Iterator[Team]:
     """The team that `torchrun` has started, joined for the time of the block; alone without it.
@@ -102,7 +107,7 @@ def joined() -> Iterator[Team]:
     What is on the host goes through gloo, what is on a GPU through NCCL: asking whether somebody has
     been told to stop does not wait for a device.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if team_size() == 1:
         yield ALONE
         return
     if dist.is_initialized():

@@ -16,7 +16,7 @@ from sam_bench.api.listing import settings_of_attacks
 from sam_bench.attacks import ATTACKS, Attack, Verdict
 from sam_bench.data import Dataset, data_sources, load_dataset
 from sam_bench.device import choose_device
-from sam_bench.distributed import joined, local_rank
+from sam_bench.distributed import joined
 from sam_bench.errors import InputError
 from sam_bench.evaluation import Evaluation, Journal, record_of, run_evaluation, settings_of, write_witnesses
 from sam_bench.perturb.ball import check_eps
@@ -143,8 +143,6 @@ def evaluate_curve(
     with joined() as team:
         if not team.is_main:
             reporter = SilentReporter()
-        if team.size > 1 and device == "auto" and torch.cuda.is_available():
-            device = f"cuda:{local_rank() % torch.cuda.device_count()}"
         where, why_device = choose_device(device)
         loaded, data = _model_and_data(
             model, dataset, norm, device=where, data_dir=data_dir, name=dataset_name, image_size=image_size, zoo=zoo

@@ -16,7 +16,7 @@ from sam_bench.api.naming import default_name, describe
 from sam_bench.api.registering import register
 from sam_bench.data import Split, StreamedSplit, channel_stats, hold_out, known_stats, open_dataset
 from sam_bench.device import choose_device, choose_precision
-from sam_bench.distributed import Team, joined, local_rank
+from sam_bench.distributed import Team, joined
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
 from sam_bench.perturb.ball import check_eps
@@ -164,8 +164,6 @@ def train(
     with joined() as team:
         if not team.is_main:
             reporter = SilentReporter()
-        if team.size > 1 and device == "auto" and torch.cuda.is_available():
-            device = f"cuda:{local_rank() % torch.cuda.device_count()}"
         where, why_device = choose_device(device)
         kind, why_precision = choose_precision(precision, where)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import typing
@@ -109,11 +108,6 @@ def key_values(pairs: Iterable[str], option: str) -> dict[str, Any]:
 def reporter(quiet: bool) -> Reporter:
     """Progress on stderr, unless quiet."""
     return make_reporter(quiet=quiet)
-
-
-def speaks() -> bool:
-    """Whether this process is the one that prints, of those that `torchrun` has started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def command_line() -> str:

@@ -9,6 +9,7 @@ import click
 
 from sam_bench import api
 from sam_bench.cli import common
+from sam_bench.cli.speaking import speaks
 
 _SETTINGS: dict[str, Any] = api.settings_of_attacks()
 
@@ -73,7 +74,7 @@ def command(model: str, eps: str, output: Path | None, quiet: bool, as_json: boo
         command=common.command_line(),
         **options,
     )
-    if not common.speaks():
+    if not speaks():
         return  # another process of the team says it
     for record in records:
         for warning in record.warnings:

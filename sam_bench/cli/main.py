@@ -14,6 +14,7 @@ import click
 
 from sam_bench._version import __version__
 from sam_bench.cli.groups import Group
+from sam_bench.cli.speaking import speaks
 from sam_bench.errors import SamBenchError
 
 _COMMANDS = {
@@ -125,6 +126,6 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun has started, one speaks
+    if speaks():
         click.echo(f"sam-bench: {message}", err=True)
     sys.exit(code)

@@ -10,6 +10,7 @@ import click
 
 from sam_bench import api
 from sam_bench.cli import common
+from sam_bench.cli.speaking import speaks
 from sam_bench.errors import StoppedError
 from sam_bench.records import Augmentation, Radius, Recipe
 
@@ -169,7 +170,7 @@ def command(quiet: bool, as_json: bool, width: int | None, arch_option: tuple[st
         again = common.command_line() if options["resume"] else f"{common.command_line()} --resume"
         error.args = (f"{error}; continue with: {again}",)
         raise
-    if not common.speaks():
+    if not speaks():
         return  # another process of the team says it
     if as_json:
         common.print_json({"card_path": str(result.card_path), "card": result.card.model_dump(mode="json")})

@@ -17,7 +17,7 @@ from sam_bench.device import device_name, package_versions
 from sam_bench.distributed import ALONE, Team
 from sam_bench.errors import InputError
 from sam_bench.evaluation.journal import Journal, Known
-from sam_bench.evaluation.shards import Shard, attack_in_processes, attack_shard
+from sam_bench.evaluation.shards import Shard, Workplace, attack_in_processes, attack_shard
 from sam_bench.models import check_model
 from sam_bench.modes import attacking
 from sam_bench.progress import Reporter
@@ -91,21 +91,28 @@ class Evaluation:
         with attacking(model.module):
             check_model(model.module, num_classes=model.num_classes, input_shape=shape, name=f"model {model.name}")
 
-    def shards(self, examples: list[int], count: int) -> list[Shard]:
-        """Examples dealt out in turn: those that resist longest are spread over the shards."""
+    def shards(self, known: Mapping[int, Verdict], examples: list[int], count: int) -> list[Shard]:
+        """Examples dealt out in turn: those that resist longest are spread over the shards.
+
+        Args:
+            known: What was found out earlier: place in the data set to the verdict.
+            examples: Places of those that are not settled.
+            count: How many shards.
+        """
         images, labels = to_float(self.test.images.cpu()), self.test.labels.cpu()
-        dealt = [examples[number::count] for number in range(count)]
         return [
             Shard(
+                number=number,
                 x=images[part],
                 y=labels[part],
                 index=torch.tensor(part, dtype=torch.int64),
+                withstood=torch.tensor([known[place].withstood if place in known else 0 for place in part]),
                 norm=self.norm,
                 eps=float(self.eps),
                 seed=self.seed,
                 batch_size=self.batch_size,
             )
-            for part in dealt
+            for number, part in enumerate(examples[number::count] for number in range(count))
         ]
 
 
@@ -147,40 +154,25 @@ def run_evaluation(
         )
     known = team.share(journal.open(evaluation.identity(), resume=resume) if team.is_main else None)
     assert known is not None
-    session = team.share(journal.new_session())
     verdicts = dict(evaluation.carried) | known.verdicts
     settled = {place for place, verdict in verdicts.items() if verdict.verdict is not None}
     left = [place for place in range(len(evaluation.test)) if place not in settled]
     if known.verdicts:
         reporter.say(f"resuming {journal.path}: {len(settled):,} of {len(evaluation.test):,} examples are settled")
+    place = Workplace(
+        module=evaluation.model.module,
+        attack=attack,
+        folder=journal.path,
+        session=team.share(journal.new_session()),
+        keep_witnesses=keep_witnesses,
+    )
     if left and workers > 1 and team.size == 1:
-        shards = evaluation.shards(left, min(workers, len(left)))
-        attack_in_processes(
-            shards,
-            evaluation.model.module,
-            attack,
-            known=verdicts,
-            journal=journal,
-            session=session,
-            device=device,
-            keep_witnesses=keep_witnesses,
-            reporter=reporter,
-        )
+        shards = evaluation.shards(verdicts, left, min(workers, len(left)))
+        attack_in_processes(shards, place, device=device, reporter=reporter)
     elif left:
-        mine = evaluation.shards(left, team.size)[team.rank]
+        mine = evaluation.shards(verdicts, left, team.size)[team.rank]
         if len(mine.index):
-            attack_shard(
-                mine,
-                evaluation.model.module,
-                attack,
-                number=team.rank,
-                known=verdicts,
-                journal=journal,
-                session=session,
-                device=device,
-                keep_witnesses=keep_witnesses,
-                reporter=reporter,
-            )
+            attack_shard(mine, place, device=device, reporter=reporter)
     team.wait()
     found = team.collect(journal.read())
     verdicts = dict(evaluation.carried) | {place: each for part in found for place, each in part.verdicts.items()}

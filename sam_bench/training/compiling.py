@@ -37,9 +37,9 @@ def choose_compile(
     if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         return False, "there is no C++ compiler"
     forward = image_flops(model, shape)
-    attack, learn = method.inputs.passes, method.weights.passes
+    attack, learn, objective = method.inputs.passes, method.weights.passes, method.objective.passes
     # Back costs as much as forward for the input and as much again for the weights.
-    an_image = forward * (attack[0] + attack[1] + learn[0] + 2 * learn[1])
+    an_image = forward * (attack[0] + attack[1] + learn[0] * objective[0] + 2 * learn[1] * objective[1])
     whole = an_image * examples * method.recipe.epochs
     if forward < _IMAGE_FLOPS[device.type]:
         return False, "the network is too small to gain from it"

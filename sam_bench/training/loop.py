@@ -234,11 +234,8 @@ class _Run:
         self._note(figures, spent)
 
     def _note(self, figures: Figures, spent: Spent) -> None:
-        self.state.sums, self.state.epoch_seconds, self.state.epoch_joules = (
-            figures.state(),
-            spent.seconds,
-            spent.joules,
-        )
+        self.state.sums = figures.state()
+        self.state.epoch_seconds, self.state.epoch_joules = spent.seconds, spent.joules
 
     def _save_within_epoch(self, *, signal_number: int) -> None:
         """Write a checkpoint between two batches, and leave if a signal asked for it (a number above 0)."""
@@ -296,11 +293,13 @@ class _Run:
     def _roll_back(self, error: DivergedError) -> None:
         """Return to the last checkpoint with some distance and half the learning rate, or give up."""
         rollbacks, scale = self.state.rollbacks + 1, self.state.lr_scale / 2
+        best = self.state.best, self.state.best_epoch
         if self.config.on_nan == "stop" or rollbacks > _MOST_ROLLBACKS:
             raise error
         steps = len(self.batches)
         self._load(self.folder.kept(until=(self.done - min(_MARGIN, steps)) // steps)[-1])
         self.state.rollbacks, self.state.lr_scale = rollbacks, scale
+        self.state.best, self.state.best_epoch = best  # the best epoch's weights, too, stay in the folder
         self.reporter.say(
             f"{error.args[0].split(';')[0]}: back to the checkpoint of epoch {self.state.epoch} with the learning "
             f"rate times {scale:g} (rollback {rollbacks} of at most {_MOST_ROLLBACKS})"
@@ -325,7 +324,10 @@ class _Run:
 
     def _stop_if_weights_diverged(self) -> None:
         """The last loss is that of the weights before it: a checkpoint is good only if those after it are finite."""
-        for name, tensor in self.learned.state_dict().items():
+        weights = self.model.state_dict()
+        if self.step.average is not None:
+            weights |= self.step.average.state_dict()  # under names of its own, which begin with `module.`
+        for name, tensor in weights.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise self._diverged(f"{name} became NaN or infinite in epoch {self.state.epoch + 1}")
 

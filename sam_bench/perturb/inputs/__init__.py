@@ -4,9 +4,6 @@ A new one is a file here and nothing else: its fields become settings of a recip
 command line.
 """
 
-import importlib
-import pkgutil
-
 from sam_bench.perturb.inputs.base import INPUT_PERTURBATIONS, InputPerturbation, NoInputPerturbation
 from sam_bench.perturb.inputs.fgsm import FGSM, NFGSM
 from sam_bench.perturb.inputs.losses import (
@@ -18,9 +15,9 @@ from sam_bench.perturb.inputs.losses import (
 )
 from sam_bench.perturb.inputs.noise import GaussianNoise
 from sam_bench.perturb.inputs.pgd import PGD
+from sam_bench.registry import import_all
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_all(__name__, __path__)
 
 __all__ = [
     "FGSM",

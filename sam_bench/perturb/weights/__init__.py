@@ -4,9 +4,6 @@ A new one is a file here and nothing else: its fields become settings of a recip
 command line.
 """
 
-import importlib
-import pkgutil
-
 from sam_bench.perturb.weights.ascent import Ascent, scale_to
 from sam_bench.perturb.weights.base import (
     WEIGHT_PERTURBATIONS,
@@ -16,9 +13,9 @@ from sam_bench.perturb.weights.base import (
     global_norm,
 )
 from sam_bench.perturb.weights.loss import BatchLoss, Losses, Score
+from sam_bench.registry import import_all
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_all(__name__, __path__)
 
 __all__ = [
     "WEIGHT_PERTURBATIONS",
