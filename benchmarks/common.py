@@ -69,14 +69,14 @@ def network(data: Dataset, width: int, seed: int, device: torch.device) -> nn.Mo
     return create_model(architecture).to(device).train()
 
 
-def method_of(name: str, *, epochs: int, batch_size: int, flip: bool) -> Method:
-    """The recipe, with the textbook's settings."""
+def method_of(name: str, *, epochs: int, batch_size: int, flip: bool, faithful: bool = False) -> Method:
+    """The recipe, with the textbook's settings; `faithful`: with the textbook's use of BatchNorm, too."""
     settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "flip": flip}
     if name == "sam":
         settings["rho"] = textbook.RHO
     if name == "at":
         settings |= {"eps": "8/255", "step_size": "2/255", "steps": textbook.STEPS}
-    return build_method(override(load_recipe(name), settings))
+    return build_method(override(load_recipe(name, faithful=faithful), settings))
 
 
 def our_step(model: nn.Module, method: Method, *, seed: int, precision: Any, compiled: bool) -> TrainingStep:

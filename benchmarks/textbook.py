@@ -62,9 +62,9 @@ def forever(batches: DataLoader[tuple[Tensor, int]], device: torch.device) -> It
             yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
 
-def pgd(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def pgd(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None = None) -> Tensor:
     """PGD as it is commonly written; the caller clears the gradients it leaves behind."""
-    x_adv = (x + torch.empty_like(x).uniform_(-EPS, EPS)).clamp(0, 1)
+    x_adv = (x + torch.empty_like(x).uniform_(-EPS, EPS)).clamp(0, 1) if start is None else start
     for _ in range(STEPS):
         x_adv = x_adv.detach().requires_grad_(True)
         F.cross_entropy(model(x_adv), y).backward()
@@ -81,12 +81,12 @@ class Textbook:
         self.model, self.method = model, method
         self.optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
 
-    def __call__(self, x: Tensor, y: Tensor, *, lr: float) -> None:
-        """Learn from one batch."""
+    def __call__(self, x: Tensor, y: Tensor, *, lr: float, start: Tensor | None = None) -> None:
+        """Learn from one batch; `start` is where PGD begins."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self.method == "at":
-            x = pgd(self.model, x, y)
+            x = pgd(self.model, x, y, start)
         self.optimizer.zero_grad()
         F.cross_entropy(self.model(x), y).backward()
         if self.method == "sam":

@@ -42,6 +42,11 @@ def main() -> None:
     options.add_argument("--accuracy", action="store_true", help="compare accuracies instead of speeds")
     options.add_argument("--epochs", type=int, default=3, help="with --accuracy")
     options.add_argument("--seeds", type=int, default=3, help="with --accuracy; adversarial training takes one")
+    options.add_argument(
+        "--faithful",
+        action="store_true",
+        help="with --accuracy: BatchNorm's statistics move in PGD and in SAM's second pass, as in the textbook loop",
+    )
     options.add_argument("--limit-train", type=int, default=None, help="with --accuracy: the first so many images")
     arguments = options.parse_args()
     methods = common.chosen_methods(options, arguments.methods)
@@ -307,7 +312,11 @@ def learn_ours(
 ) -> float:
     """A run of sam-bench; its accuracy."""
     method: Method = common.method_of(
-        name, epochs=arguments.epochs, batch_size=arguments.batch_size, flip=mirrored(data)
+        name,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        flip=mirrored(data),
+        faithful=arguments.faithful,
     )
     model = common.network(data, arguments.width, seed, device)
     step = common.our_step(model, method, seed=seed, precision=precision, compiled=arguments.compile)

@@ -33,6 +33,10 @@ class StoppedError(SamBenchError):
         super().__init__(message)
         self.exit_code = 128 + number
 
+    def __reduce__(self) -> tuple[type[StoppedError], tuple[str, int]]:
+        """It comes through to another process with its signal."""
+        return type(self), (str(self), self.exit_code - 128)
+
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An `InputError` for a misspelt name: the nearest names first, then all there are.

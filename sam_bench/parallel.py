@@ -45,7 +45,9 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def run_jobs(jobs: Sequence[Job[T]], *, workers: int, reporter: Reporter) -> list[T]:
+def run_jobs(
+    jobs: Sequence[Job[T]], *, workers: int, reporter: Reporter, died: Callable[[str, str], T] | None = None
+) -> list[T]:
     """Run every job, at most `workers` at a time, and return their results in the jobs' order.
 
     With one worker they run here, one after the other. The first error ends the other workers and is
@@ -55,9 +57,10 @@ def run_jobs(jobs: Sequence[Job[T]], *, workers: int, reporter: Reporter) -> lis
         jobs: Started in this order.
         workers: Processes at a time; the cores are shared out among them.
         reporter: Where the progress of all of them goes.
+        died: Given the name of a job whose worker died, and what is known of it: the result in its place.
 
     Raises:
-        SamBenchError: A worker died without saying why; or whatever a job raised.
+        SamBenchError: A worker died, and nothing was given for that case; or whatever a job raised.
     """
     if workers <= 1:
         return [job.function(**job.arguments, reporter=reporter) for job in jobs]
@@ -77,6 +80,12 @@ def run_jobs(jobs: Sequence[Job[T]], *, workers: int, reporter: Reporter) -> lis
                 if message.kind == "result":
                     results[message.job] = message.content
                     running.pop(message.job).join()
+                elif message.kind == "died" and died is not None:
+                    stages.drop(message.job)
+                    results[message.job] = died(message.job, message.content)
+                    running.pop(message.job)
+                elif message.kind == "died":
+                    raise SamBenchError(message.content)
                 elif message.kind == "error":
                     raise message.content
                 else:
@@ -91,7 +100,7 @@ def run_jobs(jobs: Sequence[Job[T]], *, workers: int, reporter: Reporter) -> lis
 @dataclass(frozen=True)
 class _Message:
     job: str
-    kind: Literal["say", "open", "update", "close", "result", "error"]
+    kind: Literal["say", "open", "update", "close", "result", "error", "died"]
     content: Any
 
 
@@ -104,9 +113,11 @@ def _next(messages: multiprocessing.Queue[_Message], running: Mapping[str, Spawn
         except queue.Empty:
             if dead:
                 code = running[dead[0]].exitcode
-                raise SamBenchError(
-                    f"the process of {dead[0]} died (exit code {code}); if it ran out of memory, use fewer workers"
-                ) from None
+                return _Message(
+                    dead[0],
+                    "died",
+                    f"the process of {dead[0]} died (exit code {code}); if it ran out of memory, use fewer workers",
+                )
 
 
 class _Stages:
@@ -122,6 +133,11 @@ class _Stages:
     def __exit__(self, *_: object) -> None:
         for stack, _stage in self._open.values():
             stack.close()
+
+    def drop(self, job: str) -> None:
+        """Close what a job has left open."""
+        for key in [key for key in self._open if key[0] == job]:
+            self._open.pop(key)[0].close()
 
     def show(self, message: _Message) -> None:
         if message.kind == "say":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 from pathlib import Path
 
 import parallel_jobs
 import pytest
 
-from sam_bench.errors import InputError, SamBenchError
+from sam_bench.errors import InputError, SamBenchError, StoppedError
 from sam_bench.parallel import Job, run_jobs, usable_cores
 from sam_bench.progress import PlainReporter, SilentReporter
 
@@ -53,3 +54,15 @@ def test_a_refusal_in_a_worker_is_the_same_refusal_here_and_ends_the_others(tmp_
 def test_an_unforeseen_end_names_the_job(function: object, message: str) -> None:
     with pytest.raises(SamBenchError, match=message):
         run_jobs([Job("first", function, {})], workers=2, reporter=SilentReporter())  # type: ignore[arg-type]
+
+
+def test_a_death_that_is_provided_for_does_not_end_the_others() -> None:
+    jobs = [Job("first", parallel_jobs.die, {}), Job("second", parallel_jobs.square, {"number": 3})]
+    results = run_jobs(jobs, workers=1 + 1, reporter=SilentReporter(), died=lambda name, why: (name, why))  # type: ignore[arg-type, list-item]
+    assert results[0][0] == "first" and "exit code -9" in results[0][1]  # type: ignore[index]
+    assert results[1][0] == 9  # type: ignore[index]
+
+
+def test_a_run_that_was_stopped_says_so_across_processes_with_its_exit_code() -> None:
+    error = pickle.loads(pickle.dumps(StoppedError("stopped by SIGTERM", 15)))
+    assert isinstance(error, StoppedError) and (str(error), error.exit_code) == ("stopped by SIGTERM", 143)

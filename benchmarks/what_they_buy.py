@@ -1,0 +1,296 @@
+"""What each method buys: clean and robust accuracy beside the cost of training, one row a method.
+
+    python benchmarks/what_they_buy.py --data cifar10-jpeg.npz                        # hours on two cores
+    python benchmarks/what_they_buy.py --data cifar10-jpeg.npz --methods standard,sam-0.2,at --jobs 1
+    python benchmarks/what_they_buy.py --data cifar10-jpeg.npz --width 64 --epochs 30 --limit-train 0 --jobs 1
+    python benchmarks/what_they_buy.py --data cifar10-jpeg.npz --table-only --submit  # from what there is
+
+Every row is a card in the folder's zoo and records beside it, made by `sam-bench train` and `sam-bench
+evaluate`. What exists is not made again, and what was interrupted is continued: stop it and start it as
+often as you like. All rows share architecture, epochs, images and batch; the rest is the recipe's, but
+for what a row says. The table is read from cards and records; no number is typed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import table, write_json
+
+from sam_bench.records import EvaluationRecord, ModelCard, read_record
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method of the table: a recipe, and what is different from it."""
+
+    name: str
+    recipe: str
+    options: tuple[str, ...] = ()
+
+
+# The order is that in which they are made: what the table is for comes first.
+ROWS = [
+    Row("standard", "standard"),
+    Row("sam-0.2", "sam", ("--rho", "0.2")),
+    Row("at-linf-1", "at-linf-1"),
+    Row("sam-0.1", "sam", ("--rho", "0.1")),
+    Row("sam-0.4", "sam", ("--rho", "0.4")),
+    Row("at", "at"),
+    Row("noise-sam", "noise-sam"),
+    Row("asam", "asam"),
+    Row("esam", "esam"),
+    Row("looksam", "looksam"),
+    Row("aace-sam", "aace-sam"),
+    Row("fsam", "fsam"),
+    Row("ssam", "ssam"),
+    Row("swa", "swa"),
+    Row("gaussian", "standard", ("--inputs", "gaussian", "--std", "0.1")),
+    Row("awp", "standard", ("--weights", "awp")),
+    Row("at-l2-32", "at-l2-32"),
+    Row("fast-at", "fast-at"),
+    Row("n-fgsm", "n-fgsm"),
+    Row("at-linf-2", "at-linf-2"),
+    Row("trades", "trades"),
+    Row("sam-at", "sam-at"),
+    Row("mart", "mart"),
+    Row("at-awp", "at-awp"),
+    # In a short run a slow average would still be half the initial weights.
+    Row("at-ema", "at-ema", ("--decay", "0.98")),
+    Row("trades-awp", "trades-awp"),
+    Row("at-linf-4", "at-linf-4"),
+    Row("ssam-dynamic", "ssam-dynamic"),
+    Row("entropy-sgd", "entropy-sgd"),
+]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An attack that every model meets; several radii are one curve."""
+
+    attack: str
+    norm: str
+    radii: tuple[str, ...]
+    examples: int
+    settings: tuple[str, ...] = ()
+
+
+def judges(options: argparse.Namespace) -> list[Judge]:
+    """The attacks, the quickest first."""
+    pgd = ("--steps", "10")
+    return [
+        Judge("pgd", "Linf", ("1/255", "2/255", "8/255"), options.n_pgd, pgd),
+        Judge("pgd", "L2", ("32/255",), options.n_pgd, pgd),
+        Judge("autoattack", "Linf", ("1/255", "8/255"), options.n_autoattack),
+    ]
+
+
+class Table:
+    """Where a table's models and records are, and how they are made."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._folder: Path = options.folder
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Cards and records keep their commands: those name the data as anyone would who repeats them.
+        self._data = options.data.name
+        if not (self._folder / self._data).exists():
+            (self._folder / self._data).symlink_to(options.data.resolve())
+        self.judges = judges(options)
+
+    def model(self, row: Row) -> str:
+        """The row's name in the zoo."""
+        return f"{row.name}-prn18-w{self._options.width}".replace(".", "")
+
+    def card(self, row: Row) -> ModelCard | None:
+        """The row's card, once it is trained."""
+        found = sorted((self._folder / "model_zoo").glob(f"*/*/{self.model(row)}.json"))
+        return read_record(found[0], ModelCard) if found else None
+
+    def records(self, row: Row) -> dict[tuple[str, str, str], tuple[Path, EvaluationRecord]]:
+        """What there is: attack, norm and radius to the record's file and the record."""
+        records = {}
+        for path in sorted((self._folder / "evaluations" / self.model(row)).glob("*.json")):
+            record = read_record(path, EvaluationRecord)
+            records[record.attack, record.norm, str(record.eps)] = path, record
+        return records
+
+    def train(self, row: Row) -> None:
+        """Train a row's model unless there is one."""
+        if self.card(row):
+            return
+        options = self._options
+        command = ["train", "--recipe", row.recipe, *row.options, "--dataset", self._data]
+        command += ["--width", options.width, "--epochs", options.epochs, "--batch-size", options.batch_size]
+        if row.recipe == "entropy-sgd":  # its batch is divided among its inner steps
+            del command[-2:]
+        if options.limit_train:
+            command += ["--limit-train", options.limit_train]
+        command += ["--validation", 0, "--compile", options.compile, "--precision", options.precision]
+        command += ["--weights-dtype", "float16", "--name", self.model(row), "--resume"]
+        self._run(row, command)
+
+    def attack(self, row: Row, judge: Judge) -> None:
+        """Attack a row's model unless that is done."""
+        done = self.records(row)
+        if all((judge.attack, judge.norm, eps) in done for eps in judge.radii):
+            return
+        command = ["evaluate", self.model(row), "--dataset", self._data]
+        command += ["--attack", judge.attack, "--norm", judge.norm, "--eps", ",".join(judge.radii)]
+        command += ["--n-examples", judge.examples, "--batch-size", 250, *judge.settings, "--resume"]
+        self._run(row, command)
+
+    def submit(self, row: Row) -> None:
+        """Write a row's entry."""
+        paths = [str(path.relative_to(self._folder)) for path, _ in self.records(row).values()]
+        self._run(row, ["leaderboard", "submit", self.model(row), *paths])
+
+    def _run(self, row: Row, command: list[object]) -> None:
+        spelled = [str(part) for part in command]
+        print(f"{time.strftime('%H:%M:%S')} {row.name}: sam-bench {' '.join(spelled)}", file=sys.stderr, flush=True)
+        threads = {"OMP_NUM_THREADS": str(self._options.threads)} if self._options.threads else {}
+        with (self._folder / f"{row.name}.log").open("a", encoding="utf-8") as log:
+            subprocess.run(
+                [sys.executable, "-m", "sam_bench", *spelled],
+                cwd=self._folder,
+                env={**os.environ, "SAM_BENCH_ZOO": "model_zoo", **threads},
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
+
+    def make(self, rows: list[Row]) -> list[str]:
+        """Everything that is missing, training and the quick attacks first; what failed, a line each."""
+        failures = []
+        with ThreadPoolExecutor(self._options.jobs) as pool:
+            stages: list[tuple[Row, Future[None]]] = []
+            trained = {row.name: pool.submit(self._trained_and_seen, row) for row in rows}
+            stages += [(row, trained[row.name]) for row in rows]
+            stages += [(row, pool.submit(self._after, trained[row.name], row)) for row in rows]
+            try:
+                for row, stage in stages:
+                    try:
+                        stage.result()
+                    except (subprocess.CalledProcessError, RuntimeError) as error:
+                        failures.append(f"{row.name}: {error}; see {self._folder / (row.name + '.log')}")
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return failures
+
+    def _trained_and_seen(self, row: Row) -> None:
+        self.train(row)
+        for judge in self.judges[:-1]:
+            self.attack(row, judge)
+
+    def _after(self, trained: Future[None], row: Row) -> None:
+        if trained.exception():
+            raise RuntimeError("not attacked further")
+        self.attack(row, self.judges[-1])
+
+
+def figures(board: Table, rows: list[Row]) -> list[dict[str, object]]:
+    """What cards and records say, a dictionary for each row that is trained."""
+    found = []
+    for row in rows:
+        card = board.card(row)
+        if card is None:
+            continue
+        records = {key: record for key, (_, record) in board.records(row).items()}
+        seen = records.get(("pgd", "Linf", "1/255"))
+        figure: dict[str, object] = {
+            "method": row.name,
+            "recipe": " ".join((row.recipe, *row.options)),
+            "clean": seen and seen.clean_accuracy,
+            "passes": card.cost.passes,
+            "seconds": card.cost.seconds,
+        }
+        for judge in board.judges:
+            for eps in judge.radii:
+                record = records.get((judge.attack, judge.norm, eps))
+                figure[f"{judge.attack} {judge.norm} {eps}"] = record and record.robust_accuracy
+        found.append(figure)
+    return found
+
+
+def printed(found: list[dict[str, object]]) -> str:
+    """The table in Markdown; a dash where a figure is still missing."""
+    heads = [key for key in found[0] if key != "recipe"]
+    rows = []
+    for figure in found:
+        cells = []
+        for key in heads:
+            value = figure[key]
+            if isinstance(value, float) and key not in ("passes", "seconds"):
+                cells.append(f"{100 * value:.1f}")
+            elif isinstance(value, float):
+                cells.append(f"{value:.0f}")
+            else:
+                cells.append("–" if value is None else str(value))
+        rows.append(cells)
+    return table(heads, rows)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="FILE.npz, as for sam-bench train")
+    parser.add_argument("--folder", type=Path, default=Path("what-they-buy"), help="models, records, logs")
+    parser.add_argument("--methods", default=",".join(row.name for row in ROWS), help="rows, separated by commas")
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--limit-train", type=int, default=10_000, help="0: all images")
+    parser.add_argument("--n-pgd", type=int, default=2_000)
+    parser.add_argument("--n-autoattack", type=int, default=200)
+    parser.add_argument("--precision", default="fp32", choices=["auto", "bf16", "fp32"])
+    parser.add_argument("--compile", default="off", choices=["auto", "on", "off"])
+    parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each; 0: PyTorch's choice")
+    parser.add_argument("--table-only", action="store_true", help="make nothing, show what there is")
+    parser.add_argument("--submit", action="store_true", help="write each row's entry into the folder's leaderboards")
+    parser.add_argument("--json", type=Path, default=None, metavar="OUT", help="write the numbers there, too")
+    options = parser.parse_args()
+    known = {row.name: row for row in ROWS}
+    for name in options.methods.split(","):
+        if name not in known:
+            parser.error(f"--methods: {name!r} is not one of {', '.join(known)}")
+    if not options.data.exists():
+        parser.error(f"--data: there is no file {options.data}")
+    options.rows = [known[name] for name in options.methods.split(",")]
+    return options
+
+
+def main() -> None:
+    """Make what is missing and print the table."""
+    options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    board = Table(options)
+    try:
+        failures = [] if options.table_only else board.make(options.rows)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    found = figures(board, options.rows)
+    if options.submit:
+        for row in options.rows:
+            if board.records(row):
+                board.submit(row)
+    if not found:
+        raise SystemExit("no row is trained yet")
+    print(printed(found))
+    write_json(options.json, {"rows": found})
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
