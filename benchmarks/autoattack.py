@@ -6,15 +6,17 @@
 
 A MODEL is what `sam-bench evaluate` takes. Engines: `reference` (pyautoattack), `fast`, `upstream-draws`
 (the fast engine with upstream's random numbers: its verdicts have to be the reference's one by one),
-`bf16`, `screen`. Passes are examples through the model, padding included, counted by the model itself;
-a backward pass is one that reached the input. CPU seconds are of this process, all threads. Engines run
-one after the other; on a machine that others use, compare CPU seconds and passes, not wall time.
+`compiled` (`--compile on`, its compilation in the time), `bf16`, `screen`. Passes are examples through the
+model, padding included, counted by the model itself, which a compiled one cannot; a backward pass is one
+that reached the input. CPU seconds are of this process, all threads, and of the compilers it started.
+Engines run one after the other; on a machine that others use, compare CPU seconds and passes, not wall time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -36,6 +38,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "reference": {"method": "autoattack", "engine": "reference"},
     "fast": {"method": "autoattack", "engine": "fast"},
     "upstream-draws": {"method": "autoattack", "engine": "fast", "rng": "upstream"},
+    "compiled": {"method": "autoattack", "compile": "on"},
     "bf16": {"method": "autoattack-bf16"},
     "screen": {"method": "autoattack-screen"},
 }
@@ -74,8 +77,8 @@ class Row:
     """Examples whose verdict (broken or not) is not the first engine's."""
     otherwise: int | None
     """Examples broken by another attack than the first engine's."""
-    forwards: int
-    backwards: int
+    forwards: int | None
+    backwards: int | None
     cpu_seconds: float
     wall_seconds: float
     warnings: list[str]
@@ -91,10 +94,11 @@ def measure(
     if options.suite and settings["method"] == "autoattack":
         settings |= {"version": "custom", "suite": options.suite.split(",")}
     attack = ATTACKS.build(ComponentSpec(**settings))
-    counted = Counted(model).eval()
-    cpu, wall = time.process_time(), time.perf_counter()
+    # A counter inside a compiled graph would have it compiled anew at every call.
+    counted = None if engine == "compiled" else Counted(model).eval()
+    cpu, wall = _cpu_seconds(), time.perf_counter()
     result = attack.run(
-        counted,
+        counted or model,
         x,
         y,
         norm=options.norm,
@@ -105,7 +109,7 @@ def measure(
     )
     if torch.device(options.device).type == "cuda":
         torch.cuda.synchronize()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
     by = Counter(result.verdicts)
     robust, wrong = by.pop("robust", 0), by.pop("misclassified", 0)
     pairs = [] if first is None else list(zip(first.verdicts, result.verdicts, strict=True))
@@ -117,13 +121,19 @@ def measure(
         broken_by={attack: by[attack] for attack in result.attacks if by[attack]},
         differs=None if first is None else sum((a == "robust") != (b == "robust") for a, b in pairs),
         otherwise=None if first is None else sum(a != b for a, b in pairs if "robust" not in (a, b)),
-        forwards=counted.forwards,
-        backwards=counted.backwards,
+        forwards=counted and counted.forwards,
+        backwards=counted and counted.backwards,
         cpu_seconds=cpu,
         wall_seconds=wall,
         warnings=result.warnings,
     )
     return row, result
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those it has started and waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def table(rows: list[Row]) -> str:
@@ -136,9 +146,10 @@ def table(rows: list[Row]) -> str:
             first = row
         ratio = f"{first.cpu_seconds / row.cpu_seconds:.2f}x" if row.cpu_seconds else ""
         differs = "" if row.differs is None else str(row.differs)
+        passes = ["–" if count is None else f"{count:,}" for count in (row.forwards, row.backwards)]
         lines.append(
-            f"| {row.model} | {row.engine} | {row.clean:.2%} | {row.robust:.2%} | {differs} | {row.forwards:,} "
-            f"| {row.backwards:,} | {row.cpu_seconds:.1f} | {row.wall_seconds:.1f} | {ratio} |"
+            f"| {row.model} | {row.engine} | {row.clean:.2%} | {row.robust:.2%} | {differs} | {passes[0]} "
+            f"| {passes[1]} | {row.cpu_seconds:.1f} | {row.wall_seconds:.1f} | {ratio} |"
         )
     return "\n".join(lines)
 
@@ -151,7 +162,7 @@ def main(say: Callable[[str], None] = print) -> None:
     parser.add_argument("--dataset-name")
     parser.add_argument("--zoo", type=Path)
     parser.add_argument("--n", type=int, default=32, help="the first so many test images")
-    parser.add_argument("--norm", default="Linf", choices=["Linf", "L2"])
+    parser.add_argument("--norm", default="Linf", choices=["Linf", "L2", "L1"])
     parser.add_argument("--eps", default="8/255")
     parser.add_argument("--engines", default="reference,fast,upstream-draws", help=", ".join(ENGINES))
     parser.add_argument("--version", choices=["standard", "plus", "rand"])

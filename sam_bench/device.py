@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -59,6 +60,11 @@ def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
     if device.type == "cpu" and "amx_bf16" in cpu_flags():
         return "bf16", "the CPU has AMX"
     return "fp32", "the device has no native bfloat16 matrix unit"
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether `torch.compile` finds what it needs: for a CPU, a C++ compiler."""
+    return device.type != "cpu" or any(map(shutil.which, ("g++", "clang++", "c++")))
 
 
 @cache

@@ -63,6 +63,7 @@ class Registry(Generic[C]):
     def __init__(self, *, kind: str, field: str, group: str) -> None:
         self.kind, self.field, self.group = kind, field, group
         self._classes: dict[str, type[C]] = {}
+        self._families: dict[str, Callable[[str], type[C]]] = {}
         self._plugins_loaded = False
 
     def register(self, name: str) -> Callable[[type[C]], type[C]]:
@@ -76,6 +77,19 @@ class Registry(Generic[C]):
             return cls
 
         return decorate
+
+    def family(self, prefix: str) -> Callable[[Callable[[str], type[C]]], Callable[[str], type[C]]]:
+        """Function decorator: `prefix:NAME` is the class that the function makes for NAME, when it is asked for."""
+
+        def decorate(make: Callable[[str], type[C]]) -> Callable[[str], type[C]]:
+            self._families[prefix] = make
+            return make
+
+        return decorate
+
+    def families(self) -> list[str]:
+        """How names look that are made when they are asked for: `prefix:NAME`."""
+        return [f"{prefix}:NAME" for prefix in sorted(self._families)]
 
     def _load_plugins(self) -> None:
         if self._plugins_loaded:
@@ -94,14 +108,17 @@ class Registry(Generic[C]):
         return (self._classes[name] for name in self.names())
 
     def get(self, name: str) -> type[C]:
-        """The class registered as `name`.
+        """The class registered as `name`, or made for it by the family it belongs to.
 
         Raises:
             InputError: There is none; names the nearest and all.
         """
         self._load_plugins()
+        prefix, colon, member = name.partition(":")
+        if colon and prefix in self._families:
+            return self._families[prefix](member)
         if name not in self._classes:
-            raise unknown_name(self.kind, name, self._classes)
+            raise unknown_name(self.kind, name, [*self._classes, *self.families()])
         return self._classes[name]
 
     def build(self, spec: ComponentSpec) -> C:

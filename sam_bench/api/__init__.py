@@ -5,13 +5,20 @@ The command line is these functions with options; nothing it does is out of reac
 
 from sam_bench.api.boards import submit
 from sam_bench.api.evaluation import evaluate, evaluate_curve, is_named_dataset, load_model, parse_radii
-from sam_bench.api.listing import attack_names, list_recipes, methods_by_part, settings_of_attacks
+from sam_bench.api.listing import attack_families, attack_names, list_recipes, methods_by_part, settings_of_attacks
+from sam_bench.api.sweeping import SweepResult, SweepRow, sweep
+from sam_bench.api.sweeping import as_json as sweep_as_json
 from sam_bench.api.training import TrainResult, train
+from sam_bench.evaluation import TASK_SIZE
 from sam_bench.leaderboard import build_leaderboard
 from sam_bench.training import load_recipe, recipe_text, settings_of_methods
 
 __all__ = [
+    "TASK_SIZE",
+    "SweepResult",
+    "SweepRow",
     "TrainResult",
+    "attack_families",
     "attack_names",
     "build_leaderboard",
     "evaluate",
@@ -26,5 +33,7 @@ __all__ = [
     "settings_of_attacks",
     "settings_of_methods",
     "submit",
+    "sweep",
+    "sweep_as_json",
     "train",
 ]

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
 from sam_bench.api.listing import settings_of_attacks
-from sam_bench.attacks import ATTACKS, Attack, Verdict
+from sam_bench.api.record_files import check_folder, default_record_path
+from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.data import Dataset, data_sources, load_dataset
-from sam_bench.device import choose_device
+from sam_bench.device import choose_device, device_name
 from sam_bench.distributed import joined
 from sam_bench.errors import InputError
-from sam_bench.evaluation import Evaluation, Journal, record_of, run_evaluation, settings_of, write_witnesses
+from sam_bench.evaluation import TASK_SIZE, Evaluation, Recording, broken, chosen_executor, run_evaluation
+from sam_bench.evaluation.batch_size import USUAL, choose_batch_size
+from sam_bench.evaluation.opinion import second_attack
 from sam_bench.perturb.ball import check_eps
 from sam_bench.progress import Reporter, SilentReporter
-from sam_bench.records import (
-    MISCLASSIFIED,
-    ROBUST,
-    ComponentSpec,
-    EvaluationRecord,
-    Norm,
-    Radius,
-    RobustBenchDataset,
-    read_record,
-    write_record,
-)
+from sam_bench.records import ComponentSpec, EvaluationRecord, Norm, Radius, RobustBenchDataset
 from sam_bench.seeds import check_seed
 
 
@@ -44,10 +37,13 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
     dataset: str | None = None,
     n_examples: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | Literal["auto"] = "auto",
     seed: int = 0,
     device: str = "auto",
-    workers: int = 1,
+    workers: int | None = None,
+    executor: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
+    task_size: int = TASK_SIZE,
     data_dir: Path = Path("data"),
     dataset_name: str | None = None,
     image_size: int | None = None,
@@ -55,6 +51,7 @@ def evaluate(
     output: Path | None = None,
     resume: bool = False,
     save_adversarial: bool = False,
+    second_opinion: bool = False,
     allow_large_eps: bool = False,
     reporter: Reporter | None = None,
     command: str = "",
@@ -66,16 +63,21 @@ def evaluate(
 
     Args:
         model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`.
-        attack: `autoattack`, `pgd`, `fgsm`, or what another package registered.
-        norm: Norm of the ball: `Linf` or `L2`.
+        attack: `autoattack`, `pgd`, `fgsm`, …, what another package registered, `torchattacks:NAME` or `foolbox:NAME`.
+        norm: Norm of the ball: `Linf`, `L2` or `L1`.
         eps: Its radius for inputs in [0, 1], as `8/255` or a number.
         settings: The attack's own settings: `{"steps": 20}`.
         dataset: As for `train`; default the one on the model's card, else `cifar10`.
         n_examples: The first so many test images; default all.
-        batch_size: Examples at a time. Verdicts depend on it with AutoAttack's reference engine only.
+        batch_size: Examples at a time; `auto`: what a GPU has room for, 128 elsewhere. Verdicts depend on it with
+            AutoAttack's reference engine and with other packages' attacks only, for which `auto` is 128.
         seed: Decides every random draw.
         device: `auto`, `cpu`, `cuda`, ….
-        workers: Processes on this machine that share the examples.
+        workers: Processes on this machine that share the examples, default 1; with Ray, tasks at a time, default as
+            many as the cluster has room for.
+        executor: `local`, or `ray`: share the examples out over a Ray cluster.
+        ray_address: `auto` or HOST:PORT of the cluster; `local` starts one here. Default: `$RAY_ADDRESS`, else `local`.
+        task_size: Examples of a task on the cluster, at most.
         data_dir: Where torchvision's data sets are kept.
         dataset_name: What the data set is called in the record; default its own name.
         image_size: Resize to this many pixels (`digits` and folders); default the model's.
@@ -84,6 +86,9 @@ def evaluate(
             attack's settings and the number of examples in the name where they were given.
         resume: Go on with what an interrupted evaluation found; a finished one is given back.
         save_adversarial: Write the adversarial examples into `….adversarial.npz` beside the record.
+        second_opinion: Run `pgd-margin` on what the attack left standing; no verdict changes, the record gets a
+            block `second_opinion`, and a warning where it broke more than half a point. With `resume`, it is
+            added to a record that is finished.
         allow_large_eps: Accept a radius that was probably meant in units of 1/255.
         reporter: Where progress goes; default nowhere.
         command: For the record.
@@ -106,10 +111,13 @@ def evaluate_curve(
     settings: Mapping[str, Any] | None = None,
     dataset: str | None = None,
     n_examples: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | Literal["auto"] = "auto",
     seed: int = 0,
     device: str = "auto",
-    workers: int = 1,
+    workers: int | None = None,
+    executor: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
+    task_size: int = TASK_SIZE,
     data_dir: Path = Path("data"),
     dataset_name: str | None = None,
     image_size: int | None = None,
@@ -117,6 +125,7 @@ def evaluate_curve(
     output: Path | None = None,
     resume: bool = False,
     save_adversarial: bool = False,
+    second_opinion: bool = False,
     allow_large_eps: bool = False,
     reporter: Reporter | None = None,
     command: str = "",
@@ -140,10 +149,14 @@ def evaluate_curve(
     )
     check_seed(seed)
     chosen = _build_attack(attack, settings or {})
-    with joined() as team:
+    chosen.check(norm)
+    second = second_attack(chosen, norm) if second_opinion else None
+    away_or_not = chosen_executor(executor, address=ray_address, device=device, workers=workers, task_size=task_size)
+    with joined() as team, away_or_not as away:
         if not team.is_main:
             reporter = SilentReporter()
-        where, why_device = choose_device(device)
+        # What is done elsewhere needs no more of the device here than to look at the model once.
+        where, why_device = choose_device("cpu" if away else device)
         loaded, data = _model_and_data(
             model, dataset, norm, device=where, data_dir=data_dir, name=dataset_name, image_size=image_size, zoo=zoo
         )
@@ -157,51 +170,51 @@ def evaluate_curve(
             or default_record_path(loaded.name, attack, norm, eps, n_examples=n_examples, settings=settings or {})
             for eps in found
         ]
-        _check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours
+        check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours
+        size, why_size = (batch_size, "asked for") if batch_size != "auto" else (USUAL, "the usual one")
+        if batch_size == "auto" and not away:
+            shape = tuple(test.images.shape[1:])
+            size, why_size = team.share(
+                choose_batch_size(loaded.module, chosen, shape=shape, device=where, processes=workers or 1)
+            )
+        recording = Recording(
+            run=partial(
+                run_evaluation,
+                resume=resume,
+                workers=workers or 1,
+                device=where,
+                reporter=reporter,
+                keep_witnesses=save_adversarial,
+                team=team,
+                executor=away,
+            ),
+            team=team,
+            reporter=reporter,
+            second=second,
+            resume=resume,
+            keep_witnesses=save_adversarial,
+            place=f"{away.describe() if away else f'device {where} ({why_device})'}, precision fp32, "
+            f"batch size {size} ({why_size})",
+            ran_on=away.ran_on if away else partial(device_name, where),
+            spelled=model,
+            command=command,
+        )
         records: list[EvaluationRecord] = []
-        for eps, path in zip(found, paths, strict=True):
+        for radius, path in zip(found, paths, strict=True):
             evaluation = Evaluation(
                 model=loaded,
                 test=test,
                 dataset=data.name,
                 attack=chosen,
                 norm=norm,
-                eps=eps,
+                eps=radius,
                 seed=seed,
-                batch_size=batch_size,
-                carried=_broken(records[-1]) if records else {},
+                batch_size=size,
+                carried=broken(records[-1]) if records else {},
             )
             if not records:
                 evaluation.check()
-            done = _finished(path, evaluation) if resume and team.is_main else None
-            done = team.share(done)
-            if done is not None:
-                reporter.say(f"{path} is finished: nothing to resume")
-                records.append(done)
-                continue
-            reporter.say(
-                f"{attack} in the {norm} ball of radius {eps} on {len(test):,} test images of {data.name}; "
-                f"device {where} ({why_device}), precision fp32, seed {seed}"
-            )
-            journal = Journal(path.with_suffix(".progress"))
-            known = run_evaluation(
-                evaluation,
-                journal,
-                resume=resume,
-                workers=workers,
-                device=where,
-                reporter=reporter,
-                keep_witnesses=save_adversarial,
-                team=team,
-            )
-            record = record_of(evaluation, known, device=where, spelled=model, command=command)
-            if team.is_main:
-                if save_adversarial:
-                    write_witnesses(path.with_suffix(".adversarial.npz"), known)
-                write_record(path, record)
-                journal.remove()
-                reporter.say(f"record written to {path}")
-            records.append(record)
+            records.append(recording.record(evaluation, path, records[-1] if records else None))
     return records
 
 
@@ -222,7 +235,8 @@ def _model_and_data(
         # RobustBench knows its own data sets only; one's own file says which of them it is like, if it is.
         data = load_dataset(dataset, data_dir=data_dir, name=name, image_size=image_size, test_only=True)
         hint = data.robustbench or (hint if hint in get_args(RobustBenchDataset) else None)
-    loaded = zoos.load_model(model, zoo=zoo, dataset=hint, threat=norm, device=device)
+    # No model is listed under L1.
+    loaded = zoos.load_model(model, zoo=zoo, dataset=hint, threat="Linf" if norm == "L1" else norm, device=device)
     card = loaded.card
     if card and dataset is None and not is_named_dataset(card.dataset):
         raise InputError(
@@ -243,30 +257,6 @@ def _model_and_data(
             "or another --dataset-name"
         )
     return loaded, data
-
-
-def _broken(record: EvaluationRecord) -> dict[int, Verdict]:
-    """The examples that an evaluation broke."""
-    return {
-        place: Verdict(place, verdict)
-        for place, verdict in enumerate(record.verdicts)
-        if verdict not in (ROBUST, MISCLASSIFIED)
-    }
-
-
-def _finished(path: Path, evaluation: Evaluation) -> EvaluationRecord | None:
-    """The record at `path`, when it is of this evaluation."""
-    if not path.exists():
-        return None
-    record = read_record(path, EvaluationRecord)
-    identity = evaluation.identity()
-    same = all(
-        str(getattr(record, field)) == str(identity[field])
-        for field in ("checkpoint_sha256", "dataset_fingerprint", "attack", "engine", "norm", "eps", "seed")
-    )
-    version = str(evaluation.attack.model_dump().get("version", ""))
-    complete = record.settings == settings_of(evaluation.attack) and record.version == version
-    return record if same and complete and record.carried == len(evaluation.carried) else None
 
 
 def parse_radii(radii: str | Sequence[str | float], norm: Norm, *, allow_large_eps: bool = False) -> list[Radius]:
@@ -295,39 +285,11 @@ def _build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
     for setting in settings:
         if setting not in takes:
             owners = [owner for owner, _ in settings_of_attacks().get(setting, [])]
+            option = f"--{setting.replace('_', '-')}" if owners else f"--attack-setting {setting}"
             belongs = f"it belongs to {', '.join(owners)}" if owners else "no attack has it"
             known = f"{name} takes {', '.join(takes)}" if takes else f"{name} takes no settings"
-            raise InputError(f"--{setting.replace('_', '-')} does not apply to attack {name!r}: {belongs}; {known}")
+            raise InputError(f"{option} does not apply to attack {name!r}: {belongs}; {known}")
     return ATTACKS.build(ComponentSpec(method=name, **settings))
-
-
-def _check_folder(folder: Path) -> None:
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir():
-        raise InputError(f"--output: no record can be written into {folder}, because {there} is a file")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"--output: no record can be written into {folder}: no permission to write to {there}")
-
-
-def default_record_path(
-    name: str, attack: str, norm: Norm, eps: Radius, *, n_examples: int | None, settings: Mapping[str, Any]
-) -> Path:
-    """Where `evaluate` writes when it is not told: `evaluations/<model>/<attack>-<norm>-<eps>.json`.
-
-    Settings of the attack and a number of examples that were asked for become part of the name, so
-    that a quick look does not overwrite the evaluation that took a day.
-    """
-    parts = [attack, *(f"{key}{value}" for key, value in settings.items()), norm, str(eps)]
-    if n_examples is not None:
-        parts.append(f"n{n_examples}")
-    stem = "-".join(parts).replace("/", "over")
-    return Path("evaluations") / _safe(name) / f"{_safe(stem)}.json"
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
 
 
 def load_model(

@@ -59,6 +59,11 @@ def attack_names() -> list[str]:
     return ATTACKS.names()
 
 
+def attack_families() -> list[str]:
+    """How names look of attacks that are other packages' own: `torchattacks:NAME`."""
+    return ATTACKS.families()
+
+
 def settings_of_attacks() -> dict[str, list[tuple[str, FieldInfo]]]:
     """Every setting an attack can have: its name to the attacks that have it, each with its pydantic field."""
     found: dict[str, list[tuple[str, FieldInfo]]] = {}

@@ -1,10 +1,13 @@
 """Attacks: what searches for adversarial examples, each behind a base that verifies what it found.
 
-A new attack is one file here that registers one class; `attacks` imports it.
+A new attack is one file here that registers one class, and nothing else.
 """
 
 from sam_bench.attacks import autoattack, gradient, reference
 from sam_bench.attacks.base import ATTACKS, Attack, AttackResult, Progress
 from sam_bench.attacks.judge import Verdict
+from sam_bench.registry import import_all
+
+import_all(__name__, __path__)
 
 __all__ = ["ATTACKS", "Attack", "AttackResult", "Progress", "Verdict", "autoattack", "gradient", "reference"]

@@ -127,6 +127,13 @@ class Attack(Component):
         """
         return False
 
+    def check(self, norm: Norm) -> None:
+        """Refuse a ball that this attack does not search, before anything is attacked; here none is.
+
+        Raises:
+            InputError: It knows other norms only.
+        """
+
     @abstractmethod
     def search(
         self,
@@ -206,7 +213,7 @@ class Attack(Component):
                 parameters' `requires_grad` are restored afterwards.
             x: Clean inputs, float32 [N, C, H, W] in [0, 1].
             y: Labels, int64 [N].
-            norm: "Linf" or "L2".
+            norm: "Linf", "L2" or "L1".
             eps: Radius of the ball, in the inputs' units.
             seed: Decides every random draw.
             index: The examples' places in the data set, int64 [N], where x is a part of it; default
@@ -215,7 +222,11 @@ class Attack(Component):
                 the same settings, int64 [N]; default none. They are not run on it again.
             told: Called with each example's state as soon as it changes, in no particular order: what
                 a file of a run's progress has to hold.
+
+        Raises:
+            InputError: The attack does not search such a ball.
         """
+        self.check(norm)
         started = time.monotonic()
         where = torch.device(device)
         ball = Ball(norm=norm, eps=eps)

@@ -1,7 +1,8 @@
 """AutoAttack's doubts about its own result, in sentences that say what they mean and what to do.
 
 Each begins with a code that stays the same: `randomized`, `probabilities`, `dynamic`,
-`zero-gradients`, `square-better`, `few-classes`, `upper-bound`, `bf16`; `upstream` marks one we do not know.
+`zero-gradients`, `square-better`, `few-classes`, `upper-bound`, `bf16`, `second-opinion`; `upstream` marks one we do
+not know.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ _SENTENCES = {
     "do not rank this number against AutoAttack's",
     "bf16": "adversarial examples were searched for in bfloat16 (each one found was checked in float32), which finds "
     "fewer of them than AutoAttack; do not rank this number against AutoAttack's",
+    "second-opinion": "{other} broke a further {gap} of all examples, which {attack} had left standing, so the "
+    "accuracy shown is too high; attack this model with what is adapted to it",
 }
+
+_GAP = 0.005
+"""How much lower a second attack may leave the accuracy before the first one's is doubted."""
 
 # What upstream's sentence contains. The share of examples is taken from it.
 _KNOWN = [
@@ -41,7 +47,8 @@ def doubt(code: str, **values: str) -> str:
 
     Args:
         code: One of the codes above.
-        values: What its sentence leaves open: `drop` for `square-better`, `attacks` for `upper-bound`.
+        values: What its sentence leaves open: `drop` for `square-better`, `attacks` for `upper-bound`, `attack`,
+            `other` and `gap` for `second-opinion`.
     """
     return f"{code}: {_SENTENCES[code].format(**values)}"
 
@@ -66,6 +73,17 @@ def _explain_one(message: str) -> str:
 def few_classes(classes: int, attacks: list[str]) -> str:
     """The doubt about targeted attacks that cannot have all their targets."""
     return (
-        f"few-classes: with {classes} classes {' and '.join(attacks)} aim at all {classes - 1} others instead of the "
-        "usual 9, so this is AutoAttack as far as it goes here; say so where numbers are compared"
+        f"few-classes: with {classes} classes {' and '.join(attacks)} aim at all {classes - 1} others, fewer than "
+        "usual, so this is AutoAttack as far as it goes here; say so where numbers are compared"
     )
+
+
+def second_opinion_doubts(attack: str, other: str, gap: float) -> list[str]:
+    """The doubt about an attack after which another one still broke more than half a point of the examples.
+
+    Args:
+        attack: The first.
+        other: The second.
+        gap: Share of all examples that the second broke and the first did not.
+    """
+    return [doubt("second-opinion", attack=attack, other=other, gap=f"{gap:.2%}")] if gap > _GAP else []

@@ -2,37 +2,82 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from sam_bench.attacks.base import ATTACKS, ExampleAttack, Progress, Task
 from sam_bench.attacks.draws import CounterDraws
+from sam_bench.attacks.judge import SMALLEST_BATCH, pad
+from sam_bench.errors import InputError
 from sam_bench.perturb.ball import Ball
-from sam_bench.perturb.inputs import input_gradient
-from sam_bench.records import Radius
+from sam_bench.perturb.inputs import LossPerExample, cross_entropy, input_gradient
+from sam_bench.records import Norm, Radius
 
 
-@ATTACKS.register("pgd")
-class PGDAttack(ExampleAttack):
-    """Projected gradient descent on the cross-entropy (Madry et al. 2018).
+class Steps(Protocol):
+    """How an ascent moves; made anew for each batch and start, so that it may remember something of each row."""
+
+    def move(self, x_adv: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
+        """The next points of the ball around `x`, float [B, ...]."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget the rows that are not marked, bool [B]."""
+
+
+@dataclass(frozen=True)
+class SteepestSteps:
+    """Steps of one length along the steepest ascent in the ball's norm."""
+
+    ball: Ball
+    size: float
+
+    def move(self, x_adv: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
+        """See `Ball.step`."""
+        return self.ball.step(x_adv, x, gradient, self.size)
+
+    def keep(self, rows: Tensor) -> None:
+        """Nothing is remembered."""
+
+
+class GradientAttack(ExampleAttack):
+    """Base of attacks whose steps are those of `Ball.step`, which has none in L1."""
+
+    def check(self, norm: Norm) -> None:
+        """See `Attack.check`."""
+        if norm == "L1":
+            raise InputError(f"--norm L1: {self.method} searches in L2 and Linf; attack with autoattack")
+
+
+class RestartedAscent(GradientAttack):
+    """Base of attacks that climb a loss from several starts, one after the other over what still stands.
 
     Every iterate counts: an example is broken when any of them is misclassified, and is then left
     alone. Attacks that look at the last iterate only can come out a little higher.
     """
 
     steps: int = Field(default=10, ge=1, description="steps of the ascent")
-    step_size: Radius | None = Field(default=None, description="length of a step; default: eps/4")
     restarts: int = Field(default=1, ge=1, description="random starts tried for each example")
     random_start: bool = Field(default=True, description="start at a random point of the ball")
 
-    def _size(self, eps: float) -> float:
-        return eps / 4 if self.step_size is None else float(self.step_size)
+    @property
+    def loss(self) -> LossPerExample:
+        """What is climbed."""
+        return cross_entropy
+
+    @abstractmethod
+    def steps_in(self, ball: Ball) -> Steps:
+        """How one ascent moves."""
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
         """Restart after restart, batch after batch, over what still stands."""
         draws = CounterDraws(task.seed, self.method, task.index)
         standing = torch.arange(len(task.x))
+        starts = len(task.x) * self.restarts
         for restart in range(self.restarts):
             left: list[Tensor] = []
             done, robust = 0, len(standing)
@@ -44,7 +89,7 @@ class PGDAttack(ExampleAttack):
                     clean.to(task.device),
                     task.y[positions].to(task.device),
                     start.to(task.device),
-                    ball=task.ball,
+                    steps=self.steps_in(task.ball),
                 )
                 stands = ~broken.cpu()
                 if not stands.all():
@@ -54,30 +99,38 @@ class PGDAttack(ExampleAttack):
                 if restart == self.restarts - 1:
                     for position in left[-1].tolist():
                         task.withstand(position, 1)
-                task.progress(Progress(self.method, done, len(standing), robust))
+                # What is broken is spared its other starts.
+                to_come = (len(standing) - done) + robust * (self.restarts - restart - 1)
+                task.progress(Progress(self.method, starts - to_come, starts, robust))
             standing = torch.cat(left)
             if not len(standing):
                 break
         return []
 
     def _attack_batch(
-        self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, ball: Ball
+        self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, steps: Steps
     ) -> tuple[Tensor, Tensor]:
         """Candidates [B, ...] and which of them the model gets wrong, bool [B]."""
         found, broken = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         standing, x_adv = torch.arange(len(x), device=x.device), start
         for _ in range(self.steps):
-            logits, gradient = input_gradient(model, x_adv, y[standing])
+            logits, gradient = self._gradient(model, x_adv, y[standing])
             stands = logits.argmax(1) == y[standing]
             broken[standing[~stands]] = True
             standing, x_adv, gradient = standing[stands], x_adv[stands], gradient[stands]
             if not len(standing):
                 return found, broken
-            x_adv = ball.step(x_adv, x[standing], gradient, self._size(ball.eps))
+            steps.keep(stands)
+            x_adv = steps.move(x_adv, x[standing], gradient)
             found[standing] = x_adv
         with torch.no_grad():
-            broken[standing] = model(x_adv).argmax(1) != y[standing]
+            broken[standing] = model(pad(x_adv, SMALLEST_BATCH))[: len(x_adv)].argmax(1) != y[standing]
         return found, broken
+
+    def _gradient(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """As `input_gradient`, with the rows that make an example's numbers independent of who shares its batch."""
+        logits, gradient = input_gradient(model, pad(x, SMALLEST_BATCH), pad(y, SMALLEST_BATCH), self.loss)
+        return logits[: len(x)], gradient[: len(x)]
 
 
 def _random_start(x: Tensor, ball: Ball, draws: CounterDraws, positions: Tensor, restart: int) -> Tensor:
@@ -91,8 +144,19 @@ def _random_start(x: Tensor, ball: Ball, draws: CounterDraws, positions: Tensor,
     return (x + ball.eps * radius * direction).clamp(0.0, 1.0)
 
 
+@ATTACKS.register("pgd")
+class PGDAttack(RestartedAscent):
+    """Projected gradient descent on the cross-entropy (Madry et al. 2018)."""
+
+    step_size: Radius | None = Field(default=None, description="length of a step; default: eps/4")
+
+    def steps_in(self, ball: Ball) -> Steps:
+        """All of the same length."""
+        return SteepestSteps(ball, ball.eps / 4 if self.step_size is None else float(self.step_size))
+
+
 @ATTACKS.register("fgsm")
-class FGSMAttack(ExampleAttack):
+class FGSMAttack(GradientAttack):
     """One step of length eps from the clean input (Goodfellow et al. 2015)."""
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:

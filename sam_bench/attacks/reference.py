@@ -98,7 +98,7 @@ class ReferenceAutoAttack:
         return Found(x_adv=x_adv, by=by, warnings=limited + explain(suite.logger.warnings))
 
     def _limit_targets(self, suite: Any, classes: int) -> list[str]:
-        parts, doubts = fit_to_classes(plan(self.version, self.suite_of_custom), classes)
+        parts, doubts = fit_to_classes(plan(self.version, self.suite_of_custom, norm=suite.norm), classes)
         for part in parts:
             if part.targeted and doubts:
                 attacker = suite.apgd_targeted if part.attack == "apgd-t" else suite.fab

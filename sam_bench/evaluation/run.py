@@ -12,12 +12,12 @@ import torch
 
 from sam_bench.attacks import Attack, Verdict
 from sam_bench.attacks.autoattack.checks import square_doubts
-from sam_bench.data import Split, to_float
-from sam_bench.device import device_name, package_versions
+from sam_bench.data import Split
+from sam_bench.device import package_versions
 from sam_bench.distributed import ALONE, Team
 from sam_bench.errors import InputError
 from sam_bench.evaluation.journal import Journal, Known
-from sam_bench.evaluation.shards import Shard, Workplace, attack_in_processes, attack_shard
+from sam_bench.evaluation.shards import Executor, Shard, Workplace, attack_in_processes, attack_shard
 from sam_bench.models import check_model
 from sam_bench.modes import attacking
 from sam_bench.progress import Reporter
@@ -99,12 +99,12 @@ class Evaluation:
             examples: Places of those that are not settled.
             count: How many shards.
         """
-        images, labels = to_float(self.test.images.cpu()), self.test.labels.cpu()
+        images, labels = self.test.images.cpu(), self.test.labels.cpu()
         return [
             Shard(
                 number=number,
-                x=images[part],
-                y=labels[part],
+                images=images[part],
+                labels=labels[part],
                 index=torch.tensor(part, dtype=torch.int64),
                 withstood=torch.tensor([known[place].withstood if place in known else 0 for place in part]),
                 norm=self.norm,
@@ -126,6 +126,7 @@ def run_evaluation(
     reporter: Reporter,
     keep_witnesses: bool = False,
     team: Team = ALONE,
+    executor: Executor | None = None,
 ) -> Known:
     """Attack what is not settled yet; every verdict goes into the journal as it is found.
 
@@ -138,6 +139,7 @@ def run_evaluation(
         reporter: Where progress goes.
         keep_witnesses: Put the adversarial examples into the journal, too.
         team: Processes started by `torchrun` that share the examples.
+        executor: Where the examples are attacked, if not on this machine.
 
     Returns:
         A verdict for every example.
@@ -147,10 +149,10 @@ def run_evaluation(
         SamBenchError: A file could not be written, or a worker died.
     """
     attack = evaluation.attack
-    if (workers > 1 or team.size > 1) and not attack.per_example:
+    if (workers > 1 or team.size > 1 or executor) and not attack.per_example:
         raise InputError(
             f"{attack.method} as asked for ({attack.implementation}) cannot be shared among processes: what it draws "
-            "for an example depends on the others in its batch; leave --workers away"
+            f"for an example depends on the others in its batch; leave {'--executor' if executor else '--workers'} away"
         )
     known = team.share(journal.open(evaluation.identity(), resume=resume) if team.is_main else None)
     assert known is not None
@@ -166,7 +168,9 @@ def run_evaluation(
         session=team.share(journal.new_session()),
         keep_witnesses=keep_witnesses,
     )
-    if left and workers > 1 and team.size == 1:
+    if left and executor:
+        executor.attack(evaluation.shards(verdicts, left, executor.count(len(left))), place, reporter=reporter)
+    elif left and workers > 1 and team.size == 1:
         shards = evaluation.shards(verdicts, left, min(workers, len(left)))
         attack_in_processes(shards, place, device=device, reporter=reporter)
     elif left:
@@ -199,15 +203,13 @@ def _doubts_of_the_whole(attack: Attack, verdicts: Mapping[int, Verdict], found:
     return doubts + square_doubts([("clean", 1.0), *after.items()])
 
 
-def record_of(
-    evaluation: Evaluation, known: Known, *, device: torch.device, spelled: str, command: str
-) -> EvaluationRecord:
+def record_of(evaluation: Evaluation, known: Known, *, device: str, spelled: str, command: str) -> EvaluationRecord:
     """The record of a finished evaluation.
 
     Args:
         evaluation: What was done.
         known: What came out.
-        device: Where it ran.
+        device: What it ran on is called.
         spelled: MODEL as the user gave it.
         command: The command line.
     """
@@ -231,7 +233,7 @@ def record_of(
         carried=len(evaluation.carried),
         warnings=known.doubts,
         seconds=known.seconds,
-        device=device_name(device),
+        device=device,
         packages=package_versions(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,

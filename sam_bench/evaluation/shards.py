@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sam_bench.attacks import Attack, Progress
+from sam_bench.attacks import Attack, Progress, Verdict
+from sam_bench.attacks.judge import SMALLEST_BATCH
+from sam_bench.data import to_float
+from sam_bench.errors import SamBenchError
 from sam_bench.evaluation.journal import Journal
 from sam_bench.parallel import Job, run_jobs
 from sam_bench.progress import Reporter, Stage
@@ -24,8 +28,8 @@ class Shard:
 
     Attributes:
         number: Which shard of the evaluation this is, from 0.
-        x: Clean inputs, float32 [N, C, H, W] in [0, 1], on the CPU.
-        y: Labels, int64 [N].
+        images: uint8 [N, C, H, W], on the CPU: a quarter of what the inputs made of them take to send.
+        labels: int64 [N].
         index: Their places in the data set, int64 [N].
         withstood: How many of the attacks each has behind it from earlier, int64 [N].
         norm: Norm of the ball.
@@ -35,14 +39,33 @@ class Shard:
     """
 
     number: int
-    x: Tensor
-    y: Tensor
+    images: Tensor
+    labels: Tensor
     index: Tensor
     withstood: Tensor
     norm: Norm
     eps: float
     seed: int
     batch_size: int
+
+    def left(self, known: Mapping[int, Verdict]) -> Shard | None:
+        """The shard without the examples that are settled, None where all are.
+
+        Args:
+            known: What was found out since the shard was dealt: place in the data set to the verdict.
+        """
+        found = [known.get(place) for place in self.index.tolist()]
+        open_ = torch.tensor([each is None or each.verdict is None for each in found], dtype=torch.bool)
+        if not bool(open_.any()):
+            return None
+        withstood = torch.tensor([0 if each is None else each.withstood for each in found]).maximum(self.withstood)
+        return replace(
+            self,
+            images=self.images[open_],
+            labels=self.labels[open_],
+            index=self.index[open_],
+            withstood=withstood[open_],
+        )
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,20 @@ class Workplace:
     keep_witnesses: bool
 
 
+class Executor(Protocol):
+    """Somewhere else that shards are attacked."""
+
+    def count(self, examples: int) -> int:
+        """How many shards so many examples are dealt into."""
+
+    def attack(self, shards: list[Shard], place: Workplace, *, reporter: Reporter) -> None:
+        """Attack every shard; verdicts and doubts go into the journal.
+
+        Raises:
+            SamBenchError: A shard failed.
+        """
+
+
 def attack_shard(shard: Shard, place: Workplace, *, device: torch.device, reporter: Reporter) -> None:
     """Attack a shard here; verdicts and doubts go into a file of the journal.
 
@@ -75,10 +112,43 @@ def attack_shard(shard: Shard, place: Workplace, *, device: torch.device, report
     """
     place.folder.mkdir(parents=True, exist_ok=True)
     with Journal(place.folder).writer(place.session, shard.number) as writer, ExitStack() as stages:
-        result = place.attack.run(
+        doubts = search(
+            shard,
+            place,
+            device=device,
+            told=lambda verdict: writer.verdict(verdict, witness=place.keep_witnesses),
+            progress=_displayed(reporter, stages, len(shard.index)),
+        )
+        for doubt in doubts:
+            writer.doubt(doubt)
+
+
+def search(
+    shard: Shard,
+    place: Workplace,
+    *,
+    device: torch.device,
+    told: Callable[[Verdict], None],
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> list[str]:
+    """Attack a shard here; arguments as for `Attack.run`. Gives back the attack's doubts.
+
+    Out of memory, it goes on with what is left, half as many examples at a time.
+
+    Raises:
+        SamBenchError: Fewer are not possible, or verdicts would depend on it.
+    """
+    known: dict[int, Verdict] = {}
+
+    def tell(verdict: Verdict) -> None:
+        known[verdict.example] = verdict
+        told(verdict)
+
+    try:
+        return place.attack.run(
             place.module.to(device),
-            shard.x,
-            shard.y,
+            to_float(shard.images),
+            shard.labels,
             norm=shard.norm,
             eps=shard.eps,
             seed=shard.seed,
@@ -86,11 +156,25 @@ def attack_shard(shard: Shard, place: Workplace, *, device: torch.device, report
             device=device,
             index=shard.index,
             withstood=shard.withstood,
-            told=lambda verdict: writer.verdict(verdict, witness=place.keep_witnesses),
-            progress=_displayed(reporter, stages, len(shard.x)),
+            told=tell,
+            progress=progress,
+        ).warnings
+    except torch.OutOfMemoryError:
+        left = shard.left(known)
+        fewer = shard.batch_size // 2
+    # Not in the handler, where the error holds on to every tensor of the search.
+    if not place.attack.per_example:
+        raise SamBenchError(
+            f"out of memory with --batch-size {shard.batch_size}, on which the verdicts of {place.attack.method} "
+            "depend; give a smaller one"
         )
-        for doubt in result.warnings:
-            writer.doubt(doubt)
+    if fewer < SMALLEST_BATCH:
+        raise SamBenchError(f"out of memory with {shard.batch_size} examples at a time; take a device with more memory")
+    return (
+        []
+        if left is None
+        else search(replace(left, batch_size=fewer), place, device=device, told=told, progress=progress)
+    )
 
 
 def attack_in_processes(shards: list[Shard], place: Workplace, *, device: torch.device, reporter: Reporter) -> None:

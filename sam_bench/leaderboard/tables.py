@@ -22,6 +22,8 @@ from sam_bench.leaderboard.labels import (
 )
 from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry
 
+_NORMS = ("Linf", "L2", "L1")
+
 HEADERS = (
     "#",
     "model",
@@ -145,7 +147,7 @@ class Board:
 def make_boards(entries: Iterable[StoredEntry]) -> list[Board]:
     """All rows of all entries, grouped and ranked.
 
-    Boards come by data set, norm (Linf first), attack (AutoAttack first) and radius; rows by robust
+    Boards come by data set, norm (Linf, L2, L1), attack (AutoAttack first) and radius; rows by robust
     accuracy from the highest, as RobustBench ranks, then by clean accuracy, then by name.
 
     Raises:
@@ -160,7 +162,7 @@ def make_boards(entries: Iterable[StoredEntry]) -> list[Board]:
         for row, record in checked_records(stored):
             line = Row(stored, row, record, command, card is not None, (*dict.fromkeys(row.warnings), *stale))
             groups.setdefault((stored.dataset, row.norm, row.attack, radius_key(row.eps)), []).append(line)
-    keys = sorted(groups, key=lambda key: (key[0], key[1] != "Linf", key[2] != AUTOATTACK, key[2], key[3]))
+    keys = sorted(groups, key=lambda key: (key[0], _NORMS.index(key[1]), key[2] != AUTOATTACK, key[2], key[3]))
     return [_board(groups[key]) for key in keys]
 
 

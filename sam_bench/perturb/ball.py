@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from sam_bench.errors import InputError
+from sam_bench.perturb.l1 import l1_correction
 from sam_bench.records import Norm, Radius
 from sam_bench.seeds import draw_rows
 
-_LARGEST_SENSIBLE: dict[Norm, float] = {"Linf": 1.0, "L2": 10.0}
+_LARGEST_SENSIBLE: dict[Norm, float] = {"Linf": 1.0, "L2": 10.0, "L1": 1000.0}
 _TINY = 1e-12  # keeps a division by the norm of a zero vector finite
 
 
@@ -44,7 +45,7 @@ class Ball:
     """The allowed inputs around a clean one: within eps in the norm, and within [0, 1].
 
     Args:
-        norm: "Linf" or "L2".
+        norm: "Linf", "L2" or "L1"; in L1 there are projections only, no steps and no random points.
         eps: Radius, in the units of inputs in [0, 1].
     """
 
@@ -52,7 +53,7 @@ class Ball:
     eps: float
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """`x_adv` moved into the ball around `x` and clipped to the box.
+        """`x_adv` moved into the ball around `x` and clipped to the box; in L1 to the nearest point of both.
 
         Args:
             x_adv: Candidates, float [B, ...].
@@ -64,6 +65,10 @@ class Ball:
         delta = x_adv - x
         if self.norm == "Linf":
             delta = delta.clamp(-self.eps, self.eps)
+        elif self.norm == "L1":
+            flat = (delta + l1_correction(delta, x, self.eps)).flatten(1)
+            # From far outside, rounding leaves more than the radius.
+            delta = (flat * (self.eps / flat.abs().sum(1, keepdim=True).clamp_min(_TINY)).clamp_max(1.0)).view_as(delta)
         else:
             # Clipping to the box afterwards moves coordinates towards x only, so the norm cannot grow.
             flat = delta.flatten(1)
@@ -75,9 +80,14 @@ class Ball:
         return self.project(x_adv + size * self.direction(gradient), x)
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """The unit step that raises a linear function of slope `gradient` the most; float [B, ...]."""
+        """The unit step that raises a linear function of slope `gradient` the most; float [B, ...].
+
+        Raises:
+            InputError: In L1, where that step moves one coordinate only and stands still at the box.
+        """
         if self.norm == "Linf":
             return gradient.sign()
+        self._refuse_l1()
         flat = gradient.flatten(1)
         return (flat / _l2(flat)).view_as(gradient)
 
@@ -89,7 +99,11 @@ class Ball:
         Args:
             x: Clean inputs in [0, 1], float [B, ...].
             generator: On the same device as `x`.
+
+        Raises:
+            InputError: In L1; see `direction`.
         """
+        self._refuse_l1()
         if self.norm == "Linf":
             noise = uniform(x.shape, x, generator) * 2 - 1
             return (x + self.eps * noise).clamp(0.0, 1.0)
@@ -97,12 +111,19 @@ class Ball:
         radius = uniform((len(x), 1), x, generator)
         return (x + (self.eps * radius * flat / _l2(flat)).view_as(x)).clamp(0.0, 1.0)
 
+    def _refuse_l1(self) -> None:
+        if self.norm == "L1":
+            raise InputError(
+                "norm L1 has no steps for PGD, FGSM and adversarial training, because steepest ascent moves one "
+                "coordinate at a time there; attack with autoattack or autoattack-screen, or choose Linf or L2"
+            )
+
 
 def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False, option: str = "--eps") -> None:
     """Refuse a radius that was surely meant in units of 1/255.
 
     Raises:
-        InputError: `eps` is at least 1 in Linf, where the ball holds every image, or at least 10 in L2.
+        InputError: `eps` is at least 1 in Linf, where the ball holds every image, 10 in L2, or 1000 in L1.
     """
     if allow_large or eps < _LARGEST_SENSIBLE[norm]:
         return

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Norm, Record, Sha256
+from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Record, Sha256, Threat
 from sam_bench.records.recipe import Recipe
 
 Precision = Literal["fp32", "bf16"]
@@ -68,7 +68,7 @@ class ModelCard(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Name
     dataset: Name
-    threat: Norm = Field(default="Linf", description="the threat model it is listed under")
+    threat: Threat = Field(default="Linf", description="the threat model it is listed under")
     robustbench_dataset: RobustBenchDataset | None = Field(
         default=None, description="the RobustBench data set whose inputs and classes it shares"
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Norm, Radius, Record, Sha256
+from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Norm, Radius, Record, Sha256, Threat
 
 
 class EntryRow(Record):
@@ -28,7 +28,7 @@ class EntryEvidence(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Name
-    threat: Norm
+    threat: Threat
     method: str = Field(description="the recipe's name, with the settings that tell it apart")
     card: str = Field(description="path of the ModelCard, relative to the entry's folder")
     checkpoint_sha256: Sha256

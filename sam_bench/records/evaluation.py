@@ -12,6 +12,18 @@ ROBUST = "robust"
 MISCLASSIFIED = "misclassified"
 
 
+class SecondOpinion(Record):
+    """What a different strong attack did to the examples that the first left standing."""
+
+    attack: str = Field(description="which attack")
+    engine: str = Field(description="the implementation that ran, with its version")
+    settings: dict[str, Any] = Field(default_factory=dict, description="steps, restarts of the attack")
+    robust_accuracy: Fraction01 = Field(description="share of all examples that withstood both attacks")
+    gap: Fraction01 = Field(description="by how much that is lower than the record's robust accuracy")
+    broken: list[int] = Field(description="the examples it broke: places in the test set, ascending")
+    seconds: float = Field(ge=0)
+
+
 class EvaluationRecord(Record):
     """One attack at one radius on one checkpoint.
 
@@ -52,6 +64,9 @@ class EvaluationRecord(Record):
     verdicts: list[str] = Field(
         description="per example, in the test set's order: 'robust', 'misclassified' (clean), or what broke it"
     )
+    second_opinion: SecondOpinion | None = Field(
+        default=None, description="another attack's, where it was asked for; no verdict changes by it"
+    )
 
     @model_validator(mode="after")
     def _numbers_follow_from_verdicts(self) -> EvaluationRecord:
@@ -74,7 +89,17 @@ class EvaluationRecord(Record):
         self._expect("robust_accuracy", self.robust_accuracy, left)
         if abs(self.eps_float - float(self.eps)) > 1e-12:
             raise ValueError(f"eps_float is {self.eps_float}, but eps {self.eps} is {float(self.eps)}")
+        if self.second_opinion is not None:
+            self._check_opinion(self.second_opinion, left)
         return self
+
+    def _check_opinion(self, opinion: SecondOpinion, left: int) -> None:
+        standing = {place for place, verdict in enumerate(self.verdicts) if verdict == ROBUST}
+        broken = opinion.broken
+        if broken != sorted(set(broken)) or not standing.issuperset(broken):
+            raise ValueError("second_opinion.broken must name, in ascending order, examples whose verdict is 'robust'")
+        self._expect("second_opinion.robust_accuracy", opinion.robust_accuracy, left - len(broken))
+        self._expect("second_opinion.gap", opinion.gap, len(broken))
 
     def _expect(self, field: str, stated: float, count: int) -> None:
         if abs(stated - count / self.n_examples) > 1e-9:

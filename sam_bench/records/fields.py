@@ -13,7 +13,21 @@ SCHEMA_VERSION: Final = 1
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?|\.\d+)\s*")
 
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1"]
+"""Norms that a model can be evaluated in."""
+
+
+def _check_threat(norm: Norm) -> Norm:
+    if norm == "L1":
+        raise ValueError(
+            "'L1' is no threat model to list a model under: RobustBench has Linf and L2; evaluations in L1 are "
+            "rows of the model's own entry"
+        )
+    return norm
+
+
+Threat = Annotated[Norm, AfterValidator(_check_threat)]
+"""A threat model that leaderboards list models under: `Linf` or `L2`."""
 
 
 def _check_name(name: str) -> str:

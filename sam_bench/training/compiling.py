@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sam_bench.device import can_compile
 from sam_bench.modes import attacking
 from sam_bench.training.method import Method
 
@@ -34,7 +33,7 @@ def choose_compile(
         return asked == "on", "asked for"
     if device.type not in _RUN_FLOPS:
         return False, f"not tried on {device.type}"
-    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+    if not can_compile(device):
         return False, "there is no C++ compiler"
     forward = image_flops(model, shape)
     attack, learn, objective = method.inputs.passes, method.weights.passes, method.objective.passes

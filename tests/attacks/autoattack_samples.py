@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sam_bench.attacks.autoattack import AutoAttack, AutoAttackBF16, AutoAttackScreen, Engine
 from sam_bench.attacks.autoattack.apgd import APGD
+from sam_bench.attacks.autoattack.apgd_l1 import SparseAPGD
 from sam_bench.attacks.autoattack.fab import FAB
 from sam_bench.attacks.autoattack.oracle import Oracle
 from sam_bench.attacks.autoattack.plan import Part
@@ -19,6 +20,7 @@ from sam_bench.attacks.draws import Draws
 from sam_bench.attacks.reference import ReferenceAutoAttack
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
+from sam_bench.records import Norm
 
 CPU = torch.device("cpu")
 SIDE = 11
@@ -79,7 +81,16 @@ def asked_by(model: Conv, run: Any, clean: Tensor) -> list[Tensor]:
 
 
 def make_search(
-    attack: str, model: nn.Module, x: Tensor, y: Tensor, *, ball: Ball, draws: Draws, steps: int, trials: int = 1
+    attack: str,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    ball: Ball,
+    draws: Draws,
+    steps: int,
+    trials: int = 1,
+    widened: bool = False,
 ) -> Search[Any]:
     """A search by name, its iterations cut, on a batch that is not padded."""
     with torch.no_grad():
@@ -92,6 +103,8 @@ def make_search(
         return Square(*where, queries=steps, trials=trials)
     if attack.startswith("fab"):
         return FAB(*where, targeted=attack == "fab-t", iterations=steps, trials=trials)
+    if ball.norm == "L1":
+        return SparseAPGD(*where, loss=LOSSES[attack], iterations=steps, trials=trials, widened=widened)
     return APGD(*where, loss=LOSSES[attack], iterations=steps, trials=trials)
 
 
@@ -138,8 +151,8 @@ class Short(AutoAttack):
     def _driver(self) -> ReferenceAutoAttack:
         return ShortReference(self.version, self.suite)
 
-    def engine_to_run(self) -> Engine:
-        engine = super().engine_to_run()
+    def engine_to_run(self, norm: Norm) -> Engine:
+        engine = super().engine_to_run(norm)
         return replace(engine, parts=shortened_parts(engine.parts, **SHORT))
 
 
@@ -148,8 +161,8 @@ class ShortBF16(AutoAttackBF16):
 
     method = "autoattack-bf16"
 
-    def engine_to_run(self) -> Engine:
-        engine = super().engine_to_run()
+    def engine_to_run(self, norm: Norm) -> Engine:
+        engine = super().engine_to_run(norm)
         return replace(engine, parts=shortened_parts(engine.parts, **SHORT))
 
 
@@ -158,12 +171,21 @@ class ShortScreen(AutoAttackScreen):
 
     method = "autoattack-screen"
 
-    def engine_to_run(self) -> Engine:
-        engine = super().engine_to_run()
+    def engine_to_run(self, norm: Norm) -> Engine:
+        engine = super().engine_to_run(norm)
         return replace(engine, parts=shortened_parts(engine.parts, **SHORT))
 
 
-def upstreams(model: nn.Module, ball: Ball, *, seed: int, steps: int, queries: int = 60, targets: int = 1) -> Any:
-    """Upstream's object, version standard."""
-    suite = upstream.build(model, norm=ball.norm, eps=ball.eps, seed=seed, version="standard", device=CPU)
+def upstreams(
+    model: nn.Module,
+    ball: Ball,
+    *,
+    seed: int,
+    steps: int,
+    queries: int = 60,
+    targets: int = 1,
+    version: str = "standard",
+) -> Any:
+    """Upstream's object."""
+    suite = upstream.build(model, norm=ball.norm, eps=ball.eps, seed=seed, version=version, device=CPU)
     return shortened(suite, steps=steps, queries=queries, targets=targets)

@@ -21,7 +21,7 @@ from sam_bench.errors import InputError
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec
 
-EPS = {"Linf": 0.012, "L2": 0.12}
+EPS = {"Linf": 0.012, "L2": 0.12, "L1": 1.0}
 SUITE = ("apgd-ce", "fab-t", "square")
 
 
@@ -41,7 +41,7 @@ def fast(**fields: Any) -> Short:
     return Short(engine="fast", version="custom", suite=SUITE, **fields)
 
 
-@pytest.fixture(scope="module", params=["Linf", "L2"])
+@pytest.fixture(scope="module", params=["Linf", "L2", "L1"])
 def whole(request: Any, model: Conv, some: tuple[Tensor, Tensor]) -> tuple[str, AttackResult]:
     """A norm and what came of all examples in one batch."""
     return request.param, fast().run(model, *some, norm=request.param, eps=EPS[request.param], seed=1, batch_size=64)
@@ -56,6 +56,24 @@ def test_a_verdict_does_not_depend_on_the_batch_size(
     assert result.verdicts == expected.verdicts
     assert torch.allclose(result.x_adv, expected.x_adv, atol=1e-6)
     assert {ROBUST, MISCLASSIFIED} < set(result.verdicts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", ["Linf"], indirect=True)
+def test_compiled_too_a_verdict_does_not_depend_on_the_batch_size(
+    model: Conv, some: tuple[Tensor, Tensor], whole: tuple[Any, AttackResult]
+) -> None:
+    norm, expected = whole
+    how = {"norm": norm, "eps": EPS[norm], "seed": 1}
+    one, other = (fast(compile="on").run(model, *some, **how, batch_size=size) for size in (17, 64))
+    assert one.verdicts == other.verdicts and torch.equal(one.x_adv, other.x_adv)
+    assert one.verdicts == expected.verdicts  # the model is small enough for rounding not to decide any
+
+
+def test_compiling_is_refused_where_upstreams_verdicts_are_asked_for() -> None:
+    for setting in ({"engine": "reference"}, {"rng": "upstream"}):
+        with pytest.raises(InputError, match="compile: on goes with engine fast and rng counter only"):
+            ATTACKS.build(ComponentSpec(method="autoattack", compile="on", **setting))
 
 
 def test_a_verdict_does_not_depend_on_the_order_or_on_which_others_are_there(
@@ -88,7 +106,7 @@ def test_witnesses_are_in_ball_and_box_and_misclassified(
     norm, result = whole
     x, y = some
     delta = (result.x_adv - x).flatten(1)
-    size = delta.abs().amax(1) if norm == "Linf" else delta.norm(dim=1)
+    size = delta.norm(p={"Linf": float("inf"), "L2": 2, "L1": 1}[norm], dim=1)
     assert float(size.max()) <= EPS[norm] * (1 + 1e-5)
     assert result.x_adv.min() >= 0 and result.x_adv.max() <= 1
     wrong = model(result.x_adv).argmax(1) != y
@@ -97,11 +115,11 @@ def test_witnesses_are_in_ball_and_box_and_misclassified(
     assert torch.equal(result.x_adv[unmoved], x[unmoved])
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize(("norm", "version"), [("Linf", "plus"), ("L2", "plus"), ("L1", "plus"), ("L1", "standard")])
 def test_in_a_ball_of_radius_zero_nothing_that_is_right_is_broken(
-    norm: Any, model: Conv, some: tuple[Tensor, Tensor]
+    norm: Any, version: Any, model: Conv, some: tuple[Tensor, Tensor]
 ) -> None:
-    result = Short(engine="fast", version="plus").run(model, some[0][:6], some[1][:6], norm=norm, eps=0.0)
+    result = Short(engine="fast", version=version).run(model, some[0][:6], some[1][:6], norm=norm, eps=0.0)
     assert set(result.verdicts) == {ROBUST, MISCLASSIFIED}
     assert torch.equal(result.x_adv, some[0][:6])
 
@@ -239,7 +257,7 @@ def test_the_pool_takes_every_example_through_its_trials_once_and_stops_at_the_f
         assert sorted(search.begun) == needed
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_queries_made_ahead_end_where_queries_one_by_one_end(norm: Any, model: Conv) -> None:
     x, y = examples(model, 3, of=30)
     ball = Ball(norm=norm, eps=EPS[norm] * 1.6)
@@ -362,7 +380,8 @@ def test_the_next_model_is_not_called_dynamic_for_the_last_one(model: Conv) -> N
     assert attack.run(model, x, y, norm="Linf", eps=0.2).warnings == []
 
 
-def test_images_too_small_for_square_are_refused_before_any_work() -> None:
+@pytest.mark.parametrize(("norm", "instead"), [("L2", "the attack pgd"), ("L1", "autoattack-screen")])
+def test_images_too_small_for_square_are_refused_before_any_work(norm: Any, instead: str) -> None:
     asked: list[int] = []
 
     class Small(nn.Module):
@@ -373,8 +392,8 @@ def test_images_too_small_for_square_are_refused_before_any_work() -> None:
     x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     y = x.flatten(1)[:, :12].argmax(1)
     attack = Short(engine="fast")
-    with pytest.raises(InputError, match="square in L2 needs images of at least 5x5 pixels, not 4x4"):
-        attack.run(Small(), x, y, norm="L2", eps=0.5)
+    with pytest.raises(InputError, match=f"square in {norm} needs images of at least 5x5 pixels.*: use {instead}$"):
+        attack.run(Small(), x, y, norm=norm, eps=0.5)
     assert len(asked) == 1  # to see which are right
     assert attack.run(Small(), x, y, norm="Linf", eps=0.5).verdicts == ["apgd-ce"] * 3
 

@@ -10,7 +10,7 @@ import torch
 from autoattack_samples import CPU, Conv, Short, asked_by, examples, make_search, upstreams
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyautoattack.fab_projections import projection_l2, projection_linf
+from pyautoattack.fab_projections import projection_l1, projection_l2, projection_linf
 
 from sam_bench.attacks.autoattack.hyperplane import project
 from sam_bench.attacks.autoattack.plan import KNOWN, plan
@@ -22,26 +22,38 @@ from sam_bench.perturb.ball import Ball
 
 STEPS = {"apgd-ce": 40, "apgd-dlr": 40, "apgd-t": 40, "fab": 12, "fab-t": 25, "square": 260}
 # Large enough for the search to meet ball and box, small enough that no example is broken.
-TINY = {"Linf": 0.004, "L2": 0.03}
+TINY = {"Linf": 0.004, "L2": 0.03, "L1": 0.3}
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize("attack", sorted(STEPS))
-def test_asks_the_model_about_the_points_that_upstream_asks_about(attack: str, norm: Any) -> None:
+@pytest.mark.parametrize(
+    ("attack", "norm", "widened"),
+    [
+        *((attack, norm, False) for attack in sorted(STEPS) for norm in ("Linf", "L2", "L1")),
+        ("apgd-ce", "L1", True),
+        ("apgd-t", "L1", True),
+    ],
+)
+def test_asks_the_model_about_the_points_that_upstream_asks_about(attack: str, norm: Any, widened: bool) -> None:
     model, steps, ball = Conv(rounds=attack.startswith("fab")), STEPS[attack], Ball(norm=norm, eps=TINY[norm])
     x, y = examples(model, 18, of=90)
-    search = make_search(attack, model, x, y, ball=ball, draws=UpstreamDraws(5), steps=steps)
+    search = make_search(attack, model, x, y, ball=ball, draws=UpstreamDraws(5), steps=steps, widened=widened)
+
+    # Upstream draws more in a widened trial than it uses, which the next one shows.
+    trials = 2 if widened else 1
 
     def ours() -> None:
-        rows = search.begin(torch.arange(len(x)), torch.zeros(len(x), dtype=torch.int64))
-        for _ in range(search.ticks):
-            search.tick(rows)
-        assert attack != "square" or not rows.found.any()  # whose rows upstream lets go
+        for trial in range(trials):
+            rows = search.begin(torch.arange(len(x)), torch.full((len(x),), trial))
+            for _ in range(search.ticks):
+                search.tick(rows)
+            assert attack != "square" or not rows.found.any()  # whose rows upstream lets go
 
-    suite = upstreams(model, ball, seed=5, steps=steps, queries=steps)
+    # In L1 it is version standard that begins in larger balls.
+    version = "custom" if norm == "L1" and not widened else "standard"
+    suite = upstreams(model, ball, seed=5, steps=steps, queries=steps, targets=trials, version=version)
     mine = asked_by(model, ours, x)
     theirs = asked_by(model, lambda: upstream.run_attack(suite, attack, x, y), x)
-    assert len(mine) >= steps
+    assert len(mine) >= steps * trials and len(theirs) >= len(mine)
     farthest = [float((a - b).abs().max()) for a, b in zip(mine, theirs, strict=False)]
     assert max(farthest) < 1e-5
     assert float((mine[-1] - x).abs().max()) > 1e-4
@@ -59,6 +71,13 @@ def test_asks_the_model_about_the_points_that_upstream_asks_about(attack: str, n
         ("Linf", 0.012, "custom", ("square",), 7),
         ("L2", 0.16, "custom", ("square",), 7),
         ("L2", 0.12, "custom", ("square", "apgd-ce", "fab-t"), 7),
+        ("L1", 1.0, "standard", (), 9),
+        ("L1", 1.0, "rand", (), 7),
+        ("L1", 1.0, "custom", ("apgd-t",), 8),
+        ("L1", 1.0, "custom", ("fab",), 8),
+        ("L1", 1.0, "custom", ("fab-t",), 8),
+        ("L1", 1.6, "custom", ("square",), 7),
+        ("L1", 1.0, "custom", ("square", "apgd-dlr", "fab-t"), 7),
     ],
 )
 def test_with_upstreams_draws_every_verdict_is_upstreams(
@@ -77,7 +96,7 @@ def test_with_upstreams_draws_every_verdict_is_upstreams(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("norm", "eps"), [("L2", 0.12)])
+@pytest.mark.parametrize(("norm", "eps"), [("L2", 0.12), ("L1", 1.0)])
 def test_with_upstreams_draws_and_its_five_restarts_every_verdict_of_version_plus_is_upstreams(
     norm: Any, eps: float
 ) -> None:
@@ -89,11 +108,12 @@ def test_with_upstreams_draws_and_its_five_restarts_every_verdict_of_version_plu
     assert {"robust"} < set(fast.verdicts)
 
 
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 @pytest.mark.parametrize("version", ["standard", "plus", "rand", "custom"])
-def test_the_settings_of_every_version_are_upstreams(version: Any) -> None:
+def test_the_settings_of_every_version_are_upstreams(version: Any, norm: Any) -> None:
     suite = KNOWN if version == "custom" else ()
-    parts = {part.attack: part for part in plan(version, suite)}
-    theirs = upstream.build(Conv(), norm="Linf", eps=0.1, seed=0, version=version, device=CPU)
+    parts = {part.attack: part for part in plan(version, suite, norm=norm)}
+    theirs = upstream.build(Conv(), norm=norm, eps=0.1, seed=0, version=version, device=CPU)
     assert list(parts) == list(suite or theirs.attacks_to_run)
     for name, attacker, restarts in (
         ("apgd-ce", theirs.apgd, theirs.apgd.n_restarts),
@@ -105,24 +125,26 @@ def test_the_settings_of_every_version_are_upstreams(version: Any) -> None:
         if name in parts:
             assert (parts[name].iterations, parts[name].trials) == (attacker.n_iter, restarts)
             assert parts[name].eot == getattr(attacker, "eot_iter", 1)
+            assert parts[name].widened == getattr(attacker, "use_largereps", False)
     if "square" in parts:
         assert (parts["square"].iterations, parts["square"].trials) == (theirs.square.n_queries, 1)
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 20), (8, 8)])
 def test_the_squares_shrink_as_upstreams_do(norm: Any, height: int, width: int) -> None:
     square = upstream.build(Conv(), norm=norm, eps=0.1, seed=0, version="standard", device=CPU).square
     for query, side in enumerate(sides(9000, height, width, norm=norm)):
         expected = max(round(math.sqrt(square.p_selection(query) * height * width)), 1 if norm == "Linf" else 3)
-        expected += norm == "L2" and expected % 2 == 0
+        expected += norm != "Linf" and expected % 2 == 0
         assert side == min(expected, height, width)
 
 
+@pytest.mark.parametrize("norm", ["L2", "L1"])
 @pytest.mark.parametrize("side", [1, 2, 3, 6, 9, 27])
-def test_the_tiles_of_square_are_upstreams(side: int) -> None:
-    square = upstream.build(Conv(), norm="L2", eps=0.1, seed=0, version="standard", device=CPU).square
-    table = tile_table([side], device=CPU)
+def test_the_tiles_of_square_are_upstreams(side: int, norm: Any) -> None:
+    square = upstream.build(Conv(), norm=norm, eps=0.1, seed=0, version="standard", device=CPU).square
+    table = tile_table([side], norm=norm, device=CPU)
     for _ in range(4):
         with torch.random.fork_rng(devices=[]):
             state = torch.random.get_rng_state()
@@ -133,7 +155,7 @@ def test_the_tiles_of_square_are_upstreams(side: int) -> None:
         torch.rand(1)
 
 
-@given(data=st.data(), norm=st.sampled_from(["Linf", "L2"]), seed=st.integers(0, 2**32))
+@given(data=st.data(), norm=st.sampled_from(["Linf", "L2", "L1"]), seed=st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_the_projection_is_upstreams_and_lands_on_the_plane_inside_the_box(
     data: st.DataObject, norm: str, seed: int
@@ -148,7 +170,7 @@ def test_the_projection_is_upstreams_and_lands_on_the_plane_inside_the_box(
     offset = torch.randn(rows, generator=generator, dtype=torch.float64) * data.draw(st.sampled_from([0.01, 0.3, 3.0]))
     b = (w * t).sum(1) + offset
     change = project(t, w, b, norm=norm)
-    theirs = {"Linf": projection_linf, "L2": projection_l2}[norm]
+    theirs = {"Linf": projection_linf, "L2": projection_l2, "L1": projection_l1}[norm]
     # Upstream bisects in float32 indices; its answers in float64 agree where the plane can be reached.
     assert torch.allclose(change, theirs(t, w, b), atol=1e-9)
     moved = t + change

@@ -27,7 +27,7 @@ from sam_bench.records import ComponentSpec
 def shorten(suite: Any) -> Any:
     """Fewer iterations than the published attack: enough to break what is easily broken."""
     for attacker in (suite.apgd, suite.apgd_targeted):
-        attacker.n_iter = 20
+        attacker.n_iter = attacker.n_iter_orig = 20
     suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = 3
     suite.fab.n_iter, suite.square.n_queries = 8, 150
     return suite
@@ -113,6 +113,7 @@ def broken(result: AttackResult) -> list[bool]:
         ("Linf", 0.12, "plus", 10, 16),
         ("L2", 0.55, "standard", 10, 24),
         ("Linf", 0.1, "rand", 9, 16),
+        ("L1", 1.6, "standard", 7, 20),
     ],
 )
 def test_breaks_exactly_what_upstreams_own_evaluation_breaks(

@@ -87,7 +87,7 @@ def test_train_says_what_is_wrong_with_an_option(cli: CommandLine, arguments: li
         (["--version", "plus"], "--version does not apply to attack 'pgd': it belongs to autoattack; pgd takes steps,"),
         (
             ["--attack", "fgsm", "--steps", "3"],
-            "--steps does not apply to attack 'fgsm': it belongs to pgd; fgsm takes",
+            "--steps does not apply to attack 'fgsm': it belongs to pgd, pgd-margin; fgsm takes",
         ),
         (
             ["--attack", "autoattack", "--version", "pro"],
@@ -96,7 +96,8 @@ def test_train_says_what_is_wrong_with_an_option(cli: CommandLine, arguments: li
         (["--eps", "x"], "--eps: 'x' is not a radius: write a number or a fraction such as 8/255"),
         (["--eps", "-1/255"], "--eps: '-1/255' is not a radius"),
         (["--eps", "1/255,"], "--eps: '' is not a radius: write a number or a fraction such as 8/255"),
-        (["--norm", "L1"], "Invalid value for '--norm': 'L1' is not one of 'Linf', 'L2'."),
+        (["--norm", "L0"], "Invalid value for '--norm': 'L0' is not one of 'Linf', 'L2', 'L1'."),
+        (["--norm", "L1", "--attack", "pgd"], "--norm L1: pgd searches in L2 and Linf; attack with autoattack"),
         (["--seed", "-1"], "--seed -1 must be between 0 and 9223372036854775807"),
         (["--device", "quantum"], "--device 'quantum' cannot be used here"),
         (["--eps", "1/255,2/255", "--output", "a.json"], "--output names one file, but --eps gives several radii"),

@@ -72,4 +72,4 @@ def evaluate(module: nn.Module, split: Split, attack: Attack | None = None, **ch
     with TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal")
         known = run_evaluation(evaluation, journal, resume=False, workers=1, device=CPU, reporter=reporter)
-    return record_of(evaluation, known, device=CPU, spelled="nearest", command="sam-bench evaluate nearest")
+    return record_of(evaluation, known, device="a CPU", spelled="nearest", command="sam-bench evaluate nearest")

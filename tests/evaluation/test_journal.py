@@ -157,16 +157,19 @@ work(folder / "warm")
 started = time.monotonic()
 work(folder / "whole")
 took = time.monotonic() - started
-draws, died, ended = random.Random(0), [], []
-for number in range(kills):
-    path = folder / str(number)
+draws, ended, early = random.Random(0), [], 0
+while len(ended) < kills:
+    path = folder / f"{len(ended)}-{early}"
     child = forked(path)
     time.sleep(draws.uniform(0.02, 0.98) * took)
     os.kill(child, signal.SIGKILL)
-    died.append(os.WIFSIGNALED(os.waitpid(child, 0)[1]))
+    if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+        # It had ended: the machine is quicker now than when the time was taken.
+        early, took = early + 1, 0.9 * took
+        continue
     again = os.waitpid(forked(path), 0)[1]
     ended.append(again == 0 and verdicts(path) == verdicts(folder / "whole"))
-print(json.dumps([died, ended]))
+print(json.dumps(ended))
 """
 
 
@@ -175,9 +178,7 @@ def test_killed_at_twenty_random_moments_an_evaluation_ends_with_the_same_verdic
     command = [sys.executable, "-c", KILLS, str(Path(__file__).parent), str(tmp_path), "20"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    died, ended = json.loads(done.stdout.splitlines()[-1])
-    assert ended == [True] * 20
-    assert sum(died) >= 10, "most of them have to be in the middle of an evaluation"
+    assert json.loads(done.stdout.splitlines()[-1]) == [True] * 20
 
 
 @pytest.mark.parametrize(

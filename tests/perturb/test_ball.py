@@ -10,18 +10,20 @@ from hypothesis import strategies as st
 from sam_bench.errors import InputError
 from sam_bench.perturb import Ball
 from sam_bench.perturb.ball import check_eps
+from sam_bench.perturb.l1 import l1_correction
 from sam_bench.records import Radius
 from sam_bench.seeds import generator
 
 balls = st.builds(Ball, norm=st.sampled_from(["Linf", "L2"]), eps=st.floats(0, 2))
+balls_of_any_norm = st.one_of(balls, st.builds(Ball, norm=st.just("L1"), eps=st.floats(0, 20)))
 seeds = st.integers(0, 10_000)
 
 
 def distance(ball: Ball, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return (a - b).flatten(1).norm(p=float("inf") if ball.norm == "Linf" else 2, dim=1)
+    return (a - b).flatten(1).norm(p={"Linf": float("inf"), "L2": 2, "L1": 1}[ball.norm], dim=1)
 
 
-@given(ball=balls, seed=seeds)
+@given(ball=balls_of_any_norm, seed=seeds)
 @settings(max_examples=60, deadline=None)
 def test_a_projected_point_is_in_ball_and_box(ball: Ball, seed: int) -> None:
     draws = generator(seed)
@@ -32,13 +34,85 @@ def test_a_projected_point_is_in_ball_and_box(ball: Ball, seed: int) -> None:
     assert projected.min() >= 0 and projected.max() <= 1
 
 
-@given(ball=balls, seed=seeds)
+@given(ball=balls_of_any_norm, seed=seeds)
 @settings(max_examples=60, deadline=None)
 def test_projection_leaves_an_allowed_point_where_it_is(ball: Ball, seed: int) -> None:
     draws = generator(seed)
     x = torch.rand(4, 2, 3, 3, generator=draws, dtype=torch.float64)
     allowed = ball.project(x + torch.randn(x.shape, generator=draws, dtype=torch.float64), x)
     torch.testing.assert_close(ball.project(allowed, x), allowed, rtol=0, atol=1e-12)
+
+
+def images_in_and_on_the_box(data: st.DataObject, rows: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clean inputs, some on the box's faces, and perturbations, some zero, some far out; float64 [rows, size]."""
+    draws = generator(data.draw(seeds))
+    x = torch.rand(rows, size, generator=draws, dtype=torch.float64)
+    x = torch.where(torch.rand(x.shape, generator=draws) < 0.2, x.round(), x)
+    delta = torch.randn(rows, size, generator=draws, dtype=torch.float64) * data.draw(st.sampled_from([0.01, 0.3, 5]))
+    return x, torch.where(torch.rand(x.shape, generator=draws) < 0.2, torch.zeros_like(x), delta)
+
+
+def bisected(delta: torch.Tensor, x: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+    """The projection in L1, by bisecting the multiplier of the ball's constraint: given it, coordinates are alone."""
+
+    def at(multiplier: torch.Tensor) -> torch.Tensor:
+        shrunk = delta.sign() * (delta.abs() - multiplier).clamp_min(0)
+        return (x + shrunk).clamp(0, 1) - x
+
+    low, high = torch.zeros(len(x), 1, dtype=x.dtype), delta.abs().amax(1, keepdim=True)
+    inside = at(low).abs().sum(1, keepdim=True) <= eps[:, None]
+    for _ in range(60):
+        middle = (low + high) / 2
+        outside = at(middle).abs().sum(1, keepdim=True) > eps[:, None]
+        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+    return at(torch.where(inside, 0.0, high))
+
+
+@given(
+    data=st.data(), eps=st.sampled_from([0.0, 0.003, 0.4, 3.0, 30.0]), size=st.integers(1, 60), sorting=st.booleans()
+)
+@settings(max_examples=80, deadline=None)
+def test_projection_in_l1_is_the_one_that_bisection_finds(
+    data: st.DataObject, eps: float, size: int, sorting: bool
+) -> None:
+    x, delta = images_in_and_on_the_box(data, 5, size)
+    each = torch.tensor([eps, 0.1, eps, 1.0, eps], dtype=x.dtype)
+    expected = bisected(delta, x, each)
+    found = delta + l1_correction(delta, x, each, as_upstream=sorting)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    projected = Ball(norm="L1", eps=eps).project(x + delta, x)
+    torch.testing.assert_close(projected[::2], (x + expected)[::2], rtol=0, atol=1e-10)
+
+
+@given(data=st.data(), eps=st.sampled_from([0.0, 0.003, 3.0, 30.0]), far=st.sampled_from([0.1, 1.0, 1e3, 1e7, 1e30]))
+@settings(max_examples=50, deadline=None)
+def test_in_float32_too_nothing_is_left_outside_the_l1_ball_however_far_it_came_from(
+    data: st.DataObject, eps: float, far: float
+) -> None:
+    x, delta = (each.float() for each in images_in_and_on_the_box(data, 3, 200))
+    projected = Ball(norm="L1", eps=eps).project(x + far * delta, x)
+    assert float((projected - x).abs().sum(1).max()) <= eps * (1 + 1e-5) + 1e-6
+    assert projected.min() >= 0 and projected.max() <= 1
+
+
+@given(data=st.data(), eps=st.floats(0.01, 5))
+@settings(max_examples=60, deadline=None)
+def test_no_allowed_point_is_nearer_than_the_projection_in_l1(data: st.DataObject, eps: float) -> None:
+    x, delta = images_in_and_on_the_box(data, 6, 12)
+    ball = Ball(norm="L1", eps=eps)
+    far = x + delta
+    projected = ball.project(far, x)
+    nearby = projected + 0.1 * torch.randn(200, *x.shape, generator=generator(3), dtype=x.dtype)
+    others = ball.project(nearby.flatten(0, 1), x.repeat(200, 1)).view_as(nearby)
+    # The projection on a convex set: from it, no point of the set lies in the direction of the one projected.
+    assert (((others - projected) * (far - projected)).sum(-1) <= 1e-9).all()
+
+
+@pytest.mark.parametrize("attempt", ["step", "sample"])
+def test_steps_and_random_points_in_l1_are_refused_with_what_to_use(attempt: str) -> None:
+    ball, x = Ball(norm="L1", eps=1.0), torch.rand(2, 1, 3, 3)
+    with pytest.raises(InputError, match=r"norm L1 has no steps for PGD, FGSM .* attack with autoattack or"):
+        ball.step(x, x, x, 0.1) if attempt == "step" else ball.sample(x, generator(0))
 
 
 @given(ball=balls, seed=seeds)
@@ -62,7 +136,8 @@ def test_a_direction_has_length_one_and_raises_a_linear_function_the_most(norm: 
 
 
 @pytest.mark.parametrize(
-    ("norm", "eps", "meant"), [("Linf", "8", "8/255"), ("Linf", "1", "1/255"), ("L2", "128", "128/255")]
+    ("norm", "eps", "meant"),
+    [("Linf", "8", "8/255"), ("Linf", "1", "1/255"), ("L2", "128", "128/255"), ("L1", "3060", "3060/255")],
 )
 def test_a_radius_meant_in_255ths_is_refused_and_the_right_spelling_named(norm: str, eps: str, meant: str) -> None:
     with pytest.raises(InputError, match=f"--eps {eps} is too large for {norm}.*{meant}.*--allow-large-eps"):
@@ -70,6 +145,8 @@ def test_a_radius_meant_in_255ths_is_refused_and_the_right_spelling_named(norm: 
     check_eps(norm, Radius(eps), allow_large=True)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("Linf", "8/255"), ("Linf", "0.5"), ("L2", "0.5"), ("L2", "3")])
+@pytest.mark.parametrize(
+    ("norm", "eps"), [("Linf", "8/255"), ("Linf", "0.5"), ("L2", "0.5"), ("L2", "3"), ("L1", "12"), ("L1", "255")]
+)
 def test_usual_radii_are_accepted(norm: str, eps: str) -> None:
     check_eps(norm, Radius(eps))  # type: ignore[arg-type]

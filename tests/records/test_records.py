@@ -142,7 +142,7 @@ def test_a_changed_verdict_is_refused(verdicts: list[str], position: int, other:
         ({"clean_accuracy": float("nan")}, "finite"),
         ({"seconds": -1.0}, "greater than or equal to 0"),
         ({"n_examples": 0}, "greater than or equal to 1"),
-        ({"norm": "L1"}, "'Linf' or 'L2'"),
+        ({"norm": "L0"}, "'Linf', 'L2' or 'L1'"),
         ({"checkpoint_sha256": "abc"}, "pattern"),
         ({"checkpoint_sha256": "0" * 64 + "\n"}, "pattern"),
         ({"dataset": "../digits"}, "not a usable name"),

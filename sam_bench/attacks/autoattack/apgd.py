@@ -1,18 +1,15 @@
-"""APGD (Croce and Hein 2020, arXiv 2003.01690, algorithm 1), each row with its own step size and checkpoints."""
+"""APGD in Linf and L2 (Croce and Hein 2020, arXiv 2003.01690, algorithm 1), each row with its own step and checks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sam_bench.attacks.autoattack import losses
-from sam_bench.attacks.autoattack.rows import Rows, Search, norms, wide
-
-Loss = Literal["ce", "dlr", "dlr-targeted"]
+from sam_bench.attacks.autoattack.ascent import Ascent, AscentRows
+from sam_bench.attacks.autoattack.rows import norms, wide
 
 _MOMENTUM = 0.75
 _RISES = 0.75  # rho: a step size is kept where the loss rose in more than this share of the steps
@@ -20,31 +17,21 @@ _TINY = 1e-12
 
 
 @dataclass
-class APGDRows(Rows):
-    """What a trial remembers.
+class APGDRows(AscentRows):
+    """What a trial remembers besides.
 
     Attributes:
-        target: int64: class aimed at; the label where the loss has none.
         low, high: What ball and box leave of each coordinate; Linf only.
-        point: Where the loss is evaluated next.
         previous: The point before.
-        best, best_gradient, best_loss: The point of highest loss, its gradient, its loss.
-        step: Step size.
         last_loss: float32: loss at the last point.
         rises: How often the loss rose since the last checkpoint.
         checked_loss: The highest loss at the last checkpoint.
         reduced: bool: the step size was halved at the last checkpoint.
     """
 
-    target: Tensor
     low: Tensor
     high: Tensor
-    point: Tensor
     previous: Tensor
-    best: Tensor
-    best_gradient: Tensor
-    best_loss: Tensor
-    step: Tensor
     last_loss: Tensor
     rises: Tensor
     checked_loss: Tensor
@@ -63,30 +50,13 @@ def checkpoint_windows(iterations: int) -> list[int]:
     return windows
 
 
-class APGD(Search[APGDRows]):
-    """Ascent with momentum; at checkpoints, rows that stopped rising halve their step and go back to their best.
+class APGD(Ascent[APGDRows]):
+    """Ascent with momentum; at checkpoints, rows that stopped rising halve their step and go back to their best."""
 
-    Args:
-        loss: What to ascend on.
-        iterations: Steps of a trial.
-        eot: Passes whose gradients are averaged.
-        flat_starts: int64 []: counts the starts at which the gradient is exactly zero; for the DLR
-            losses only, as upstream does.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        loss: Loss,
-        iterations: int = 100,
-        eot: int = 1,
-        flat_starts: Tensor | None = None,
-        **settings: Any,
-    ) -> None:
+    def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self._loss, self._iterations, self._eot, self._flat_starts = loss, iterations, eot, flat_starts
         # The first tick only evaluates the start, so that iteration i of the paper ends in tick i + 1.
-        self._window = torch.tensor([0, *checkpoint_windows(iterations)], device=self.cases.device)
+        self._window = torch.tensor([0, *checkpoint_windows(self._iterations)], device=self.cases.device)
 
     @property
     def ticks(self) -> int:
@@ -97,21 +67,15 @@ class APGD(Search[APGDRows]):
         """A random start on the sphere, clipped to the box."""
         common = self.fresh(position, trial)
         clean, eps = common["clean"], self.ball.eps
-        zero = torch.zeros_like(clean)
-        own = torch.zeros(len(position), dtype=self.cases.logits_dtype, device=clean.device)
         point = (clean + eps * self._normalised(self._noise(common))).clamp(0.0, 1.0)
+        fields = self.begun(common, point, 2.0 * eps)
+        own, none = fields["best_loss"], clean[:, :0]
         linf = self.ball.norm == "Linf"
         return APGDRows(
-            **common,
-            target=self.target(position, trial) if self._loss == "dlr-targeted" else common["label"],
-            low=(clean - eps).clamp_min(0.0) if linf else zero[:, :0],
-            high=(clean + eps).clamp_max(1.0) if linf else zero[:, :0],
-            point=point,
+            **fields,
+            low=(clean - eps).clamp_min(0.0) if linf else none,
+            high=(clean + eps).clamp_max(1.0) if linf else none,
             previous=point.clone(),
-            best=point.clone(),
-            best_gradient=zero,
-            best_loss=own,
-            step=torch.full_like(own, 2.0 * eps, dtype=clean.dtype),
             last_loss=torch.zeros_like(own, dtype=torch.float32),
             rises=torch.zeros_like(own, dtype=torch.float32),
             checked_loss=own.clone(),
@@ -125,19 +89,8 @@ class APGD(Search[APGDRows]):
             return 2.0 * self.draws.uniform(*where, shape, lane=0) - 1.0
         return self.draws.normal(*where, shape, lane=0)
 
-    def tick(self, rows: APGDRows) -> None:
-        """Evaluate the point, update best and step size, move on."""
-        logits, loss, gradient = self._evaluate(rows)
-        rows.note(logits.argmax(1) != rows.label, rows.point)
-        start = rows.iteration == 0
-        if self._flat_starts is not None and self._loss != "ce":
-            flat = gradient.flatten(1).abs().sum(1) == 0
-            self._flat_starts += (start & flat).sum()
-
-        better = start | (loss > rows.best_loss)
-        rows.best = torch.where(wide(better, rows.point), rows.point, rows.best)
-        rows.best_gradient = torch.where(wide(better, gradient), gradient, rows.best_gradient)
-        rows.best_loss = torch.where(better, loss, rows.best_loss)
+    def advance(self, rows: APGDRows, loss: Tensor, gradient: Tensor, start: Tensor) -> None:
+        """Look whether a step is to be halved, and make one."""
         rows.checked_loss = torch.where(start, loss, rows.checked_loss)
         # Upstream compares losses in float32, and the first of them with zero instead of the start's.
         now = loss.float()
@@ -147,24 +100,7 @@ class APGD(Search[APGDRows]):
         back = self._check(rows)
         point = torch.where(wide(back, rows.best), rows.best, rows.point)
         gradient = torch.where(wide(back, gradient), rows.best_gradient, gradient)
-        moved = self._move(rows, point, gradient, start)
-        rows.previous, rows.point = point, moved
-        rows.iteration += 1
-
-    def _evaluate(self, rows: APGDRows) -> tuple[Tensor, Tensor, Tensor]:
-        objective = self._objective(rows)
-        logits, loss, gradient = self.oracle.gradient(rows.point, objective)
-        for _ in range(self._eot - 1):
-            logits, loss, another = self.oracle.gradient(rows.point, objective)
-            gradient = gradient + another
-        return logits, loss, gradient / self._eot
-
-    def _objective(self, rows: APGDRows) -> Callable[[Tensor], Tensor]:
-        if self._loss == "ce":
-            return lambda logits: losses.cross_entropy(logits, rows.label)
-        if self._loss == "dlr":
-            return lambda logits: losses.dlr(logits, rows.label)
-        return lambda logits: losses.dlr_targeted(logits, rows.label, rows.target)
+        rows.previous, rows.point = point, self._move(rows, point, gradient, start)
 
     def _check(self, rows: APGDRows) -> Tensor:
         """Which rows halve their step and go back to their best point, bool [B]."""

@@ -13,6 +13,7 @@ from sam_bench.attacks.autoattack.plan import Version, attacks_of, plan
 from sam_bench.attacks.base import ATTACKS, Attack, ExampleAttack, Found, Task
 from sam_bench.attacks.doubts import doubt
 from sam_bench.attacks.reference import ReferenceAutoAttack
+from sam_bench.records import Norm
 
 _VERSION = (
     "standard (what leaderboards use), plus (more restarts, untargeted FAB and DLR), "
@@ -23,28 +24,38 @@ _RNG = (
     "counter (an example's random draws depend on the seed and its place in the data set alone) or upstream "
     "(as pyautoattack draws for this seed and batch size)"
 )
+_COMPILE = "run the model through torch.compile: a minute at the start, faster afterwards; for long evaluations"
 
 
 class FastAttack(ExampleAttack):
     """Base of what our engine runs; a subclass says which."""
 
+    compile: Literal["on", "off"] = Field(default="off", description=_COMPILE)
+
     @model_validator(mode="after")
     def _can_be_run(self) -> FastAttack:
         _ = self.attacks  # raises where version and suite do not fit
+        if self.compile == "on" and not self._own_search:
+            raise ValueError("compile: on goes with engine fast and rng counter only, as upstream computes without it")
         return self
 
+    @property
+    def _own_search(self) -> bool:
+        """Whether nothing of it has to be as upstream does it."""
+        return True
+
     @abstractmethod
-    def engine_to_run(self) -> Engine:
-        """The engine, set up."""
+    def engine_to_run(self, norm: Norm) -> Engine:
+        """The engine, set up for a norm."""
 
     @property
     def per_example(self) -> bool:
         """Unless batches are composed as upstream composes them."""
-        return self.engine_to_run().rng == "counter"
+        return self._own_search
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
         """See `Engine.run`."""
-        return self.engine_to_run().run(model, task)
+        return self.engine_to_run(task.ball.norm).run(model, task)
 
 
 @ATTACKS.register("autoattack")
@@ -68,18 +79,17 @@ class AutoAttack(FastAttack):
         return super().implementation if self.engine == "fast" else self._driver.engine
 
     @property
-    def per_example(self) -> bool:
-        """With our engine and its own draws."""
-        return self.engine == "fast" and super().per_example
+    def _own_search(self) -> bool:
+        return self.engine == "fast" and self.rng == "counter"
 
     @property
     def attacks(self) -> list[str]:
         """Names of the attacks of this version, in order."""
         return attacks_of(self.version, self.suite)
 
-    def engine_to_run(self) -> Engine:
+    def engine_to_run(self, norm: Norm) -> Engine:
         """See `FastAttack.engine_to_run`."""
-        return Engine(plan(self.version, self.suite), rng=self.rng)
+        return Engine(plan(self.version, self.suite, norm=norm), rng=self.rng, compiled=self.compile == "on")
 
     def search(self, model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Found:
         """With the engine asked for."""
@@ -103,9 +113,9 @@ class AutoAttackBF16(FastAttack):
         """Those of version standard."""
         return attacks_of("standard")
 
-    def engine_to_run(self) -> Engine:
+    def engine_to_run(self, norm: Norm) -> Engine:
         """See `FastAttack.engine_to_run`."""
-        return Engine(plan("standard"), bf16=True)
+        return Engine(plan("standard", norm=norm), bf16=True, compiled=self.compile == "on")
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
         """Says that this is not AutoAttack."""
@@ -121,9 +131,10 @@ class AutoAttackScreen(FastAttack):
         """Those two."""
         return ["apgd-ce", "apgd-t"]
 
-    def engine_to_run(self) -> Engine:
+    def engine_to_run(self, norm: Norm) -> Engine:
         """See `FastAttack.engine_to_run`."""
-        return Engine([part for part in plan("standard") if part.attack in self.attacks])
+        parts = [part for part in plan("standard", norm=norm) if part.attack in self.attacks]
+        return Engine(parts, compiled=self.compile == "on")
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
         """Says that this is an upper bound."""

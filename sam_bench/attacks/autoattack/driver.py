@@ -8,7 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sam_bench.attacks.autoattack.apgd import APGD, Loss
+from sam_bench.attacks.autoattack.apgd import APGD
+from sam_bench.attacks.autoattack.apgd_l1 import SparseAPGD
+from sam_bench.attacks.autoattack.ascent import Loss
 from sam_bench.attacks.autoattack.checks import model_doubts, square_doubts
 from sam_bench.attacks.autoattack.fab import FAB
 from sam_bench.attacks.autoattack.oracle import Oracle
@@ -36,11 +38,13 @@ class Engine:
         rng: "counter": an example's draws depend on the seed and its place in the data set alone, so its
             verdict does not depend on batch, order or shard. "upstream": batches and draws are upstream's.
         bf16: Search in bfloat16.
+        compiled: Run the model through `torch.compile`, not with upstream's draws.
     """
 
     parts: list[Part]
     rng: RNG = "counter"
     bf16: bool = False
+    compiled: bool = False
 
     @torch.no_grad()
     def run(self, model: nn.Module, task: Task) -> list[str]:
@@ -87,6 +91,7 @@ class _Run:
             bf16=engine.bf16,
             # Not where verdicts are to be upstream's: it leaves images as they are.
             channels_last=not as_upstream and (engine.bf16 or on_cpu),
+            compiled=engine.compiled,
         )
         self.standing = torch.ones(len(cases.x), dtype=torch.bool)
         self.after = [("clean", 1.0)]
@@ -131,14 +136,15 @@ class _Run:
             return Square(*where, queries=part.iterations, **common)
         if part.attack.startswith("fab"):
             return FAB(*where, targeted=part.targeted, iterations=part.iterations, **common)
-        return APGD(
-            *where,
-            loss=_LOSSES[part.attack],
-            iterations=part.iterations,
-            eot=part.eot,
-            flat_starts=self.flat_starts,
-            **common,
-        )
+        common |= {
+            "loss": _LOSSES[part.attack],
+            "iterations": part.iterations,
+            "eot": part.eot,
+            "flat_starts": self.flat_starts,
+        }
+        if self._task.ball.norm == "L1":
+            return SparseAPGD(*where, widened=part.widened, **common)
+        return APGD(*where, **common)
 
 
 def _cases(model: nn.Module, task: Task) -> Cases:

@@ -6,6 +6,7 @@ best distance never grows: a row stops at the first misclassified point within e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,18 @@ from torch import Tensor
 
 from sam_bench.attacks.autoattack.hyperplane import project
 from sam_bench.attacks.autoattack.rows import Rows, Search, norms, wide
+from sam_bench.records import Norm
 
 _ALPHA_MAX = 0.1
 _OVERSHOOT = 1.05  # eta
 _BACKWARD = 0.9  # beta
 _FAR = 1e10
+
+_DUALS: dict[Norm, Callable[[Tensor], Tensor]] = {
+    "Linf": lambda flat: flat.abs().sum(2),
+    "L2": lambda flat: (flat**2).sum(2).sqrt(),
+    "L1": lambda flat: flat.abs().max(dim=2)[0],
+}
 
 
 @dataclass
@@ -123,6 +131,6 @@ class FAB(Search[FABRows]):
         normals = gradients - gradients[each, rows.label, None]
         gaps[each, rows.label] = _FAR
         flat = normals.flatten(2)
-        dual = flat.abs().sum(2) if self.ball.norm == "Linf" else (flat**2).sum(2).sqrt()
+        dual = _DUALS[self.ball.norm](flat)
         nearest = (gaps.abs() / (1e-12 + dual)).min(dim=1)[1]
         return gaps[each, nearest], normals[each, nearest]

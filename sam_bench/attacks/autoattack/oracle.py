@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench.attacks.judge import pad
+from sam_bench.device import can_compile
+from sam_bench.errors import InputError
 
 Objective = Callable[[Tensor], Tensor]
 """Logits [B, classes] to a value per example [B]."""
@@ -24,7 +26,11 @@ class Oracle:
         bf16: Run the model under autocast to bfloat16.
         channels_last: Hand images over with their channels innermost, which a CPU convolves faster;
             logits change by rounding.
+        compiled: Run the model through `torch.compile`; logits change by rounding.
         device: Where the model is.
+
+    Raises:
+        InputError: Compiling was asked for, and there is no compiler.
     """
 
     def __init__(
@@ -35,19 +41,26 @@ class Oracle:
         device: torch.device,
         bf16: bool = False,
         channels_last: bool = False,
+        compiled: bool = False,
     ) -> None:
+        if compiled and not can_compile(device):
+            raise InputError("--compile on: torch.compile needs a C++ compiler, and none is found; leave it away")
         self._model, self.rows, self._device = model, rows, device
+        # On a CPU one graph serves batches of any size, and in it, too, an example's numbers do not depend
+        # on the others; a GPU sees batches of one size only.
+        dynamic = device.type == "cpu"
+        self._fast: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=dynamic) if compiled else model
         self._bf16, self._channels_last = bf16, channels_last
 
     def _context(self) -> AbstractContextManager[object]:
         return torch.autocast(self._device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
 
-    def _call(self, x: Tensor) -> Tensor:
+    def _call(self, x: Tensor, *, model: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         padded = pad(x, self.rows)
         if self._channels_last and padded.dim() == 4:
             padded = padded.contiguous(memory_format=torch.channels_last)
         with self._context():
-            logits: Tensor = self._model(padded)[: len(x)]
+            logits: Tensor = (model or self._fast)(padded)[: len(x)]
         return logits.float() if self._bf16 else logits
 
     @torch.no_grad()
@@ -72,7 +85,7 @@ class Oracle:
         """Logits [B, classes] and the gradient of each of them [B, classes, ...]: one backward pass a class."""
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self._call(x)
+            logits = self._call(x, model=self._model)  # a compiled pass goes back only once
             classes = logits.shape[1]
             gradients = [
                 torch.autograd.grad(logits[:, each].sum(), x, retain_graph=each < classes - 1)[0]

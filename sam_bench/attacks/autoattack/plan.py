@@ -11,6 +11,7 @@ from typing import Literal
 
 from sam_bench.attacks.doubts import few_classes
 from sam_bench.errors import InputError, unknown_name
+from sam_bench.records import Norm
 
 Version = Literal["standard", "plus", "rand", "custom"]
 
@@ -26,6 +27,9 @@ KNOWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 
 TARGETS = 9
 """Classes that each targeted attack aims at, from the second most likely down."""
+
+_L1_TRIALS = {"apgd-ce": 5, "apgd-t": 5}
+"""Of version standard in L1: restarts and targets of APGD, which begins in larger balls there."""
 
 _RESTARTS: dict[str, dict[str, int]] = {
     "standard": {"apgd-ce": 1, "apgd-dlr": 1, "fab": 1},
@@ -46,12 +50,14 @@ class Part:
         trials: Restarts, or target classes for a targeted attack: an example goes through them one by one.
         iterations: Of one trial: steps, or queries for Square.
         eot: Passes over which a gradient is averaged, for models that are random.
+        widened: APGD in L1: begin in balls of three and two times the radius.
     """
 
     attack: str
     trials: int
     iterations: int
     eot: int = 1
+    widened: bool = False
 
     @property
     def targeted(self) -> bool:
@@ -59,18 +65,25 @@ class Part:
         return self.attack.endswith("-t")
 
 
-def plan(version: Version, suite: Iterable[str] = ()) -> list[Part]:
+def plan(version: Version, suite: Iterable[str] = (), *, norm: Norm = "Linf") -> list[Part]:
     """The parts of a version, with upstream's settings.
 
     Args:
         version: One of `Version`.
         suite: For version custom: which attacks, in order.
+        norm: What the ball is in; version standard has other settings in L1.
 
     Raises:
         InputError: An unknown attack, none for version custom, or some for another version.
     """
     chosen = attacks_of(version, suite)
-    return [_part(attack, version) for attack in chosen]
+    parts = [_part(attack, version) for attack in chosen]
+    if (version, norm) != ("standard", "L1"):
+        return parts
+    return [
+        replace(part, trials=_L1_TRIALS[part.attack], widened=True) if part.attack in _L1_TRIALS else part
+        for part in parts
+    ]
 
 
 def attacks_of(version: Version, suite: Iterable[str] = ()) -> list[str]:

@@ -143,6 +143,8 @@ def wide(each: Tensor, like: Tensor) -> Tensor:
 
 
 def norms(images: Tensor, norm: str) -> Tensor:
-    """Linf or L2 norm of each row [B, ...], as [B]."""
+    """Linf, L2 or L1 norm of each row [B, ...], as [B]."""
     flat = images.flatten(1)
-    return flat.abs().max(dim=1)[0] if norm == "Linf" else (flat**2).sum(dim=1).sqrt()
+    if norm == "L2":
+        return (flat**2).sum(dim=1).sqrt()
+    return flat.abs().max(dim=1)[0] if norm == "Linf" else flat.abs().sum(dim=1)

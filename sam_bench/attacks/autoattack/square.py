@@ -17,10 +17,12 @@ from sam_bench.attacks.autoattack import losses
 from sam_bench.attacks.autoattack.rows import Rows, Search, norms, wide
 from sam_bench.attacks.autoattack.tiles import tile_table
 from sam_bench.errors import InputError
+from sam_bench.perturb.l1 import l1_correction
 
 _SHARE = 0.8  # p_init: share of the image that the first squares cover
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-_TILES = 5  # squares along a side of the L2 start
+_TILES = 5  # squares along a side of the start in L2 and L1
+_INSIDE = 1.0 - 1e-6  # of the radius, in L1: that much is left to rounding
 _TINY = 1e-12
 _GPU_PATIENCE = 16  # ticks
 _MOST_AHEAD = 32  # queries: most are not taken, but not all
@@ -42,7 +44,7 @@ class SquareRows(Rows):
 def sides(queries: int, height: int, width: int, *, norm: str) -> list[int]:
     """Side of the square at each query: it covers a share of the image that halves on schedule.
 
-    In L2 sides are odd and at least 3.
+    In L2 and L1 sides are odd and at least 3.
     """
     found = []
     for query in range(queries):
@@ -61,12 +63,12 @@ def refuse_small_images(height: int, width: int, norm: str) -> None:
     """Stop before any work where Square's start does not fit.
 
     Raises:
-        InputError: In L2, images of fewer than five pixels along a side.
+        InputError: In L2 and L1, images of fewer than five pixels along a side.
     """
-    if norm == "L2" and min(height, width) < _TILES:
+    if norm != "Linf" and min(height, width) < _TILES:
         raise InputError(
-            f"attack square in L2 needs images of at least {_TILES}x{_TILES} pixels, not {height}x{width}: "
-            "use the attack pgd"
+            f"attack square in {norm} needs images of at least {_TILES}x{_TILES} pixels, not {height}x{width}: "
+            f"use {'the attack pgd' if norm == 'L2' else 'autoattack-screen'}"
         )
 
 
@@ -89,8 +91,8 @@ class Square(Search[SquareRows]):
         self._sides = torch.tensor([sizes[0], *sizes] if sizes else [1], device=device)
         self._rows = torch.arange(height, device=device).view(1, -1, 1)
         self._columns = torch.arange(width, device=device).view(1, 1, -1)
-        if self.ball.norm == "L2":
-            self._tiles = tile_table(sorted({*sizes, height // _TILES}), device=device)
+        if self.ball.norm != "Linf":
+            self._tiles = tile_table(sorted({*sizes, height // _TILES}), norm=self.ball.norm, device=device)
 
     @property
     def harvest_every(self) -> int:
@@ -103,7 +105,7 @@ class Square(Search[SquareRows]):
         return self._queries + 1
 
     def begin(self, position: Tensor, trial: Tensor) -> SquareRows:
-        """Vertical stripes in Linf, a grid of tiles in L2."""
+        """Vertical stripes in Linf, a grid of tiles in L2 and L1."""
         common = self.fresh(position, trial)
         clean = common["clean"]
         start = self._stripes(common) if self.ball.norm == "Linf" else self._grid(common)
@@ -183,7 +185,7 @@ class Square(Search[SquareRows]):
         moved = rows.best + change * window
         return moved.clamp(rows.clean - self.ball.eps, rows.clean + self.ball.eps).clamp(0.0, 1.0)
 
-    # L2
+    # L2 and L1
 
     def _grid(self, common: dict[str, Tensor]) -> Tensor:
         clean = common["clean"]
@@ -201,12 +203,12 @@ class Square(Search[SquareRows]):
                 there = delta[:, :, top : top + side, left : left + side]
                 there += (tile * signs)[:, :, : there.shape[2], : there.shape[3]]
                 lane += 2
-        return self._on_sphere(delta, clean)
+        return self._into_ball(delta, clean)
 
     def _moved_tile(self, rows: SquareRows) -> Tensor:
         """Take the perturbation out of one window and put its mass, with a tile added, into another."""
         _, channels, height, width = rows.clean.shape
-        side, eps = self._side(rows), self.ball.eps
+        side, norm = self._side(rows), self.ball.norm
         down, right, down2, right2, turn = self.draws.proposals(*self._where(rows), (1, 1, 1, 1, 1), lane=1)
         top, left = self._corner(down, height, side), self._corner(right, width, side)
         window = self._window(side, top, left)
@@ -218,13 +220,17 @@ class Square(Search[SquareRows]):
         # nothing but rounding, which is then scaled up to the window's whole mass.
         shared = (int(side[0]), int(top[0]), int(left[0])) if self.draws.in_step else None
         inside = delta * window
-        old = inside / (_TINY + _channel_norm(inside, shared))
-        mass = _channel_norm(delta * (window | emptied))
+        old = inside / (_TINY + _channel_norm(inside, norm, shared))
+        mass = _channel_norm(delta * (window | emptied), norm)
         new = (self._tile_at(side, top, left, (turn.squeeze(1) > 0.5).long()) * signs + old) * window
-        unused = (torch.full_like(mass, eps) ** 2 - wide(norms(delta, "L2"), delta) ** 2).clamp_min(0.0)
-        new = new / (_TINY + _channel_norm(new, shared)) * (unused / channels + mass**2).sqrt()
+        new = new / (_TINY + _channel_norm(new, norm, shared))
+        radius, used = torch.full_like(mass, self.ball.eps), wide(norms(delta, norm), delta)
+        if norm == "L2":
+            new = new * ((radius**2 - used**2).clamp_min(0.0) / channels + mass**2).sqrt()
+        else:
+            new = new * ((radius - used).clamp_min(0.0) / channels + mass) * channels
         delta = torch.where(window, new, torch.where(emptied, torch.zeros_like(delta), delta))
-        return self._on_sphere(delta, rows.clean)
+        return self._into_ball(delta, rows.clean)
 
     def _tile_at(self, side: Tensor, top: Tensor, left: Tensor, turned: Tensor) -> Tensor:
         """A row's tile in the window's place, [B, 1, H, W]; outside the window it means nothing."""
@@ -233,13 +239,18 @@ class Square(Search[SquareRows]):
         column = (self._columns - left.view(-1, 1, 1)).clamp(0, last)
         return self._tiles[side.view(-1, 1, 1), turned.view(-1, 1, 1), row, column][:, None]
 
-    def _on_sphere(self, delta: Tensor, clean: Tensor) -> Tensor:
+    def _into_ball(self, delta: Tensor, clean: Tensor) -> Tensor:
+        """Onto the sphere, then into the box, in L2; to the nearest point of both in L1."""
+        if self.ball.norm == "L1":
+            return clean + delta + l1_correction(delta, clean, self.ball.eps * _INSIDE, as_upstream=self.draws.in_step)
         return (clean + delta / (wide(norms(delta, "L2"), delta) + _TINY) * self.ball.eps).clamp(0.0, 1.0)
 
 
-def _channel_norm(images: Tensor, window: tuple[int, int, int] | None = None) -> Tensor:
-    """L2 norm of each channel, or of a window (side, top, left) of it, [B, C, 1, 1]."""
+def _channel_norm(images: Tensor, norm: str, window: tuple[int, int, int] | None = None) -> Tensor:
+    """L2 or L1 norm of each channel, or of a window (side, top, left) of it, [B, C, 1, 1]."""
     if window is not None:
         side, top, left = window
         images = images[:, :, top : top + side, left : left + side]
+    if norm == "L1":
+        return images.abs().sum(dim=(-2, -1), keepdim=True)
     return (images**2).sum(dim=(-2, -1), keepdim=True).sqrt()

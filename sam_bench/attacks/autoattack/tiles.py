@@ -1,41 +1,48 @@
-"""The patterns that Square adds in L2: two opposed bumps, side by side (arXiv 1912.00049, section 3.3)."""
+"""The patterns that Square adds in L2 and L1: two opposed bumps, side by side (arXiv 1912.00049, section 3.3)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from sam_bench.records import Norm
 
-def bump(height: int, width: int) -> Tensor:
-    """Nested rectangles whose weight falls with the square of their number; float32 [height, width], norm 1."""
+_FALL: dict[Norm, int] = {"L2": 2, "L1": 4}
+
+
+def bump(height: int, width: int, norm: Norm) -> Tensor:
+    """Nested rectangles whose weight falls with a power of their number; float32 [height, width], norm 1."""
     pattern = torch.zeros(height, width)
     row, column = height // 2, width // 2
     for ring in range(max(row, column) + 1):
         length = 2 * ring + 1
         top, left = row - ring, column - ring
         pattern[max(top, 0) : min(top + length, height), max(left, 0) : min(left + length, width)] += (
-            1.0 / (torch.tensor(ring + 1.0)) ** 2
+            1.0 / (torch.tensor(ring + 1.0)) ** _FALL[norm]
         )
-    unit: Tensor = pattern / (pattern**2).sum().sqrt()
-    return unit
+    return _unit(pattern, norm)
 
 
-def tile(side: int) -> Tensor:
+def tile(side: int, norm: Norm) -> Tensor:
     """A bump above a bump of opposite sign; float32 [side, side], norm 1."""
     half = side // 2
     pattern = torch.zeros(side, side)
-    pattern[:half] = bump(half, side)
-    pattern[half:] = -bump(side - half, side)
-    unit: Tensor = pattern / (pattern**2).sum().sqrt()
-    return unit
+    pattern[:half] = bump(half, side, norm)
+    pattern[half:] = -bump(side - half, side, norm)
+    return _unit(pattern, norm)
 
 
-def tile_table(sides: list[int], *, device: torch.device) -> Tensor:
+def _unit(pattern: Tensor, norm: Norm) -> Tensor:
+    length: Tensor = pattern.abs().sum() if norm == "L1" else (pattern**2).sum().sqrt()
+    return pattern / length
+
+
+def tile_table(sides: list[int], *, norm: Norm, device: torch.device) -> Tensor:
     """The tile of each side, upright and turned: float32 [largest + 1, 2, largest, largest], the rest zero."""
     largest = max(sides)
     table = torch.zeros(largest + 1, 2, largest, largest)
     for side in sides:
-        upright = tile(side)
+        upright = tile(side, norm)
         table[side, 0, :side, :side] = upright
         table[side, 1, :side, :side] = upright.t()
     return table.to(device)

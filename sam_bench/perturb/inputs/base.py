@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sam_bench.modes import batch_norm_statistics_kept, frozen, training_mode
 from sam_bench.perturb.ball import Ball
-from sam_bench.records import Norm, Radius
+from sam_bench.records import Radius
 from sam_bench.registry import Component, Registry
 
 
@@ -70,7 +70,7 @@ class NoInputPerturbation(InputPerturbation):
 class GradientAscent(InputPerturbation):
     """What the gradient methods share: a ball, and how BatchNorm behaves meanwhile."""
 
-    norm: Norm = Field(default="Linf", description="norm of the ball around each input: Linf or L2")
+    norm: Literal["Linf", "L2"] = Field(default="Linf", description="norm of the ball around each input: Linf or L2")
     eps: Radius = Field(default=Radius("8/255"), description="radius of the ball, for inputs in [0, 1]; e.g. 8/255")
     bn_mode: Literal["train", "eval", "update"] = Field(
         default="eval",

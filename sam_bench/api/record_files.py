@@ -1,0 +1,47 @@
+"""Where `evaluate` writes its record, and whether it can."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sam_bench.errors import InputError
+from sam_bench.records import Norm, Radius
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that no record can be written into.
+
+    Raises:
+        InputError: A file is in its place, or there is no permission.
+    """
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise InputError(f"--output: no record can be written into {folder}, because {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--output: no record can be written into {folder}: no permission to write to {there}")
+
+
+def default_record_path(
+    name: str, attack: str, norm: Norm, eps: Radius, *, n_examples: int | None, settings: Mapping[str, Any]
+) -> Path:
+    """Where `evaluate` writes when it is not told: `evaluations/<model>/<attack>-<norm>-<eps>.json`.
+
+    Settings of the attack and a number of examples that were asked for become part of the name, so
+    that a quick look does not overwrite the evaluation that took a day.
+    """
+    told = {key: "-".join(value) if isinstance(value, (list, tuple)) else value for key, value in settings.items()}
+    parts = [attack, *(f"{key}{value}" for key, value in told.items()), norm, str(eps)]
+    if n_examples is not None:
+        parts.append(f"n{n_examples}")
+    stem = "-".join(parts).replace("/", "over")
+    return Path("evaluations") / _safe(name) / f"{_safe(stem)}.json"
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)

@@ -1,0 +1,70 @@
+"""How many examples at a time: what a GPU's memory has room for."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from sam_bench.attacks import Attack
+from sam_bench.attacks.judge import SMALLEST_BATCH
+from sam_bench.modes import attacking
+from sam_bench.perturb.inputs import input_gradient
+
+USUAL = 128
+"""Fills a CPU, and is what results that depend on the batch size are compared at."""
+
+_LARGEST = 4096
+_SHARE = 0.8  # of what is free: the attacks and the allocator need the rest
+_PROBES = 16, 64
+_IMAGES_KEPT = 32  # an attack remembers about so many images for each row of its batch
+
+
+def choose_batch_size(
+    module: nn.Module, attack: Attack, *, shape: tuple[int, ...], device: torch.device, processes: int = 1
+) -> tuple[int, str]:
+    """A batch size, and why.
+
+    Args:
+        module: The model, on `device`.
+        attack: What will run.
+        shape: Of one image, (C, H, W).
+        device: Where it will run.
+        processes: How many share the device's memory.
+    """
+    if not attack.per_example:
+        return USUAL, "its verdicts depend on it, and this is the usual one"
+    if device.type != "cuda":
+        return USUAL, "more gains nothing on this device"
+    needs = [_probe(module, size, shape, device) for size in _PROBES]
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return fitting(_PROBES, (needs[0], needs[1]), free // processes, image=4 * math.prod(shape)), "the memory's room"
+
+
+def fitting(sizes: tuple[int, int], needs: tuple[int, int], free: int, *, image: int) -> int:
+    """The largest power of two of examples that fits into 80 % of the memory, by what two sizes needed.
+
+    Args:
+        sizes: Two batch sizes, the smaller first.
+        needs: What a gradient of each took, in bytes.
+        free: Bytes there are.
+        image: Bytes of one image.
+
+    Returns:
+        From 16, the fewest rows that a model is given, to 4096.
+    """
+    each = (needs[1] - needs[0]) / (sizes[1] - sizes[0])
+    fixed = max(0.0, needs[0] - each * sizes[0])
+    room = (_SHARE * free - fixed) / max(1.0, each + _IMAGES_KEPT * image)
+    return min(_LARGEST, 1 << int(math.log2(max(room, SMALLEST_BATCH))))
+
+
+def _probe(module: nn.Module, size: int, shape: tuple[int, ...], device: torch.device) -> int:
+    """Bytes at the peak of one forward and backward pass of so many examples, those of the weights apart."""
+    x, y = torch.zeros(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    with attacking(module):
+        input_gradient(module, x, y)
+    return torch.cuda.max_memory_allocated(device) - before

@@ -1,0 +1,167 @@
+"""A grid of runs through the command line: each registered, attacked, continued, and never in another's way."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import ray
+from cli_runner import DIGITS, CommandLine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sam_bench import api
+from sam_bench.api.grid import plan_runs
+from sam_bench.errors import InputError
+from sam_bench.records import EvaluationRecord, ModelCard, read_record
+
+SWEEP = ["sweep", *DIGITS[1:]]
+ATTACK = ["--attack", "pgd", "--attack-setting", "steps=2", "--attack-eps", "4/255,16/255", "--n-examples", "20"]
+
+
+def test_every_combination_becomes_a_model_a_record_and_a_row(cli: CommandLine) -> None:
+    command = [*SWEEP, "--recipe", "sam", "--rho", "0.1,0.4", "--seed", "0,1", *ATTACK]
+    outcome = cli.done(*command, "--json")
+    assert set(outcome.json["varies"]) == {"rho", "seed"}
+    rows = {row["name"]: row for row in outcome.json["runs"]}
+    base = "sam-rho04-preactresnet10-w2"
+    assert set(rows) == {f"sam-{rho}preactresnet10-w2-seed{seed}" for rho in ("rho01-", "rho04-") for seed in (0, 1)}
+    assert rows[f"{base}-seed1"]["settings"] == {"rho": "0.4", "seed": 1}
+    for name, row in rows.items():
+        (path,) = (cli.folder / "model_zoo").rglob(f"{name}.json")
+        card = read_record(path, ModelCard)
+        assert (row["clean"], row["passes"]) == (card.clean_accuracy, card.cost.passes)
+        assert (card.seed, str(card.recipe.weights.settings["rho"])) == (
+            row["settings"]["seed"],
+            row["settings"]["rho"],
+        )
+        records = [read_record(each, EvaluationRecord) for each in (cli.folder / "evaluations" / name).glob("*.json")]
+        assert {str(each.eps): each.robust_accuracy for each in records} == row["robust"]
+        assert {each.settings["steps"] for each in records} == {2} and {each.n_examples for each in records} == {20}
+
+    before = cli.files()
+    again = cli.done(*command)
+    assert cli.files() == before, "what is finished is not done again"
+    head, *lines = again.out.splitlines()
+    settings = outcome.json["varies"]
+    assert head.split() == ["name", *settings, "clean", "robust", "4/255", "robust", "16/255", "passes", "seconds"]
+    expected = [[name, *(str(row["settings"][key]) for key in settings)] for name, row in rows.items()]
+    assert [line.split()[:3] for line in lines] == expected
+
+    one = cli.done(*DIGITS, "--recipe", "sam", "--rho", "0.4", "--seed", "1", "--name", "alone", "--json").json
+    (path,) = (cli.folder / "model_zoo").rglob(f"{base}-seed1.json")
+    assert one["card"]["weights"]["sha256"] == json.loads(path.read_text())["weights"]["sha256"]
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_made(cli: CommandLine) -> None:
+    command = [*SWEEP, "--lr", "1e30,0.1", "--schedule", "constant", "--batch-size", "16"]
+    outcome = cli(*command)
+    assert outcome.code == 1
+    failed, made = "standard-preactresnet10-w2-lr1e30", "standard-preactresnet10-w2-lr01"
+    first, second = (line.split()[:3] for line in outcome.out.splitlines()[1:])
+    (card,) = (cli.folder / "model_zoo").rglob("*.json")
+    assert first == [failed, "1e30", "failed"]
+    assert second == [made, "0.1", f"{read_record(card, ModelCard).clean_accuracy:.2%}"]
+    said, last = outcome.err.splitlines()[-2:]
+    assert said.startswith(f"{failed} failed: training diverged: ")
+    assert last.startswith(f"sam-bench: 1 of 2 runs failed: {failed}; ")
+
+
+def test_on_ray_the_runs_are_those_of_one_process(cli: CommandLine) -> None:
+    grid = ["--seed", "0,1", "--attack", "fgsm", "--n-examples", "10"]
+    here = cli.done(*SWEEP, *grid, "--json").json["runs"]
+    for folder in ("runs", "model_zoo", "evaluations"):
+        (cli.folder / folder).rename(cli.folder / f"{folder}-here")
+    try:
+        away = cli.done(*SWEEP, *grid, "--json", "--executor", "ray", "--ray-address", "local", "--workers", "1")
+        assert not ray.is_initialized()
+    finally:
+        ray.shutdown()
+    there = away.json["runs"]
+    for row in (*here, *there):
+        assert row.pop("seconds") > 0 and row["error"] is None
+    assert there == here and len(here) == 2
+    assert "standard-preactresnet10-w2-seed1: clean accuracy " in away.err
+    weights = {path.name: path.read_bytes() for path in (cli.folder / "model_zoo").rglob("*.safetensors")}
+    assert weights == {path.name: path.read_bytes() for path in (cli.folder / "model_zoo-here").rglob("*.safetensors")}
+    assert not list(cli.folder.rglob(".sweep-*"))
+
+
+def test_a_sweep_goes_on_where_it_was_interrupted_and_does_not_take_another_run_for_its_own(cli: CommandLine) -> None:
+    command = [*SWEEP, "--seed", "0,1"]
+    cli.done(*command)
+    whole = cli.files()
+    (cli.folder / "runs/standard-preactresnet10-w2-seed1/sweep.json").unlink()
+    for path in [*(cli.folder / "model_zoo").rglob("*seed1*")]:
+        path.unlink()
+    continued = cli.done(*command)
+    assert "resuming standard-preactresnet10-w2-seed1" in continued.err and "w2-seed0: " not in continued.err
+    after = cli.files()
+    assert after.keys() == whole.keys()
+    assert all(content == whole[path] for path, content in after.items() if path.endswith((".safetensors", ".csv")))
+
+    other = cli(*command, "--limit-train", "31")
+    assert other.code == 1 and "sam-bench: 2 of 2 runs failed: " in other.err
+    assert other.err.count("cannot resume runs/standard-preactresnet10-w2-seed") == 2
+    assert cli.files() == after
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "sam", "--rho", "0.1,0.10"], "two runs of the sweep would be called"),
+        (["--seed", ",".join(map(str, range(1001)))], "a sweep has 1 to 1,000 runs, not 1,001 (1001 seed)"),
+        (["--seed", "0,,1"], "'0,,1' has an empty value"),
+        (["--seed", "0,-1"], "seed"),
+        (["--recipe", "sam,sma"], "unknown recipe 'sma'. Did you mean "),
+        (["--rho", "0.1,0.2"], "--rho does not apply: it belongs to weights "),
+        (["--eps", "1/255", "--attack", "pgd"], "the radius of the attack on the trained models is --attack-eps"),
+        (["--attack", "pdg"], "unknown attack 'pdg'. Did you mean 'pgd'"),
+        (["--attack", "pgd", "--attack-setting", "stepz=3"], "attack.stepz: attack 'pgd' takes "),
+        (["--attack", "pgd", "--attack-eps", "8"], "--eps"),
+        (["--ray-address", "auto"], "--ray-address auto goes with --executor ray only"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_anything_is_trained(
+    cli: CommandLine, arguments: list[str], message: str
+) -> None:
+    assert message in cli.refused(*SWEEP, *arguments)
+
+
+def test_a_setting_that_is_a_list_varies_at_semicolons(cli: CommandLine) -> None:
+    command = [*SWEEP, "--epochs", "2", "--milestones", "1,2;1", "--schedule", "piecewise"]
+    names = [row["name"] for row in cli.done(*command, "--json").json["runs"]]
+    assert names == ["standard-preactresnet10-w2-milestones1-2", "standard-preactresnet10-w2-milestones1"]
+
+
+values = st.lists(st.integers(0, 10_000), min_size=1, max_size=3, unique=True)
+
+
+@given(seed=values, epochs=values.map(lambda each: [1 + one for one in each]), width=values)
+@settings(max_examples=10, deadline=None)
+def test_the_grid_is_the_product_of_its_values_and_names_differ(
+    seed: list[int], epochs: list[int], width: list[int]
+) -> None:
+    runs = plan_runs({"recipe": ["sam", "at"], "seed": seed, "epochs": epochs, "width": width}, arch_options={})
+    assert len(runs) == 2 * math.prod(map(len, (seed, epochs, width)))
+    assert len({run.name for run in runs}) == len(runs) and all(len(run.name) <= 100 for run in runs)
+    points = {
+        (a["recipe"], a["seed"], a["settings"]["epochs"], a["arch_options"]["width"])
+        for a in (run.arguments for run in runs)
+    }
+    assert len(points) == len(runs)
+
+
+def test_a_name_too_long_is_cut_and_still_its_own() -> None:
+    options = {f"option_{number}": "long" * 5 for number in range(6)}
+    names = [run.name for run in plan_runs({"seed": [0, 1]}, arch_options=options)]
+    assert len(set(names)) == 2 and {len(name) for name in names} == {100}
+
+
+def test_an_unknown_setting_and_an_empty_grid_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"unknown setting 'rhoo'\. Did you mean 'rho'"):
+        api.sweep({"rhoo": [1]}, run_dir=tmp_path)
+    with pytest.raises(InputError, match=r"1 to 1,000 runs, not 0 \(0 seed\)"):
+        api.sweep({"seed": []}, run_dir=tmp_path)

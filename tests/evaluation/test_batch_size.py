@@ -1,0 +1,105 @@
+"""How many examples at a time: what fits, and fewer where that was too many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluation_samples import CPU, Nearest, digits, evaluation_of
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sam_bench.attacks import ATTACKS, Attack
+from sam_bench.attacks.autoattack import AutoAttack
+from sam_bench.attacks.gradient import PGDAttack
+from sam_bench.errors import SamBenchError
+from sam_bench.evaluation import Journal, run_evaluation
+from sam_bench.evaluation.batch_size import choose_batch_size, fitting
+from sam_bench.progress import SilentReporter
+from sam_bench.records import ComponentSpec, Radius
+
+SUITE = AutoAttack(version="custom", suite=("apgd-dlr",))
+
+
+@given(
+    fixed=st.integers(0, 10**10),
+    each=st.integers(1, 10**9),
+    free=st.integers(0, 2 * 10**11),
+    image=st.sampled_from([4 * 64, 4 * 3072, 4 * 150528]),
+)
+def test_it_is_the_largest_power_of_two_that_fits_into_four_fifths_of_the_memory(
+    fixed: int, each: int, free: int, image: int
+) -> None:
+    size = fitting((16, 64), (fixed + 16 * each, fixed + 64 * each), free, image=image)
+    assert size in [2**power for power in range(4, 13)]
+
+    def needs(examples: int) -> float:
+        return fixed + examples * (each + 32 * image)
+
+    assert size == 16 or needs(size) <= 0.8 * free * (1 + 1e-9)
+    assert size == 4096 or needs(2 * size) > 0.8 * free * (1 - 1e-9)
+
+
+def test_measurements_that_make_no_sense_still_give_a_size() -> None:
+    assert fitting((16, 64), (10**9, 10**8), 10**10, image=3072) == 4096
+    assert fitting((16, 64), (10**9, 10**8), 0, image=3072) == 16
+
+
+@pytest.mark.parametrize(
+    ("attack", "why"),
+    [
+        (PGDAttack(), "more gains nothing on this device"),
+        (AutoAttack(), "more gains nothing on this device"),
+        (AutoAttack(engine="reference"), "its verdicts depend on it, and this is the usual one"),
+        (AutoAttack(rng="upstream"), "its verdicts depend on it, and this is the usual one"),
+        (ATTACKS.build(ComponentSpec(method="torchattacks:PGD")), "its verdicts depend on it, and this is the usual"),
+    ],
+)
+def test_without_a_gpu_and_where_verdicts_depend_on_it_it_is_the_usual_one(attack: Attack, why: str) -> None:
+    size, said = choose_batch_size(Nearest(), attack, shape=(1, 8, 8), device=CPU)
+    assert size == 128 and said.startswith(why)
+
+
+class Cramped(Nearest):
+    """Has memory for so many rows, as a GPU would have."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows, self.refused = rows, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.rows and x.requires_grad:  # what is not differentiated needs less
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x)
+
+
+def verdicts(module: Nearest, attack: Attack, path: Path, **changes: Any) -> dict[int, str | None]:
+    evaluation = evaluation_of(module, digits(), attack, **changes)
+    known = run_evaluation(evaluation, Journal(path), resume=False, workers=1, device=CPU, reporter=SilentReporter())
+    return {place: verdict.verdict for place, verdict in sorted(known.verdicts.items())}
+
+
+@pytest.mark.parametrize("attack", [PGDAttack(steps=4, restarts=2), SUITE], ids=lambda attack: attack.method)
+def test_out_of_memory_it_goes_on_with_half_as_many_and_finds_the_same(attack: Attack, tmp_path: Path) -> None:
+    cramped = Cramped(rows=16)
+    given: dict[str, Any] = {"batch_size": 64, "eps": Radius("40/255")}
+    found = verdicts(cramped, attack, tmp_path / "cramped", **given)
+    assert found == verdicts(Nearest(), attack, tmp_path / "roomy", **given)
+    assert len(set(found.values())) > 2
+    assert cramped.refused == 2, "at 64 and at 32"
+
+
+def test_where_nothing_is_left_to_halve_it_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SamBenchError, match=r"^out of memory with 16 examples at a time; take a device"):
+        verdicts(Cramped(rows=3), PGDAttack(), tmp_path, batch_size=64)
+
+
+def test_a_size_that_decides_verdicts_is_not_changed(tmp_path: Path) -> None:
+    attack = ATTACKS.build(ComponentSpec(method="torchattacks:PGD"))
+    message = r"^out of memory with --batch-size 64, on which the verdicts of torchattacks:PGD depend; give a smaller"
+    with pytest.raises(SamBenchError, match=message):
+        verdicts(Cramped(rows=16), attack, tmp_path, batch_size=64)
