@@ -105,6 +105,7 @@ class Table:
         if not (self._folder / self._data).exists():
             (self._folder / self._data).symlink_to(options.data.resolve())
         self.judges = judges(options)
+        self._running: set[subprocess.Popen[bytes]] = set()
 
     def model(self, row: Row) -> str:
         """The row's name in the zoo."""
@@ -158,14 +159,19 @@ class Table:
         print(f"{time.strftime('%H:%M:%S')} {row.name}: sam-bench {' '.join(spelled)}", file=sys.stderr, flush=True)
         threads = {"OMP_NUM_THREADS": str(self._options.threads)} if self._options.threads else {}
         with (self._folder / f"{row.name}.log").open("a", encoding="utf-8") as log:
-            subprocess.run(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "sam_bench", *spelled],
                 cwd=self._folder,
                 env={**os.environ, "SAM_BENCH_ZOO": "model_zoo", **threads},
                 stdout=log,
                 stderr=log,
-                check=True,
             )
+            self._running.add(process)
+            try:
+                if process.wait():
+                    raise subprocess.CalledProcessError(process.returncode, spelled)
+            finally:
+                self._running.discard(process)
 
     def make(self, rows: list[Row]) -> list[str]:
         """Everything that is missing, training and the quick attacks first; what failed, a line each."""
@@ -182,7 +188,9 @@ class Table:
                     except (subprocess.CalledProcessError, RuntimeError) as error:
                         failures.append(f"{row.name}: {error}; see {self._folder / (row.name + '.log')}")
             except KeyboardInterrupt:
-                pool.shutdown(cancel_futures=True)
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list(self._running):
+                    process.terminate()  # it writes a checkpoint, or has its verdicts on disk
                 raise
         return failures
 
