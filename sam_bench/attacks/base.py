@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -135,24 +135,12 @@ class Attack(Component):
         """
 
     @abstractmethod
-    def search(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        ball: Ball,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        progress: Callable[[Progress], None],
-    ) -> Found:
+    def search(self, model: nn.Module, task: Task) -> Found:
         """Look for adversarial examples.
 
         Args:
-            model: In eval mode, parameters frozen, on `device`; maps float32 [B, C, H, W] in [0, 1] to logits.
-            x: Correctly classified clean inputs, float32 [N, C, H, W] in [0, 1], on the CPU.
-            y: Their labels, int64 [N], on the CPU.
+            model: In eval mode, parameters frozen, on the task's device; maps float32 [B, C, H, W] in [0, 1] to logits.
+            task: What to attack. Whoever called judges what is found: nobody but `progress` need be told.
         """
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
@@ -168,16 +156,7 @@ class Attack(Component):
         Returns:
             The attack's doubts.
         """
-        found = self.search(
-            model,
-            task.x,
-            task.y,
-            ball=task.ball,
-            seed=task.seed,
-            batch_size=task.batch_size,
-            device=task.device,
-            progress=task.progress,
-        )
+        found = self.search(model, task)
         foreign = sorted(set(found.by) - set(self.attacks))
         if foreign or len(found.by) != len(task.x):
             raise SamBenchError(
@@ -281,46 +260,23 @@ class ExampleAttack(Attack):
         """Yes: that is what `seek` is for."""
         return True
 
-    def search(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        ball: Ball,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        progress: Callable[[Progress], None],
-    ) -> Found:
+    def search(self, model: nn.Module, task: Task) -> Found:
         """All of `seek` at once, for who wants candidates instead of verdicts; arguments as in `Attack.search`."""
-        index, withstood = torch.arange(len(x)), torch.zeros(len(x), dtype=torch.int64)
+        withstood = torch.zeros_like(task.withstood)
         judge = Judge(
             model,
-            x,
-            y,
-            index=index,
-            ball=ball,
-            batch_size=batch_size,
-            device=device,
+            task.x,
+            task.y,
+            index=task.index,
+            ball=task.ball,
+            batch_size=task.batch_size,
+            device=task.device,
             attacks=len(self.attacks),
             withstood=withstood,
             told=lambda _: None,
         )
-        task = Task(
-            x=x,
-            y=y,
-            index=index,
-            withstood=withstood,
-            ball=ball,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
-            confirm=judge.confirm,
-            withstand=judge.withstand,
-            progress=progress,
-        )
-        warnings = self.seek(model, task)
+        judged = replace(task, withstood=withstood, confirm=judge.confirm, withstand=judge.withstand)
+        warnings = self.seek(model, judged)
         by = [verdict if verdict in self.attacks else self.attacks[-1] for verdict in judge.close()]
         return Found(x_adv=judge.x_adv, by=by, warnings=warnings)
 

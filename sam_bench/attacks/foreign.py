@@ -20,7 +20,7 @@ import torch
 from pydantic import create_model
 from torch import Tensor, nn
 
-from sam_bench.attacks.base import ATTACKS, Attack, Found, Progress
+from sam_bench.attacks.base import ATTACKS, Attack, Found, Progress, Task
 from sam_bench.attacks.constructors import parameters, settings_of, unsayable
 from sam_bench.attacks.random_state import seeded
 from sam_bench.errors import InputError, SamBenchError, unknown_name
@@ -58,7 +58,7 @@ class ForeignAttack(Attack):
 
     @abstractmethod
     def prepare(self, model: nn.Module, *, ball: Ball, seed: int, classes: int, device: torch.device) -> Candidates:
-        """Their attack, set up; arguments as for `search`."""
+        """Their attack, set up; the ball, the seed and the device are the task's."""
 
     def check(self, norm: Norm) -> None:
         """See `Attack.check`."""
@@ -67,39 +67,28 @@ class ForeignAttack(Attack):
             what = f"searches in {' and '.join(sorted(known))}" if known else "is bounded by no norm"
             raise InputError(f"--norm {norm}: {self.method} {what}; choose another of {self.package}'s attacks")
 
-    def search(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        ball: Ball,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        progress: Callable[[Progress], None],
-    ) -> Found:
+    def search(self, model: nn.Module, task: Task) -> Found:
         """Batch after batch; arguments as in `Attack.search`.
 
         Raises:
             SamBenchError: Their code failed, or returned something else than images.
         """
         with torch.no_grad():
-            classes = model(x[:1].to(device)).shape[1]
+            classes = model(task.x[:1].to(task.device)).shape[1]
         found = []
         # Stdout is for results, and they print.
-        with seeded(seed, device), torch.enable_grad(), redirect_stdout(sys.stderr):
+        with seeded(task.seed, task.device), torch.enable_grad(), redirect_stdout(sys.stderr):
             try:
-                attack = self.prepare(model, ball=ball, seed=seed, classes=classes, device=device)
-                for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-                    found.append(self._images(attack(images.to(device), labels.to(device)), images))
+                attack = self.prepare(model, ball=task.ball, seed=task.seed, classes=classes, device=task.device)
+                for images, labels in zip(task.x.split(task.batch_size), task.y.split(task.batch_size), strict=True):
+                    found.append(self._images(attack(images.to(task.device), labels.to(task.device)), images))
                     done = sum(map(len, found))
-                    progress(Progress(self.method, done, len(x)))
+                    task.progress(Progress(self.method, done, len(task.x)))
             except (SamBenchError, torch.OutOfMemoryError):
                 raise
             except Exception as error:
                 raise SamBenchError(f"{self.method} failed: {type(error).__name__}: {error}") from error
-        return Found(x_adv=torch.cat(found), by=[self.method] * len(x))
+        return Found(x_adv=torch.cat(found), by=[self.method] * len(task.x))
 
     def _images(self, returned: Any, like: Tensor) -> Tensor:
         if not isinstance(returned, Tensor) or returned.shape != like.shape:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sam_bench.attacks.autoattack.plan import Version, attacks_of, fit_to_classes, plan
-from sam_bench.attacks.base import Attack, Found, Progress
+from sam_bench.attacks.base import Attack, Found, Progress, Task
 from sam_bench.attacks.doubts import explain
 from sam_bench.attacks.random_state import random_state_kept
 from sam_bench.integrations import upstream
@@ -43,28 +42,18 @@ class ReferenceAutoAttack:
         """Upstream's AutoAttack object with this version's settings."""
         return upstream.build(model, norm=ball.norm, eps=ball.eps, seed=seed, version=self.version, device=device)
 
-    def search(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        ball: Ball,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        progress: Callable[[Progress], None],
-    ) -> Found:
+    def search(self, model: nn.Module, task: Task) -> Found:
         """Run the attacks in order on what is still robust; arguments as in `Attack.search`.
 
         Raises:
             InputError: The model has too few classes for this version's losses.
         """
+        x, y, ball, device, progress = task.x, task.y, task.ball, task.device, task.progress
         total = len(x)
         with random_state_kept(device), upstream.gradients_kept(model):
-            torch.manual_seed(seed)
-            suite = self.suite(model, ball=ball, seed=seed, device=device)
-            classes = upstream.check_defence(suite, x, y, batch_size=batch_size)
+            torch.manual_seed(task.seed)
+            suite = self.suite(model, ball=ball, seed=task.seed, device=device)
+            classes = upstream.check_defence(suite, x, y, batch_size=task.batch_size)
             limited = self._limit_targets(suite, classes)
             robust = torch.ones(total, dtype=torch.bool)
             x_adv = x.clone()
@@ -78,7 +67,7 @@ class ReferenceAutoAttack:
                 survivors = robust.nonzero().flatten()
                 done = 0
                 progress(Progress(stage=attack, done=done, total=len(survivors), robust=int(robust.sum())))
-                for index in survivors.split(batch_size):
+                for index in survivors.split(task.batch_size):
                     clean, labels = x[index].to(device), y[index].to(device)
                     candidate = upstream.run_attack(suite, attack, clean, labels)
                     # What is judged is what the verification will see, else an example would be let
@@ -127,19 +116,6 @@ class AutoAttack(Attack):
         """Names of the attacks of this version, in order."""
         return self._driver.attacks
 
-    def search(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        ball: Ball,
-        seed: int,
-        batch_size: int,
-        device: torch.device,
-        progress: Callable[[Progress], None],
-    ) -> Found:
+    def search(self, model: nn.Module, task: Task) -> Found:
         """See `ReferenceAutoAttack.search`."""
-        return self._driver.search(
-            model, x, y, ball=ball, seed=seed, batch_size=batch_size, device=device, progress=progress
-        )
+        return self._driver.search(model, task)

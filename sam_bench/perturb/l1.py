@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_MOST_STEPS = 100
+_USUAL_STEPS, _MOST_STEPS = 20, 120
 _CHECK_EVERY = 4  # asking whether all rows have arrived waits for the device
 
 
@@ -53,7 +53,7 @@ def _level_by_sorting(size: Tensor, outside: Tensor, eps: Tensor) -> Tensor:
 
 
 def _level_by_newton(size: Tensor, outside: Tensor, eps: Tensor) -> Tensor:
-    """The same by Newton's method from 0, bisecting where a step would leave the bracket.
+    """The same by Newton's method from 0, bisecting where a step would leave the bracket, and when it takes long.
 
     A row stops after the step that begins within rounding of the root: its number does not depend on
     the other rows.
@@ -68,7 +68,10 @@ def _level_by_newton(size: Tensor, outside: Tensor, eps: Tensor) -> Tensor:
         low, high = torch.where(too_much > 0, level, low), torch.where(too_much > 0, high, level)
         near = too_much.abs() <= rounding * (8 * eps + 4 * slope * level)
         following = level + too_much / slope
-        inside = (following >= low) & (following <= high)
+        # Strictly: where the function bends, a step from either end of the bracket can lead to the other for ever.
+        inside = (following > low) & (following < high)
+        if step > _USUAL_STEPS and step % 2:
+            inside = torch.zeros_like(inside)  # no row is left to crawl from bend to bend
         following = torch.where(inside, following, torch.where(near, level, (low + high) / 2))
         level = torch.where(going, following, level)
         going = going & ~near

@@ -16,6 +16,7 @@ from sam_bench.attacks.autoattack.oracle import Oracle
 from sam_bench.attacks.autoattack.plan import Part
 from sam_bench.attacks.autoattack.rows import Cases, Search
 from sam_bench.attacks.autoattack.square import Square
+from sam_bench.attacks.base import Task
 from sam_bench.attacks.draws import Draws
 from sam_bench.attacks.reference import ReferenceAutoAttack
 from sam_bench.integrations import upstream
@@ -68,6 +69,27 @@ def examples(model: nn.Module, count: int, *, of: int = 0, seed: int = 0) -> tup
         if of:
             x = x[(first - second).argsort(descending=True)[:count].sort()[0]]
         return x, model(x).argmax(1)
+
+
+def task_of(x: Tensor, y: Tensor, ball: Ball, *, seed: int, batch_size: int) -> Task:
+    """What `Attack.run` hands to a search, without a judge."""
+
+    def unasked(*_: Any) -> Any:
+        raise AssertionError("a search by itself has nobody to tell")
+
+    return Task(
+        x=x,
+        y=y,
+        index=torch.arange(len(x)),
+        withstood=torch.zeros(len(x), dtype=torch.int64),
+        ball=ball,
+        seed=seed,
+        batch_size=batch_size,
+        device=CPU,
+        confirm=unasked,
+        withstand=unasked,
+        progress=lambda _: None,
+    )
 
 
 def asked_by(model: Conv, run: Any, clean: Tensor) -> list[Tensor]:

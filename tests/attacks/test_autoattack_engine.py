@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from autoattack_samples import Conv, Short, ShortBF16, ShortScreen, examples, make_search
+from autoattack_samples import Conv, Short, ShortBF16, ShortScreen, examples, make_search, task_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -402,9 +402,7 @@ def test_candidates_can_be_had_without_a_judge(model: Conv, some: tuple[Tensor, 
     x, y = some[0][1:9], some[1][1:9]
     how: dict[str, Any] = {"seed": 1, "batch_size": 8}
     expected = fast().run(model, x, y, norm="Linf", eps=EPS["Linf"], **how)
-    found = fast().search(
-        model, x, y, ball=Ball(norm="Linf", eps=EPS["Linf"]), device=torch.device("cpu"), progress=lambda _: None, **how
-    )
+    found = fast().search(model, task_of(x, y, Ball(norm="Linf", eps=EPS["Linf"]), **how))
     assert torch.equal(found.x_adv, expected.x_adv)
     won = [verdict for verdict in expected.verdicts if verdict != ROBUST]
     assert won and won == [by for by, v in zip(found.by, expected.verdicts, strict=True) if v != ROBUST]

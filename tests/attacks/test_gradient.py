@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from sam_bench.attacks import ATTACKS, Attack
-from sam_bench.attacks.base import Found
+from sam_bench.attacks.base import Found, Task
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.perturb.ball import Ball
@@ -233,10 +233,10 @@ class Fake(Attack):
     value: float | None = None
     name: str = "fake"
 
-    def search(self, model: nn.Module, x: Tensor, y: Tensor, **rest: Any) -> Found:
+    def search(self, model: nn.Module, task: Task) -> Found:
         """Claims to have broken every example."""
-        candidates = x + self.offset if self.value is None else torch.full_like(x, self.value)
-        return Found(x_adv=candidates, by=[self.name] * len(x), warnings=["a doubt"])
+        candidates = task.x + self.offset if self.value is None else torch.full_like(task.x, self.value)
+        return Found(x_adv=candidates, by=[self.name] * len(task.x), warnings=["a doubt"])
 
 
 class Brightness(nn.Module):
@@ -295,10 +295,10 @@ def test_a_search_cannot_sign_with_a_name_that_is_not_its_own(name: str) -> None
 class Spoiling(Fake):
     """A search that writes into what it is handed."""
 
-    def search(self, model: nn.Module, x: Tensor, y: Tensor, **rest: Any) -> Found:
-        x.fill_(1.0)
-        y.fill_(1)
-        return Found(x_adv=x, by=["fake"] * len(x))
+    def search(self, model: nn.Module, task: Task) -> Found:
+        task.x.fill_(1.0)
+        task.y.fill_(1)
+        return Found(x_adv=task.x, by=["fake"] * len(task.x))
 
 
 def test_a_search_that_writes_into_its_inputs_changes_nothing_it_is_judged_by() -> None:
@@ -308,7 +308,7 @@ def test_a_search_that_writes_into_its_inputs_changes_nothing_it_is_judged_by() 
 
 
 class Failing(Fake):
-    def search(self, model: nn.Module, x: Tensor, y: Tensor, **rest: Any) -> Found:
+    def search(self, model: nn.Module, task: Task) -> Found:
         raise RuntimeError("out of memory")
 
 
@@ -373,9 +373,9 @@ def test_the_ball_of_a_run_is_the_one_it_was_asked_for() -> None:
     seen: list[Ball] = []
 
     class Looking(Fake):
-        def search(self, model: nn.Module, x: Tensor, y: Tensor, **rest: Any) -> Found:
-            seen.append(rest["ball"])
-            return super().search(model, x, y, **rest)
+        def search(self, model: nn.Module, task: Task) -> Found:
+            seen.append(task.ball)
+            return super().search(model, task)
 
     Looking().run(Brightness(), *GREY, norm="L2", eps=0.25)
     assert seen == [Ball(norm="L2", eps=0.25)]

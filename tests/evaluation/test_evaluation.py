@@ -12,7 +12,7 @@ from evaluation_samples import Nearest, digits, evaluate, loaded
 from torch import Tensor, nn
 
 from sam_bench.attacks import ATTACKS, Attack, Progress
-from sam_bench.attacks.base import Found
+from sam_bench.attacks.base import Found, Task
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.data import Split, to_float
 from sam_bench.device import package_versions
@@ -114,13 +114,13 @@ class Chain(Attack):
     def attacks(self) -> list[str]:
         return ["first", "second"]
 
-    def search(self, model: nn.Module, x: Tensor, y: Tensor, **rest: Any) -> Found:
-        half = len(x) // 2
-        for stage, total in (("first", len(x)), ("second", len(x) - half)):
+    def search(self, model: nn.Module, task: Task) -> Found:
+        half = len(task.x) // 2
+        for stage, total in (("first", len(task.x)), ("second", len(task.x) - half)):
             for done in range(1, total + 1):
-                rest["progress"](Progress(stage, done, total, len(x) - done))
-        moved = rest["ball"].project(1 - x, x)
-        return Found(x_adv=moved, by=["first"] * half + ["second"] * (len(x) - half), warnings=["a doubt"])
+                task.progress(Progress(stage, done, total, len(task.x) - done))
+        moved = task.ball.project(1 - task.x, task.x)
+        return Found(x_adv=moved, by=["first"] * half + ["second"] * (len(task.x) - half), warnings=["a doubt"])
 
 
 def test_each_attack_of_an_ensemble_is_counted_in_its_order(nearest: Nearest, test_split: Split) -> None:

@@ -95,6 +95,16 @@ def test_in_float32_too_nothing_is_left_outside_the_l1_ball_however_far_it_came_
     assert projected.min() >= 0 and projected.max() <= 1
 
 
+def test_projection_in_l1_is_found_where_newtons_steps_would_go_to_and_fro() -> None:
+    # One coordinate gives from the ends of its range only: each end's step leads to the other.
+    room = torch.tensor([0.3686, 0.9866, 0.8369, 0.4316, 0.7822, 0.2005, 0.8108, 0.6578, 0.0567, 0.2082, 0.0431])
+    size = torch.tensor([2.7142, 3.5804, 5.4588, 4.2637, 4.9013, 6.6646, 2.5429, 2.9609, 0.0567, 0.2082, 5.9245])
+    x, delta = (1 - room).double()[None], size.double()[None]
+    eps = torch.tensor([3.75], dtype=x.dtype)
+    found = delta + l1_correction(delta, x, eps)
+    torch.testing.assert_close(found, bisected(delta, x, eps), rtol=0, atol=1e-10)
+
+
 @given(data=st.data(), eps=st.floats(0.01, 5))
 @settings(max_examples=60, deadline=None)
 def test_no_allowed_point_is_nearer_than_the_projection_in_l1(data: st.DataObject, eps: float) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from sam_bench.attacks.autoattack.driver import RNG, Engine
 from sam_bench.attacks.autoattack.plan import Version, attacks_of, plan
@@ -91,11 +91,11 @@ class AutoAttack(FastAttack):
         """See `FastAttack.engine_to_run`."""
         return Engine(plan(self.version, self.suite, norm=norm), rng=self.rng, compiled=self.compile == "on")
 
-    def search(self, model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Found:
+    def search(self, model: nn.Module, task: Task) -> Found:
         """With the engine asked for."""
         if self.engine == "fast":
-            return super().search(model, x, y, **settings)
-        return self._driver.search(model, x, y, **settings)
+            return super().search(model, task)
+        return self._driver.search(model, task)
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
         """With the engine asked for."""
