@@ -45,7 +45,7 @@ class SteepestSteps:
 
 
 class GradientAttack(ExampleAttack):
-    """Base of attacks whose steps are those of `Ball.step`, which has none in L1."""
+    """Base of attacks that move along gradients inside a ball, for which `Ball` has no steps and no starts in L1."""
 
     def check(self, norm: Norm) -> None:
         """See `Attack.check`."""
@@ -114,7 +114,7 @@ class RestartedAscent(GradientAttack):
         found, broken = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         standing, x_adv = torch.arange(len(x), device=x.device), start
         for _ in range(self.steps):
-            logits, gradient = self._gradient(model, x_adv, y[standing])
+            logits, gradient = _gradient(model, x_adv, y[standing], self.loss)
             stands = logits.argmax(1) == y[standing]
             broken[standing[~stands]] = True
             standing, x_adv, gradient = standing[stands], x_adv[stands], gradient[stands]
@@ -127,10 +127,11 @@ class RestartedAscent(GradientAttack):
             broken[standing] = model(pad(x_adv, SMALLEST_BATCH))[: len(x_adv)].argmax(1) != y[standing]
         return found, broken
 
-    def _gradient(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As `input_gradient`, with the rows that make an example's numbers independent of who shares its batch."""
-        logits, gradient = input_gradient(model, pad(x, SMALLEST_BATCH), pad(y, SMALLEST_BATCH), self.loss)
-        return logits[: len(x)], gradient[: len(x)]
+
+def _gradient(model: nn.Module, x: Tensor, y: Tensor, loss: LossPerExample) -> tuple[Tensor, Tensor]:
+    """As `input_gradient`, with the rows that make an example's numbers independent of who shares its batch."""
+    logits, gradient = input_gradient(model, pad(x, SMALLEST_BATCH), pad(y, SMALLEST_BATCH), loss)
+    return logits[: len(x)], gradient[: len(x)]
 
 
 def _random_start(x: Tensor, ball: Ball, draws: CounterDraws, positions: Tensor, restart: int) -> Tensor:
@@ -164,7 +165,7 @@ class FGSMAttack(GradientAttack):
         done = 0
         for positions in torch.arange(len(task.x)).split(task.batch_size):
             clean = task.x[positions].to(task.device)
-            _, gradient = input_gradient(model, clean, task.y[positions].to(task.device))
+            _, gradient = _gradient(model, clean, task.y[positions].to(task.device), cross_entropy)
             moved = task.ball.step(clean, clean, gradient, task.ball.eps)
             broken = task.confirm(positions, moved, self.method)
             for position in positions[~broken].tolist():

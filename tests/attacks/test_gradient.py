@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.attacks.base import Found, Task
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
+from sam_bench.attacks.judge import SMALLEST_BATCH
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import input_gradient
@@ -175,6 +176,17 @@ def test_verdicts_in_linf_do_not_depend_on_the_batch_size(net: nn.Module, exampl
     ]
     assert runs[0].verdicts == runs[1].verdicts == runs[2].verdicts
     assert 0.1 < accuracy(runs[0].verdicts) < 0.9
+
+
+@pytest.mark.parametrize("attack", [PGDAttack(steps=3), FGSMAttack()], ids=lambda each: each.method)
+def test_the_model_never_sees_so_few_rows_that_an_examples_numbers_would_depend_on_them(
+    attack: Attack, net: nn.Module, examples: tuple[Tensor, Tensor]
+) -> None:
+    seen: list[int] = []
+    watched = copy.deepcopy(net)
+    watched.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    attack.run(watched, examples[0][:5], examples[1][:5], norm="Linf", eps=0.05, batch_size=2)
+    assert seen and min(seen) >= SMALLEST_BATCH
 
 
 def test_equal_seeds_give_equal_examples_and_others_do_not(net: nn.Module, examples: tuple[Tensor, Tensor]) -> None:
