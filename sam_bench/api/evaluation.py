@@ -22,7 +22,7 @@ from sam_bench.errors import InputError
 from sam_bench.evaluation import TASK_SIZE, Evaluation, Recording, broken, chosen_executor, run_evaluation
 from sam_bench.evaluation.batch_size import USUAL, choose_batch_size
 from sam_bench.evaluation.opinion import second_attack
-from sam_bench.perturb.ball import check_eps
+from sam_bench.perturb.ball import USUAL_EPS, check_eps
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import ComponentSpec, EvaluationRecord, Norm, Radius, RobustBenchDataset
 from sam_bench.seeds import check_seed
@@ -33,7 +33,7 @@ def evaluate(
     *,
     attack: str = "autoattack",
     norm: Norm = "Linf",
-    eps: str | float = "8/255",
+    eps: str | float | None = None,
     settings: Mapping[str, Any] | None = None,
     dataset: str | None = None,
     n_examples: int | None = None,
@@ -65,7 +65,7 @@ def evaluate(
         model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`.
         attack: `autoattack`, `pgd`, `fgsm`, …, what another package registered, `torchattacks:NAME` or `foolbox:NAME`.
         norm: Norm of the ball: `Linf`, `L2` or `L1`.
-        eps: Its radius for inputs in [0, 1], as `8/255` or a number.
+        eps: Its radius for inputs in [0, 1], as `8/255` or a number; default 8/255 in Linf, 0.5 in L2, 12 in L1.
         settings: The attack's own settings: `{"steps": 20}`.
         dataset: As for `train`; default the one on the model's card, else `cifar10`.
         n_examples: The first so many test images; default all.
@@ -98,13 +98,13 @@ def evaluate(
         SamBenchError: The model returns NaN, a checksum differs, or a file could not be written.
     """
     given = {key: value for key, value in locals().items() if key != "eps"}
-    (record,) = evaluate_curve(radii=[eps], **given)
+    (record,) = evaluate_curve(radii=None if eps is None else [eps], **given)
     return record
 
 
 def evaluate_curve(
     model: str,
-    radii: Sequence[str | float],
+    radii: Sequence[str | float] | None = None,
     *,
     attack: str = "autoattack",
     norm: Norm = "Linf",
@@ -137,8 +137,8 @@ def evaluate_curve(
     larger radius can leave a few examples more.
 
     Args:
-        radii: At least one, in any order. The other arguments are those of `evaluate`; `output` goes with
-            one radius only.
+        radii: Any number, in any order; default as for `evaluate`. The other arguments are those of
+            `evaluate`; `output` goes with one radius only.
 
     Returns:
         A record for each radius, the smallest first.
@@ -259,19 +259,31 @@ def _model_and_data(
     return loaded, data
 
 
-def parse_radii(radii: str | Sequence[str | float], norm: Norm, *, allow_large_eps: bool = False) -> list[Radius]:
+def parse_radii(
+    radii: str | Sequence[str | float] | None, norm: Norm, *, allow_large_eps: bool = False, option: str = "--eps"
+) -> list[Radius]:
     """The radii in `1/255,2/255`, each checked, so that none is refused after another was attacked with.
 
+    Args:
+        radii: As written or one by one; None for the norm's usual one.
+        norm: Of the ball.
+        allow_large_eps: Accept a radius that was probably meant in units of 1/255.
+        option: What messages call it.
+
     Raises:
-        InputError: One of them is no radius, or was probably meant in units of 1/255.
+        InputError: There is none, one of them is no radius, or was probably meant in units of 1/255.
     """
+    if radii is None:
+        return [USUAL_EPS[norm]]
+    if not radii:
+        raise InputError(f"{option} names no radius; give one or several, as in 1/255,2/255, or leave it away")
     parsed = []
     for part in radii.split(",") if isinstance(radii, str) else radii:
         try:
             parsed.append(Radius(part))
         except ValueError as error:
-            raise InputError(f"--eps: {error}") from error
-        check_eps(norm, parsed[-1], allow_large=allow_large_eps)
+            raise InputError(f"{option}: {error}") from error
+        check_eps(norm, parsed[-1], allow_large=allow_large_eps, option=option)
     return parsed
 
 

@@ -80,6 +80,7 @@ class _Plan:
     attack: str | None
     norm: Norm
     radii: list[Radius]
+    allow_large_eps: bool
     attack_settings: Mapping[str, Any]
     n_examples: int | None
     command: str
@@ -91,7 +92,7 @@ def sweep(
     arch_options: Mapping[str, Any] | None = None,
     attack: str | None = None,
     norm: Norm = "Linf",
-    radii: str | Sequence[str | float] = ("8/255",),
+    radii: str | Sequence[str | float] | None = None,
     attack_settings: Mapping[str, Any] | None = None,
     n_examples: int | None = None,
     executor: Literal["local", "ray"] = "local",
@@ -142,6 +143,7 @@ def sweep(
         raise
     if attack is not None:
         ATTACKS.build(ComponentSpec(method=attack, **(attack_settings or {}))).check(norm)
+    large = any(grid.get("allow_large_eps", ()))
     plan = _Plan(
         folder=run_dir,
         zoo=zoos.zoo_dir(zoo),
@@ -149,7 +151,8 @@ def sweep(
         device=device,
         attack=attack,
         norm=norm,
-        radii=parse_radii(radii, norm) if attack is not None else [],
+        radii=parse_radii(radii, norm, allow_large_eps=large, option="--attack-eps") if attack is not None else [],
+        allow_large_eps=large,
         attack_settings=attack_settings or {},
         n_examples=n_examples,
         command=command,
@@ -187,6 +190,7 @@ def _do(run: Run, plan: _Plan, *, reporter: Reporter) -> SweepRow:
                 dataset=None if is_named_dataset(card.dataset) else run.arguments["dataset"],
                 dataset_name=None if is_named_dataset(card.dataset) else card.dataset,
                 n_examples=plan.n_examples,
+                allow_large_eps=plan.allow_large_eps,
                 device=plan.device,
                 data_dir=plan.data_dir,
                 zoo=plan.zoo,

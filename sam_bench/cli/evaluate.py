@@ -37,9 +37,8 @@ class _BatchSize(click.IntRange):
 )
 @click.option(
     "--eps",
-    default="8/255",
-    show_default=True,
-    help="Radius of the ball, for inputs in [0, 1]; a,b,…: a curve, on which what is broken stays so.",
+    help="Radius of the ball, for inputs in [0, 1]; a,b,…: a curve, on which what is broken stays so.  "
+    "[default: 8/255; L2: 0.5; L1: 12]",
 )
 @click.option("--dataset", help="As for `train`.  [default: the one on the model's card]")
 @click.option("--n-examples", type=int, help="The first so many test images.  [default: all]")
@@ -97,7 +96,7 @@ class _BatchSize(click.IntRange):
 @common.setting_options(_SETTINGS)
 def command(
     model: str,
-    eps: str,
+    eps: str | None,
     output: Path | None,
     attack_settings: tuple[str, ...],
     quiet: bool,

@@ -62,7 +62,7 @@ def _options_of_train(function: Callable[..., Any]) -> Callable[..., Any]:
 @_options_of_train
 @click.option("--attack", help="Attack each model when it is trained, as `evaluate` does.  [default: none]")
 @click.option("--attack-norm", type=_NORM.type, default="Linf", show_default=True, help="Its norm.")
-@click.option("--attack-eps", default="8/255", show_default=True, help="Its radius, or several: a,b,….")
+@click.option("--attack-eps", help="Its radius, or several: a,b,….  [default: as for `evaluate`]")
 @click.option("--attack-setting", multiple=True, metavar="KEY=VALUE", help="A setting of the attack: steps=20.")
 @click.option("--n-examples", type=click.IntRange(min=1), help="Attack the first so many test images.  [default: all]")
 @click.option(
@@ -85,7 +85,7 @@ def command(
     arch_option: tuple[str, ...],
     attack_setting: tuple[str, ...],
     attack_norm: Any,
-    attack_eps: str,
+    attack_eps: str | None,
     **options: Any,
 ) -> None:
     """Train a model for every combination of values, register and, with --attack, attack each.

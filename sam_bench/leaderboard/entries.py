@@ -21,6 +21,7 @@ from sam_bench.leaderboard.labels import (
     radius_key,
     radius_text,
 )
+from sam_bench.perturb.ball import USUAL_EPS
 from sam_bench.records import (
     EntryEvidence,
     EntryRow,
@@ -45,7 +46,6 @@ OFFICIAL_EPS: dict[tuple[str, str], Radius] = {
 }
 OFFICIAL_EXAMPLES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 _LONGEST_FILE_NAME = 249
-_USUAL_EPS: dict[Norm, Radius] = {"Linf": Radius("8/255"), "L2": Radius("0.5")}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def row_from_record(record: EvaluationRecord, *, sha256: str, model: str) -> Ent
 
 def official_eps(dataset: str, threat: Norm) -> Radius:
     """RobustBench's radius for a board; for data sets it does not know, the usual one of the norm."""
-    return OFFICIAL_EPS.get((dataset, threat), _USUAL_EPS[threat])
+    return OFFICIAL_EPS.get((dataset, threat), USUAL_EPS[threat])
 
 
 def headline(rows: Sequence[EntryRow], *, dataset: str, threat: Norm) -> EntryRow | None:

@@ -13,6 +13,9 @@ from sam_bench.perturb.l1 import l1_correction
 from sam_bench.records import Norm, Radius
 from sam_bench.seeds import draw_rows
 
+USUAL_EPS: dict[Norm, Radius] = {"Linf": Radius("8/255"), "L2": Radius("0.5"), "L1": Radius("12")}
+"""The radius that is attacked with where none is given: what papers use on CIFAR-10 in each norm."""
+
 _LARGEST_SENSIBLE: dict[Norm, float] = {"Linf": 1.0, "L2": 10.0, "L1": 1000.0}
 _TINY = 1e-12  # keeps a division by the norm of a zero vector finite
 

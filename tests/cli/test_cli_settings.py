@@ -95,6 +95,7 @@ def test_train_says_what_is_wrong_with_an_option(cli: CommandLine, arguments: li
         ),
         (["--eps", "x"], "--eps: 'x' is not a radius: write a number or a fraction such as 8/255"),
         (["--eps", "-1/255"], "--eps: '-1/255' is not a radius"),
+        (["--eps", ""], "--eps names no radius; give one or several, as in 1/255,2/255, or leave it away"),
         (["--eps", "1/255,"], "--eps: '' is not a radius: write a number or a fraction such as 8/255"),
         (["--norm", "L0"], "Invalid value for '--norm': 'L0' is not one of 'Linf', 'L2', 'L1'."),
         (["--norm", "L1", "--attack", "pgd"], "--norm L1: pgd searches in L2 and Linf; attack with autoattack"),
@@ -114,6 +115,13 @@ def test_evaluate_says_what_is_wrong_with_an_option(with_tiny: CommandLine, argu
     if "digits" in arguments:
         arguments = [*arguments, "--image-size", "16"]
     assert message in with_tiny.refused(*_EVALUATE, *arguments)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", "8/255"), ("L2", "0.5"), ("L1", "12")])
+def test_without_eps_the_radius_is_the_usual_one_of_the_norm(with_tiny: CommandLine, norm: str, eps: str) -> None:
+    attack = ["--attack", "autoattack", "--version", "custom", "--suite", "square"] if norm == "L1" else []
+    record = with_tiny.done(*_EVALUATE, *attack, "--norm", norm, "--json").json
+    assert (record["norm"], record["eps"]) == (norm, eps)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -55,6 +55,12 @@ def test_every_combination_becomes_a_model_a_record_and_a_row(cli: CommandLine) 
     assert one["card"]["weights"]["sha256"] == json.loads(path.read_text())["weights"]["sha256"]
 
 
+def test_a_radius_that_is_insisted_on_is_attacked_with(cli: CommandLine) -> None:
+    attack = ["--attack", "fgsm", "--attack-eps", "8", "--n-examples", "4", "--allow-large-eps"]
+    (row,) = cli.done(*SWEEP, *attack, "--json").json["runs"]
+    assert list(row["robust"]) == ["8"]
+
+
 def test_a_run_that_fails_is_named_and_the_others_are_made(cli: CommandLine) -> None:
     command = [*SWEEP, "--lr", "1e30,0.1", "--schedule", "constant", "--batch-size", "16"]
     outcome = cli(*command)
@@ -120,7 +126,8 @@ def test_a_sweep_goes_on_where_it_was_interrupted_and_does_not_take_another_run_
         (["--eps", "1/255", "--attack", "pgd"], "the radius of the attack on the trained models is --attack-eps"),
         (["--attack", "pdg"], "unknown attack 'pdg'. Did you mean 'pgd'"),
         (["--attack", "pgd", "--attack-setting", "stepz=3"], "attack.stepz: attack 'pgd' takes "),
-        (["--attack", "pgd", "--attack-eps", "8"], "--eps"),
+        (["--attack", "pgd", "--attack-eps", "8"], "--attack-eps 8 is too large for Linf"),
+        (["--attack", "pgd", "--attack-eps", ""], "--attack-eps names no radius"),
         (["--ray-address", "auto"], "--ray-address auto goes with --executor ray only"),
     ],
 )
