@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sam_bench.energy import EnergyMeter
+from sam_bench.training.step import StepResult
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,14 @@ class Seen:
     bad_step: int
 
 
+Sums = tuple[float, ...]
+"""Of an epoch so far: losses, hits, examples; norms of gradients, steps; norms of ascents' gradients, ascents."""
+
+NO_SUMS: Sums = (0.0,) * 7
+
+
 class Figures:
-    """Sums of losses and hits of an epoch.
+    """Sums over the steps of an epoch.
 
     On a GPU a look takes what has arrived meanwhile: the numbers are a few steps old, and nothing
     waits for them.
@@ -39,25 +46,31 @@ class Figures:
         sums: What `state` returned, to go on from.
     """
 
-    def __init__(self, device: torch.device, sums: tuple[float, int, int] = (0.0, 0, 0)) -> None:
+    def __init__(self, device: torch.device, sums: Sums = NO_SUMS) -> None:
         self._loss = torch.tensor(sums[0], device=device)
-        self._counts = torch.tensor([sums[1], sums[2], -1], device=device)  # hits, examples, first bad step
+        self._counts = torch.tensor([int(sums[1]), int(sums[2]), -1], device=device)  # hits, examples, first bad step
+        self._norm, self._ascent_norm = (torch.tensor(sums[each], device=device) for each in (3, 5))
+        self._steps, self._ascents = int(sums[4]), int(sums[6])
         self._arriving: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
         self._last: Seen | None = None
 
-    def add(self, loss: Tensor, hits: Tensor, *, examples: int, step: int) -> None:
+    def add(self, seen: StepResult, *, examples: int, step: int) -> None:
         """Take in a step.
 
         Args:
-            loss: Its mean loss, a scalar on the device.
-            hits: Examples classified correctly, a scalar on the device.
+            seen: What it saw.
             examples: How many there were.
             step: Its number in the run.
         """
-        self._loss += loss * examples
-        self._counts[0] += hits
+        self._loss += seen.loss * examples
+        self._norm += seen.gradient_norm
+        self._steps += 1
+        if seen.ascent_norm is not None:
+            self._ascent_norm += seen.ascent_norm
+            self._ascents += 1
+        self._counts[0] += seen.hits
         self._counts[1] += examples
-        first = (self._counts[2] < 0) & ~loss.isfinite()
+        first = (self._counts[2] < 0) & ~seen.loss.isfinite()
         self._counts[2] = torch.where(first, step, self._counts[2])
 
     def look(self, *, wait: bool = False) -> Seen | None:
@@ -78,9 +91,11 @@ class Figures:
             self._last, self._arriving = _seen(*self._arriving[:2]), None
         return self._last
 
-    def state(self) -> tuple[float, int, int]:
-        """Sums of losses, hits and examples, for a checkpoint in the middle of an epoch."""
-        return self._loss.item(), int(self._counts[0]), int(self._counts[1])
+    def state(self) -> Sums:
+        """The sums, for a checkpoint in the middle of an epoch."""
+        hits, examples, _ = self._counts.tolist()
+        norm, ascent_norm = self._norm.item(), self._ascent_norm.item()
+        return self._loss.item(), hits, examples, norm, self._steps, ascent_norm, self._ascents
 
 
 def _seen(loss: Tensor, counts: Tensor) -> Seen:

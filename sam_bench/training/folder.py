@@ -146,7 +146,8 @@ class RunFolder:
     def _write_log(self, rows: list[LogRow]) -> None:
         text = io.StringIO()
         if rows:
-            writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+            columns = list(dict.fromkeys(key for row in rows for key in row))  # some begin in a later epoch
+            writer = csv.DictWriter(text, fieldnames=columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
         write_atomic(self.log_file, text.getvalue())

@@ -16,7 +16,7 @@ from sam_bench.distributed import ALONE, Team
 from sam_bench.errors import SamBenchError, StoppedError
 from sam_bench.perturb.inputs import PGD
 from sam_bench.progress import Reporter, Stage
-from sam_bench.training.figures import Figures, Spent
+from sam_bench.training.figures import NO_SUMS, Figures, Spent
 from sam_bench.training.folder import RunFolder
 from sam_bench.training.method import Method
 from sam_bench.training.state import LogRow, RunConfig, RunState
@@ -200,7 +200,7 @@ class _Run:
         for batch, (x, y) in enumerate(batches.epoch(state.epoch, start=state.batch), start=state.batch):
             first, count, total = batches.place(batch)
             number, last = self.done, batch == len(batches) - 1
-            loss, hits = step(
+            result = step(
                 x.contiguous(memory_format=torch.channels_last),
                 y,
                 step=number,
@@ -211,7 +211,7 @@ class _Run:
                 lr_scale=state.lr_scale,
                 epoch_ended=last,
             )
-            figures.add(loss, hits, examples=count, step=number)
+            figures.add(result, examples=count, step=number)
             state.batch = batch + 1
             seen = figures.look(wait=last)
             if last or self.team.size == 1 or batch % _AGREE_EVERY == 0:
@@ -256,15 +256,18 @@ class _Run:
         state = self.state
         self._settle()
         self._stop_if_weights_diverged()
-        losses, hits, seen = self.team.total(state.sums)
+        losses, hits, seen, norms, steps, ascent_norms, ascents = self.team.total(state.sums)
         row: LogRow = {
             "epoch": state.epoch + 1,
             "loss": losses / seen,
             "train_accuracy": hits / seen,
+            "gradient_norm": norms / steps,
             "learning_rate": self.step.optimizer.param_groups[0]["lr"],
             "images_per_second": seen / state.epoch_seconds,
             "seconds": state.seconds + state.epoch_seconds,
         }
+        if ascents:
+            row["ascent_gradient_norm"] = ascent_norms / ascents
         if self.validation is not None and self.team.is_main:
             pgd = PGD(norm=self.config.validation_norm, eps=self.config.validation_eps, steps=10, bn_mode="eval")
             measured = validate(self.learned, self.validation, pgd, seed=self.config.seed)
@@ -276,7 +279,7 @@ class _Run:
         told = self.team.total([float(state.epoch_joules is not None), state.epoch_joules or 0.0])
         if told[0] == self.team.size:
             state.joules = (state.joules or 0.0) + told[1]
-        state.batch, state.sums, state.epoch_seconds, state.epoch_joules = 0, (0.0, 0, 0), 0.0, None
+        state.batch, state.sums, state.epoch_seconds, state.epoch_joules = 0, NO_SUMS, 0.0, None
         state.log.append(row)
         state.best_epoch = self.team.agree(state.best_epoch)
         if events is not None:

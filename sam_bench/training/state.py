@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sam_bench.records import Architecture, Name, Norm, Precision, Recipe, Record
 from sam_bench.records.fields import SCHEMA_VERSION, Radius, Sha256
+from sam_bench.training.figures import NO_SUMS, Sums
 from sam_bench.training.step import Passes
 
 
@@ -48,7 +49,7 @@ class RunState:
     Attributes:
         epoch: Epochs done.
         batch: Batches done of the epoch after those.
-        sums: Losses, hits and examples summed over these batches.
+        sums: What `Figures` summed over these batches.
         epoch_seconds: Time they took.
         epoch_joules: Energy the devices used for them; None where they do not tell.
         seconds: Time of the epochs done.
@@ -64,7 +65,7 @@ class RunState:
 
     epoch: int = 0
     batch: int = 0
-    sums: tuple[float, int, int] = (0.0, 0, 0)
+    sums: Sums = NO_SUMS
     epoch_seconds: float = 0.0
     epoch_joules: float | None = None
     seconds: float = 0.0

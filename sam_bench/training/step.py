@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from sam_bench.distributed import ALONE, Team
 from sam_bench.perturb import BatchLoss
+from sam_bench.perturb.weights.base import global_norm
 from sam_bench.records import Precision
 from sam_bench.seeds import derive_seed, row_generator
 from sam_bench.training.method import Method
@@ -26,6 +27,23 @@ class Passes:
     train_backward: float = 0.0
     attack_forward: float = 0.0
     attack_backward: float = 0.0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step saw: scalars on the device. Reading them would synchronise, so the caller decides when.
+
+    Attributes:
+        loss: Mean loss at the unperturbed weights.
+        hits: Examples classified correctly there.
+        gradient_norm: L2 norm of the gradient that the optimizer used.
+        ascent_norm: That of the gradient that the ascent in the weights followed; None without an ascent.
+    """
+
+    loss: Tensor
+    hits: Tensor
+    gradient_norm: Tensor
+    ascent_norm: Tensor | None
 
 
 class TrainingStep:
@@ -91,7 +109,7 @@ class TrainingStep:
         total: int | None = None,
         lr_scale: float = 1.0,
         epoch_ended: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> StepResult:
         """Learn from one batch.
 
         Args:
@@ -104,10 +122,6 @@ class TrainingStep:
             total: Examples in the whole batch; those given when there is no more.
             lr_scale: Multiplies the learning rate.
             epoch_ended: This is the last step of its epoch.
-
-        Returns:
-            The mean loss at the unperturbed weights and the number of examples classified correctly
-            there, both scalars on the device: reading them would synchronise, so the caller decides when.
         """
         method = self.method
         total = total or len(x)
@@ -135,12 +149,13 @@ class TrainingStep:
             progress=progress,
         )
         loss = method.weights.differentiate(batch)
+        gradient_norm = global_norm(batch.gradients()[1])
         self.optimizer.step()
         if self.average is not None:
             method.averaging.update(self.average, self.model, progress=progress, epoch_ended=epoch_ended)
         self._count(batch, total)
         assert batch.hits is not None
-        return loss, batch.hits
+        return StepResult(loss, batch.hits, gradient_norm, batch.ascent_norm)
 
     def _perturbed(self, x: Tensor, y: Tensor, *, step: int, first: int, total: int) -> Tensor:
         size = self._micro_batch or len(x)

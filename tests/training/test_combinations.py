@@ -32,8 +32,8 @@ def trains(settings: dict[str, Any]) -> None:
     step = TrainingStep(model, method, seed=0, precision="fp32")
     split = digits().head(16)
     for number in range(2):
-        loss, hits = step(to_float(split.images), split.labels, step=number, progress=(number + 0.5) / 2)
-        assert loss.isfinite() and 0 <= int(hits) <= 16
+        result = step(to_float(split.images), split.labels, step=number, progress=(number + 0.5) / 2)
+        assert result.loss.isfinite() and 0 <= int(result.hits) <= 16 and result.gradient_norm.isfinite()
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
     assert (step.average is None) == (method.averaging.method == "none")
@@ -73,5 +73,5 @@ def test_every_recipe_trains_two_steps_on_the_smallest_of_networks(name: str) ->
     step = TrainingStep(model, build_method(recipe), seed=0, precision="fp32")
     split = digits().head(16)
     for number in range(2):
-        loss, _ = step(to_float(split.images), split.labels, step=number, progress=(number + 0.5) / 2)
-        assert loss.isfinite()
+        result = step(to_float(split.images), split.labels, step=number, progress=(number + 0.5) / 2)
+        assert result.loss.isfinite()

@@ -162,8 +162,8 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(recipe: str, micro_batch: 
         model = without_batch_norm()
         step = TrainingStep(model, method, seed=0, precision="fp32", micro_batch=size)
         for number in range(3):
-            loss, hits = step(x, y, step=number, progress=number / 3)
-        outcomes.append((loss, hits, model.state_dict(), copy.copy(step.passes)))
+            result = step(x, y, step=number, progress=number / 3)
+        outcomes.append((result.loss, result.hits, model.state_dict(), copy.copy(step.passes)))
     (loss, hits, weights, passes), (loss2, hits2, weights2, passes2) = outcomes
     torch.testing.assert_close(loss, loss2, rtol=1e-10, atol=1e-12)
     assert hits == hits2 and passes == passes2

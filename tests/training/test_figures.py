@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sam_bench.training.figures import Figures, Spent
+from sam_bench.training.step import StepResult
 
 CPU = torch.device("cpu")
 
-steps = st.lists(st.tuples(st.floats(0, 10, width=32), st.integers(1, 64), st.integers(0, 64)), min_size=1, max_size=20)
+norms = st.floats(0, 10, width=32)
+steps = st.lists(
+    st.tuples(st.floats(0, 10, width=32), st.integers(1, 64), st.integers(0, 64), norms, st.none() | norms),
+    min_size=1,
+    max_size=20,
+)
+
+
+def result(loss: float, hits: int = 1, norm: float = 1.0, ascent: float | None = None) -> StepResult:
+    return StepResult(
+        torch.tensor(loss), torch.tensor(hits), torch.tensor(norm), None if ascent is None else torch.tensor(ascent)
+    )
 
 
 @given(made=steps, cut=st.integers(0, 20))
-def test_sums_taken_up_from_a_checkpoint_are_those_never_put_away(made: list[tuple[float, int, int]], cut: int) -> None:
+def test_sums_taken_up_from_a_checkpoint_are_those_never_put_away(
+    made: list[tuple[float, int, int, float, float | None]], cut: int
+) -> None:
     whole, parts = Figures(CPU), Figures(CPU)
-    for number, (loss, examples, hits) in enumerate(made):
+    for number, (loss, examples, hits, norm, ascent) in enumerate(made):
         if number == cut:
             parts = Figures(CPU, parts.state())
         for figures in (whole, parts):
-            figures.add(torch.tensor(loss), torch.tensor(hits), examples=examples, step=number)
+            figures.add(result(loss, hits, norm, ascent), examples=examples, step=number)
     assert whole.state() == parts.state()
     assert whole.look() == parts.look(wait=True)
     seen = whole.look()
-    assert seen is not None and seen.examples == sum(examples for _, examples, _ in made) and seen.bad_step == -1
+    assert seen is not None and seen.examples == sum(each[1] for each in made) and seen.bad_step == -1
+    *_, norm_sum, count, ascent_sum, ascents = whole.state()
+    followed = [each[4] for each in made if each[4] is not None]
+    assert (count, ascents) == (len(made), len(followed))
+    assert (norm_sum, ascent_sum) == pytest.approx((sum(each[3] for each in made), sum(followed)), rel=1e-5)
 
 
 def test_the_first_loss_that_is_no_number_is_named_whatever_follows() -> None:
     figures = Figures(CPU)
     for step, loss in enumerate([1.0, float("inf"), 2.0, float("nan")], 5):
-        figures.add(torch.tensor(loss), torch.tensor(1), examples=4, step=step)
+        figures.add(result(loss), examples=4, step=step)
     seen = figures.look()
     assert seen is not None and seen.bad_step == 6
 

@@ -76,7 +76,7 @@ def test_every_pair_counts_what_it_runs_in_bfloat16_too(inputs: str, weights: st
     counter = Counter(model)
     step = TrainingStep(model, method_of("standard", {"inputs": inputs, "weights": weights}), seed=0, precision="bf16")
     for number in range(2):
-        loss, _ = step(*batch(), step=number, progress=number / 2)
+        loss = step(*batch(), step=number, progress=number / 2).loss
         assert loss.dtype == torch.float32 and bool(loss.isfinite())
     assert step.passes == counter.passes
     state = [*model.state_dict().values(), *(parameter.grad for parameter in model.parameters())]
@@ -131,8 +131,8 @@ def test_a_step_is_a_function_of_its_number_whatever_was_drawn_before() -> None:
         model = tiny_net().train()
         step = TrainingStep(model, method_of("at", {"steps": 2}), seed=0, precision="fp32")
         torch.rand(noise)
-        loss, correct = step(*batch(), step=3, progress=0.3)
-        outcomes.append([loss, correct, *model.parameters()])
+        result = step(*batch(), step=3, progress=0.3)
+        outcomes.append([result.loss, result.hits, *model.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*outcomes, strict=True))
 
 
@@ -142,11 +142,30 @@ def test_the_loss_and_hits_reported_are_those_at_the_unperturbed_weights() -> No
     x, y = batch()
     with torch.no_grad():
         logits = model(x)
-    loss, correct = TrainingStep(model, method_of("sam", {"rho": 1.0}), seed=0, precision="fp32")(
-        x, y, step=0, progress=0.0
-    )
-    assert loss.item() == pytest.approx(cross_entropy(logits, y).mean().item(), rel=1e-6)
-    assert correct.item() == (logits.argmax(1) == y).sum().item()
+    step = TrainingStep(model, method_of("sam", {"rho": 1.0}), seed=0, precision="fp32")
+    result = step(x, y, step=0, progress=0.0)
+    assert result.loss.item() == pytest.approx(cross_entropy(logits, y).mean().item(), rel=1e-6)
+    assert result.hits.item() == (logits.argmax(1) == y).sum().item()
+
+
+@pytest.mark.parametrize(
+    ("weights", "ascends"), [("none", False), ("noise", False), ("sam", True), ("asam", True), ("looksam", True)]
+)
+def test_the_norms_reported_are_those_of_the_gradients_before_and_after_the_ascent(weights: str, ascends: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).train()
+    x, y = batch()
+    plain = global_norm(torch.autograd.grad(cross_entropy(model(x), y).mean(), list(model.parameters())))
+    step = TrainingStep(model, method_of("standard", {"weights": weights}), seed=0, precision="fp32")
+    result = step(x, y, step=0, progress=0.0)
+    used = global_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    torch.testing.assert_close(result.gradient_norm, used)
+    assert (result.ascent_norm is not None) == ascends
+    if result.ascent_norm is not None:
+        torch.testing.assert_close(result.ascent_norm, plain)
+        assert not torch.allclose(result.gradient_norm, plain)
+    elif weights == "none":
+        torch.testing.assert_close(result.gradient_norm, plain)
 
 
 @pytest.mark.slow

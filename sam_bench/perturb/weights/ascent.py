@@ -61,6 +61,7 @@ class Ascent(WeightPerturbation):
             raise InputError(
                 f"--perturb-only {self.perturb_only}: the loss does not depend on any parameter that would be perturbed"
             )
+        batch.ascent_norm = global_norm(gradients)
         # The gradients themselves become the perturbation, since the second pass replaces them.
         self.ascend(batch, parameters, gradients)
         with restored(parameters):

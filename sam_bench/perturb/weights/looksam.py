@@ -40,8 +40,9 @@ class LookSAM(SAM):
         allowed = self.chosen(batch)
         among = set(map(id, parameters if allowed is None else allowed))
         moved = [pair for pair in zip(parameters, plain, strict=True) if id(pair[0]) in among]
+        batch.ascent_norm = global_norm([each for _, each in moved])
         # One scale for all of the gradient: what is not moved still says where the plain one points.
-        torch._foreach_mul_(plain, self.rho / (global_norm([each for _, each in moved]) + 1e-12))
+        torch._foreach_mul_(plain, self.rho / (batch.ascent_norm + 1e-12))
         with displaced([parameter for parameter, _ in moved], [ascent for _, ascent in moved]):
             self.second(batch)
         if self.interval > 1:

@@ -58,6 +58,7 @@ class BatchLoss:
         losses: Loss of each example in the last pass, float [B] or as many as were chosen; detached.
         hits: Examples classified correctly in the first pass, a scalar on the device; where that pass saw
             only some, as many of the whole batch as their share.
+        ascent_norm: L2 norm of the gradient that the ascent followed, a scalar on the device; None without one.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class BatchLoss:
         self.backward = 0.0
         self.losses = torch.empty(0)
         self.hits: Tensor | None = None
+        self.ascent_norm: Tensor | None = None
         self._objective, self._score, self._passes = losses, score or model, passes
         self._micro_batch, self._weight = micro_batch or len(y), weight
         self._local, self._sync_ascent = local, sync_ascent

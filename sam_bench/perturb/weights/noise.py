@@ -37,4 +37,5 @@ class Noise(Ascent):
 
     def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
         """`rho z / ||z||`."""
+        batch.ascent_norm = None  # that of the noise says nothing
         scale_to(gradients, self.rho)
