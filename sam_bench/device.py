@@ -5,9 +5,12 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,6 +63,47 @@ def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
     if device.type == "cpu" and "amx_bf16" in cpu_flags():
         return "bf16", "the CPU has AMX"
     return "fp32", "the device has no native bfloat16 matrix unit"
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Compute with float32 in float32 on every device, for the time of a block.
+
+    PyTorch lets a GPU round the inputs of convolutions to TF32, with a mantissa of 10 bits, unless it is told
+    otherwise, and can be told to do the same and worse to matrix products: enough to decide an example that
+    lies at the decision boundary.
+    """
+    switches = _float32_switches()
+    before: list[tuple[Callable[[Any], None], Any]] = []
+    for read, write, _ in switches:
+        # One of the old switches cannot be read where the new ones differ; putting these back is enough then.
+        with suppress(RuntimeError):
+            before.append((write, read()))
+    try:
+        for _, write, exact in switches:
+            write(exact)
+        yield
+    finally:
+        for write, value in before:
+            write(value)
+
+
+def _float32_switches() -> list[tuple[Callable[[], Any], Callable[[Any], None], Any]]:
+    """PyTorch's switches, the old ones first: how to read and to write each, and its value for exact float32."""
+
+    def attribute(owner: Any, name: str, exact: Any) -> tuple[Callable[[], Any], Callable[[Any], None], Any]:
+        return partial(getattr, owner, name), partial(setattr, owner, name), exact
+
+    cudnn, mkldnn, matmul = torch.backends.cudnn, torch.backends.mkldnn, torch.backends.cuda.matmul
+    switches = [
+        attribute(cudnn, "allow_tf32", False),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+    ]
+    if hasattr(cudnn, "conv"):  # PyTorch 2.9 and later: one for every kind of operation
+        kinds = [(cudnn, "conv"), (cudnn, "rnn"), (mkldnn, "conv"), (mkldnn, "rnn"), (mkldnn, "matmul")]
+        each = [matmul, *(getattr(backend, kind) for backend, kind in kinds)]
+        switches += [attribute(owner, "fp32_precision", "ieee") for owner in each]
+    return switches
 
 
 def can_compile(device: torch.device) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 
 from sam_bench import device as rooms
-from sam_bench.device import choose_device, choose_precision, device_name, package_versions
+from sam_bench.device import choose_device, choose_precision, device_name, package_versions, true_float32
 from sam_bench.errors import InputError
 
 CPU = torch.device("cpu")
@@ -63,3 +65,67 @@ def test_the_versions_that_decide_numbers_are_there() -> None:
     assert {"python", "torch", "torchvision", "timm", "numpy", "robustbench"} <= set(versions)
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert {"pyautoattack", "autoattack"} & set(versions)
+
+
+def _switches() -> list[object]:
+    """What PyTorch says of float32, one by one; "mixed" where it refuses to say because the answers differ."""
+
+    def told(read: Callable[[], object]) -> object:
+        try:
+            return read()
+        except RuntimeError:
+            return "mixed"
+
+    cudnn, mkldnn, matmul = torch.backends.cudnn, torch.backends.mkldnn, torch.backends.cuda.matmul
+    kinds = [cudnn.conv, cudnn.rnn, matmul] + [getattr(mkldnn, kind) for kind in ("conv", "rnn", "matmul")]
+    old = [lambda: cudnn.allow_tf32, lambda: matmul.allow_tf32, torch.get_float32_matmul_precision]
+    return [kind.fp32_precision for kind in kinds] + [told(read) for read in old]
+
+
+def _old_way() -> None:
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("medium")
+
+
+def _new_way() -> None:
+    torch.backends.fp32_precision = "tf32"
+
+
+def _mixed() -> None:
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+@pytest.fixture
+def _as_it_was() -> Iterator[None]:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    kinds = [cudnn.conv, cudnn.rnn, matmul] + [
+        getattr(torch.backends.mkldnn, kind) for kind in ("conv", "rnn", "matmul")
+    ]
+    tf32, everywhere, before = cudnn.allow_tf32, torch.backends.fp32_precision, [kind.fp32_precision for kind in kinds]
+    yield
+    torch.backends.fp32_precision, cudnn.allow_tf32 = everywhere, tf32
+    torch.set_float32_matmul_precision("highest")
+    for kind, value in zip(kinds, before, strict=True):
+        kind.fp32_precision = value
+
+
+@pytest.mark.usefixtures("_as_it_was")
+@pytest.mark.parametrize("wanted", [lambda: None, _old_way, _new_way, _mixed])
+def test_float32_is_float32_in_the_block_and_whatever_was_wanted_after_it(wanted: Callable[[], None]) -> None:
+    wanted()
+    before = _switches()
+    with pytest.raises(ValueError, match="inside"), true_float32():
+        assert _switches() == [*["ieee"] * 6, False, False, "highest"]
+        raise ValueError("inside")
+    assert _switches() == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU has TF32")
+def test_a_convolution_on_a_gpu_is_exact_to_float32() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(8, 64, 16, 16), torch.randn(64, 64, 3, 3)
+    with true_float32():
+        found = torch.nn.functional.conv2d(x.cuda(), weight.cuda()).cpu().double()
+    exact = torch.nn.functional.conv2d(x.double(), weight.double())
+    assert (found - exact).abs().max() < 1e-5 * exact.abs().max()

@@ -11,7 +11,7 @@ from torch import nn
 
 from sam_bench import zoo as zoos
 from sam_bench.data import Dataset, Split, StreamedDataset, StreamedSplit, make_batches
-from sam_bench.device import device_name, package_versions
+from sam_bench.device import device_name, package_versions, true_float32
 from sam_bench.modes import attacking
 from sam_bench.records import Cost, ModelCard, Norm, RobustBenchDataset
 from sam_bench.training import RunConfig, Trained
@@ -78,5 +78,5 @@ def register(
 def _hits(model: nn.Module, test: Split | StreamedSplit) -> int:
     """How many of the test images the model gets right, in float32."""
     batches = make_batches(test, batch_size=256, seed=0, augmentation=None, shuffle=False)
-    with attacking(model):
+    with attacking(model), true_float32():
         return sum(int((model(x).argmax(1) == y).sum()) for x, y in batches.epoch(0))

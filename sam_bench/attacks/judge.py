@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sam_bench.device import true_float32
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import MISCLASSIFIED, ROBUST
 
@@ -41,10 +42,11 @@ def pad(x: Tensor, rows: int) -> Tensor:
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, *, batch_size: int, device: torch.device) -> Tensor:
-    """Predicted classes, int64 [N] on the CPU, of inputs float32 [N, ...] in [0, 1]."""
-    return torch.cat(
-        [model(pad(part.to(device), SMALLEST_BATCH)).argmax(1)[: len(part)].cpu() for part in x.split(batch_size)]
-    )
+    """Predicted classes, int64 [N] on the CPU, of inputs float32 [N, ...] in [0, 1]; not in TF32."""
+    with true_float32():
+        return torch.cat(
+            [model(pad(part.to(device), SMALLEST_BATCH)).argmax(1)[: len(part)].cpu() for part in x.split(batch_size)]
+        )
 
 
 class Judge:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sam_bench.data import Split, StreamedSplit, make_batches
+from sam_bench.device import true_float32
 from sam_bench.modes import attacking
 from sam_bench.perturb.inputs import PGD
 from sam_bench.seeds import generator
@@ -49,4 +50,5 @@ def validate(
 
 @torch.no_grad()
 def _hits(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
-    return int((model(x).argmax(1) == y).sum())
+    with true_float32():
+        return int((model(x).argmax(1) == y).sum())

@@ -391,3 +391,20 @@ def test_the_ball_of_a_run_is_the_one_it_was_asked_for() -> None:
 
     Looking().run(Brightness(), *GREY, norm="L2", eps=0.25)
     assert seen == [Ball(norm="L2", eps=0.25)]
+
+
+def test_what_is_judged_is_computed_in_float32_and_the_search_is_left_what_it_was_given(
+    net: nn.Sequential, examples: tuple[Tensor, Tensor]
+) -> None:
+    seen: dict[bool, set[str]] = {True: set(), False: set()}
+
+    class Asking(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen[x.requires_grad].add(torch.backends.cudnn.conv.fp32_precision)
+            logits: Tensor = net(x)
+            return logits
+
+    ordinary = torch.backends.cudnn.conv.fp32_precision
+    FGSMAttack().run(Asking(), *examples, norm="Linf", eps=0.1)
+    assert seen == {True: {ordinary}, False: {"ieee"}} and ordinary != "ieee"
+    assert torch.backends.cudnn.conv.fp32_precision == ordinary
