@@ -26,6 +26,8 @@ import textbook
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from sam_bench.device import fastest_convolutions
+
 STEPS = 3  # the optimizer's state exists from the second step on
 SCALARS = 4096  # bytes allowed for norms, losses, counts; an allocator's rounding is below that
 SIDES = ("textbook", "sam-bench")
@@ -102,8 +104,9 @@ def measure(arguments: argparse.Namespace, side: str, method: str) -> dict[str, 
         recipe = common.method_of(method, epochs=1, batch_size=arguments.batch_size, flip=True)
         step = common.our_step(model, recipe, seed=0, precision=precision, compiled=arguments.compile)
         x = x.contiguous(memory_format=torch.channels_last)
-        for number in range(STEPS):
-            step(x, y, step=number, progress=0.5)
+        with fastest_convolutions():
+            for number in range(STEPS):
+                step(x, y, step=number, progress=0.5)
 
     if device.type == "cuda":
         run()

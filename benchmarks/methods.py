@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam_bench.device import choose_device, choose_precision, device_name, package_versions
+from sam_bench.device import choose_device, choose_precision, device_name, fastest_convolutions, package_versions
 from sam_bench.models import architecture_for, create_model
 from sam_bench.perturb import WEIGHT_PERTURBATIONS
 from sam_bench.training import build_method, load_recipe, override
@@ -81,9 +81,10 @@ class Runner:
         """Seconds per step."""
         self._wait()
         started = self._clock()
-        for _ in range(self.turn):
-            self.step(x, y, step=self._done, progress=0.0)
-            self._done += 1
+        with fastest_convolutions():
+            for _ in range(self.turn):
+                self.step(x, y, step=self._done, progress=0.0)
+                self._done += 1
         self._wait()
         return (self._clock() - started) / self.turn
 

@@ -106,6 +106,21 @@ def _float32_switches() -> list[tuple[Callable[[], Any], Callable[[Any], None], 
     return switches
 
 
+@contextmanager
+def fastest_convolutions() -> Iterator[None]:
+    """Have cuDNN try its algorithms on every new shape and keep the fastest, for the time of a block.
+
+    For training, whose shapes repeat. Not for evaluations: which algorithm is the fastest, and with it the
+    rounding, can differ from one run to the next.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def can_compile(device: torch.device) -> bool:
     """Whether `torch.compile` finds what it needs: for a CPU, a C++ compiler."""
     return device.type != "cpu" or any(map(shutil.which, ("g++", "clang++", "c++")))

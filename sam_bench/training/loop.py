@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from sam_bench.data import ResizedCrop, Split, StreamedSplit, make_batches
+from sam_bench.device import fastest_convolutions
 from sam_bench.distributed import ALONE, Team
 from sam_bench.errors import SamBenchError, StoppedError
 from sam_bench.perturb.inputs import PGD
@@ -86,7 +87,7 @@ def fit(
     """
     run = _Run(model, method, train, validation, config=config, folder=folder, reporter=reporter, team=team)
     run.open(resume=resume)
-    with listening() as request:
+    with listening() as request, fastest_convolutions():
         return run.finish(request, keep=keep, save_every=save_every)
 
 

@@ -59,6 +59,23 @@ def test_the_log_says_what_was_learned_and_what_it_took(tmp_path: Path) -> None:
     assert trained.state.passes.train_forward == trained.state.passes.train_backward == 2 * 2 * len(train)
 
 
+def test_cudnn_looks_for_the_fastest_convolutions_during_a_run_only(tmp_path: Path) -> None:
+    model, seen = tiny_net(), set()
+    model.register_forward_pre_hook(lambda *_: seen.add(torch.backends.cudnn.benchmark))
+    run(tmp_path, method_of(), model=model)
+    assert seen == {True} and not torch.backends.cudnn.benchmark
+
+
+def test_the_log_has_the_norms_of_the_gradients_and_those_of_ascents_from_the_epoch_they_begin_in(
+    tmp_path: Path,
+) -> None:
+    log = run(tmp_path, method_of("sam", {"start_epoch": 1, "epochs": 2})).state.log
+    assert [row["gradient_norm"] > 0 for row in log] == [True, True]
+    assert ["ascent_gradient_norm" in row for row in log] == [False, True] and log[1]["ascent_gradient_norm"] > 0
+    head, first, second = (tmp_path / "log.csv").read_text().splitlines()
+    assert head.endswith(",ascent_gradient_norm") and first.endswith(",") and not second.endswith(",")
+
+
 def test_validation_changes_nothing_of_what_is_learned(tmp_path: Path) -> None:
     train, validation = hold_out(digits().head(40), 16, 0)
     watched = run(tmp_path / "watched", method_of("at", {"steps": 2}), train=train, validation=validation)
