@@ -72,7 +72,7 @@ class _Reader:
         classes = classes or self.numbered_classes(train_labels, test_labels)
         for part, labels in (("train", train_labels), ("test", test_labels)):
             if labels is not None and int(labels.max()) >= len(classes):
-                at = int(labels.argmax())
+                at = int(np.argmax(labels))
                 raise self.wrong(
                     f"y_{part}",
                     f"has the label {int(labels[at])} (at {at}), but there are {len(classes)} classes: "
@@ -121,11 +121,11 @@ class _Reader:
             raise self.wrong(array, "is empty; there must be at least one example")
         low, high = int(labels.min()), int(labels.max())
         if low < 0:
-            raise self.wrong(array, f"has the label {low} (at {int(labels.argmin())}); labels must be integers from 0")
+            place = int(np.argmin(labels))
+            raise self.wrong(array, f"has the label {low} (at {place}); labels must be integers from 0")
         if high > _MOST_CLASSES:
-            raise self.wrong(
-                array, f"has the label {high} (at {int(labels.argmax())}); labels must be class numbers from 0"
-            )
+            place = int(np.argmax(labels))
+            raise self.wrong(array, f"has the label {high} (at {place}); labels must be class numbers from 0")
         return torch.from_numpy(labels.astype(np.int64))
 
     def split(self, part: str, labels: Tensor) -> Split:
