@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
+import torch
 from cli_runner import DIGITS, CommandLine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,6 +77,16 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(cli: CommandLine) -> 
     assert last.startswith(f"sam-bench: 1 of 2 runs failed: {failed}; ")
 
 
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """As a task on the cluster has: the sums of another number of threads round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
 def test_on_ray_the_runs_are_those_of_one_process(cli: CommandLine) -> None:
     grid = ["--seed", "0,1", "--attack", "fgsm", "--n-examples", "10"]
     here = cli.done(*SWEEP, *grid, "--json").json["runs"]
