@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sam_bench.attacks.base import ATTACKS, ExampleAttack, Progress, Task
 from sam_bench.attacks.draws import CounterDraws
 from sam_bench.attacks.judge import SMALLEST_BATCH, pad
+from sam_bench.device import true_float32
 from sam_bench.errors import InputError
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import LossPerExample, cross_entropy, input_gradient
@@ -107,6 +108,7 @@ class RestartedAscent(GradientAttack):
                 break
         return []
 
+    @true_float32()  # it leaves an example at the first error, which has to be the judge's, too
     def _attack_batch(
         self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, steps: Steps
     ) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from sam_bench.attacks.autoattack.plan import Version, attacks_of, fit_to_classe
 from sam_bench.attacks.base import Attack, Found, Progress, Task
 from sam_bench.attacks.doubts import explain
 from sam_bench.attacks.random_state import random_state_kept
+from sam_bench.device import true_float32
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
 
@@ -73,7 +74,7 @@ class ReferenceAutoAttack:
                     # What is judged is what the verification will see, else an example would be let
                     # go over a witness that is then turned down.
                     candidate = ball.project(candidate, clean)
-                    with torch.no_grad():
+                    with torch.no_grad(), true_float32():
                         broken = (model(candidate).argmax(1) != labels).cpu()
                     found = index[broken]
                     robust[found] = False

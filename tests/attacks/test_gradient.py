@@ -407,4 +407,7 @@ def test_what_is_judged_is_computed_in_float32_and_the_search_is_left_what_it_wa
     ordinary = torch.backends.cudnn.conv.fp32_precision
     FGSMAttack().run(Asking(), *examples, norm="Linf", eps=0.1)
     assert seen == {True: {ordinary}, False: {"ieee"}} and ordinary != "ieee"
+    seen[True].clear()
+    PGDAttack(steps=2).run(Asking(), *examples, norm="Linf", eps=0.1)
+    assert seen == {True: {"ieee"}, False: {"ieee"}}, "PGD leaves an example as soon as it takes it for broken"
     assert torch.backends.cudnn.conv.fp32_precision == ordinary
