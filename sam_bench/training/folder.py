@@ -21,6 +21,10 @@ from sam_bench.records import read_record, write_atomic, write_record
 from sam_bench.training.state import LogRow, RunConfig, RunState
 from sam_bench.training.step import Passes
 
+_FORMAT = 2
+"""What a checkpoint's `state` and tensors mean; raised with every change of either, so that no version of this
+program goes on from what it would misread. Checkpoints before the second had no number."""
+
 
 class RunFolder:
     """The files of one run.
@@ -80,7 +84,7 @@ class RunFolder:
             keep: How many epochs' checkpoints stay, this one among them.
         """
         self._write_log(state.log)
-        _write(self.checkpoint_file, {"state": asdict(state), **tensors})
+        _write(self.checkpoint_file, {"format": _FORMAT, "state": asdict(state), **tensors})
         if keep > 1 and state.batch == 0:
             self._keep(state.epoch, keep)
 
@@ -120,9 +124,16 @@ class RunFolder:
         """A checkpoint, the last one unless another is given.
 
         Raises:
-            SamBenchError: The file is damaged.
+            SamBenchError: The file is damaged, or of another version of this program.
         """
-        tensors = self._read(path or self.checkpoint_file, needs=("state", "model", "optimizer"))
+        path = path or self.checkpoint_file
+        tensors = self._read(path, needs=("state", "model", "optimizer"))
+        written = tensors.pop("format", 1)
+        if written != _FORMAT:
+            raise SamBenchError(
+                f"{path} was written by another version of sam-bench (its format is {written}, here it is {_FORMAT}): "
+                f"continue this run with the version that began it, or delete {path.parent} to start it over"
+            )
         fields = tensors.pop("state")
         return RunState(**(fields | {"passes": Passes(**fields["passes"])})), tensors
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 from training_samples import StopsAt, assert_same, digits, method_of, run, saved
@@ -212,3 +213,20 @@ def test_a_damaged_checkpoint_is_named_and_not_trained_on(damage: str, tmp_path:
     with pytest.raises(SamBenchError, match=r"checkpoint\.pt is .*not a checkpoint of this program"):
         run(tmp_path, method, resume=True)
     assert file.read_bytes() == content
+
+
+def test_a_checkpoint_of_another_version_is_refused_and_stays(tmp_path: Path) -> None:
+    method = method_of("standard")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, method, reporter=StopsAt(4))
+    file = tmp_path / "checkpoint.pt"
+    content = torch.load(file, weights_only=True)
+    for written, told in ((content["format"] + 1, content["format"] + 1), (None, 1)):
+        other = {key: value for key, value in content.items() if key != "format"}
+        torch.save(other if written is None else {"format": written, **other}, file)
+        before = file.read_bytes()
+        with pytest.raises(SamBenchError, match=rf"written by another version of sam-bench \(its format is {told}, "):
+            run(tmp_path, method, resume=True)
+        assert file.read_bytes() == before
+    torch.save(content, file)
+    assert run(tmp_path, method, resume=True).state.epoch == 2
