@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +13,35 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_m
 
 from sam_bench.modes import batch_norms
 from sam_bench.registry import Component, Registry
+
+
+class RunningAverage(AveragedModel):
+    """PyTorch's average over parameters and buffers, which reads and sends nothing while it moves.
+
+    PyTorch's own sends its count to the device at every update, and waits there for all that was asked before.
+    """
+
+    def __init__(self, model: nn.Module, move: Callable[[Sequence[Tensor], Sequence[Tensor], int], None]) -> None:
+        super().__init__(model, use_buffers=True)
+        self._move = move
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take the weights of `model` in; the first ones as they are."""
+        count = int(self.n_averaged)  # stays on the CPU
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        for dtype in dict.fromkeys(mine.dtype for mine, _ in pairs):
+            alike = [pair for pair in pairs if pair[0].dtype == dtype]
+            mine, theirs = [pair[0] for pair in alike], [pair[1] for pair in alike]
+            if count:
+                self._move(mine, theirs, count)
+            else:
+                torch._foreach_copy_(mine, theirs)
+        self.n_averaged += 1
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [each.detach() for each in (*model.parameters(), *model.buffers())]
 
 
 class Averaging(Component):
@@ -78,7 +107,7 @@ class EMA(Averaging):
 
     def averaged(self, model: nn.Module) -> AveragedModel:
         """An average over parameters and buffers: recent statistics fit recent weights, nothing is recomputed."""
-        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        return RunningAverage(model, get_ema_multi_avg_fn(self.decay))
 
 
 @AVERAGES.register("swa")
@@ -94,7 +123,7 @@ class SWA(Averaging):
 
     def averaged(self, model: nn.Module) -> AveragedModel:
         """A mean over parameters and buffers."""
-        return AveragedModel(model, multi_avg_fn=_mean, use_buffers=True)
+        return RunningAverage(model, _mean)
 
     def update(self, average: AveragedModel, model: nn.Module, *, progress: float, epoch_ended: bool) -> None:
         """One more member of the mean, when it is time."""
@@ -121,7 +150,7 @@ _swa_mean = get_swa_multi_avg_fn()
 
 
 @torch.no_grad()
-def _mean(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+def _mean(averaged: Sequence[Tensor], current: Sequence[Tensor], count: int) -> None:
     # BatchNorm's counter of batches is an integer: the latest one is as good as a mean.
     if averaged[0].is_floating_point():
         _swa_mean(averaged, current, count)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sam_bench.distributed import local_rank, team_size
 from sam_bench.errors import InputError
@@ -63,6 +64,14 @@ def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
     if device.type == "cpu" and "amx_bf16" in cpu_flags():
         return "bf16", "the CPU has AMX"
     return "fp32", "the device has no native bfloat16 matrix unit"
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for what that device is doing.
+
+    A plain `to` does wait: a GPU would run dry at every batch.
+    """
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class Steps(Protocol):
         """The next points of the ball around `x`, float [B, ...]."""
 
     def keep(self, rows: Tensor) -> None:
-        """Forget the rows that are not marked, bool [B]."""
+        """Forget all rows but these, int64 [b]."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,13 @@ class RestartedAscent(GradientAttack):
         for _ in range(self.steps):
             logits, gradient = _gradient(model, x_adv, y[standing], self.loss)
             stands = logits.argmax(1) == y[standing]
-            broken[standing[~stands]] = True
-            standing, x_adv, gradient = standing[stands], x_adv[stands], gradient[stands]
-            if not len(standing):
-                return found, broken
-            steps.keep(stands)
+            rows = stands.nonzero().flatten()  # a GPU is waited for here, once a step
+            if len(rows) < len(standing):
+                broken[standing] = ~stands
+                standing, x_adv, gradient = standing[rows], x_adv[rows], gradient[rows]
+                if not len(rows):
+                    return found, broken
+                steps.keep(rows)
             x_adv = steps.move(x_adv, x[standing], gradient)
             found[standing] = x_adv
         with torch.no_grad():

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sam_bench.device import send
 from sam_bench.errors import InputError
 from sam_bench.records import Augmentation
 from sam_bench.seeds import draw_rows
@@ -54,8 +55,8 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: in
 
     Args:
         images: [B, C, H, W], any type and device.
-        offsets: int64 [B, 2] on any device: top and left of the window, from 0 to 2 * padding.
-        flips: bool [B] on any device: mirror left and right.
+        offsets: int64 [B, 2] on the CPU: top and left of the window, from 0 to 2 * padding.
+        flips: bool [B] on the CPU: mirror left and right.
         padding: Pixels added on every side.
         padding_mode: 'reflect' (without repeating the edge) or 'zeros'.
 
@@ -63,9 +64,10 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: in
         A new batch of the same shape, type and device.
     """
     device, (count, channels, height, width) = images.device, images.shape
-    rows = offsets[:, :1].to(device) + torch.arange(height, device=device)  # [B, H], places of the padded image
-    columns = offsets[:, 1:].to(device) + torch.arange(width, device=device)
-    columns = torch.where(flips.to(device)[:, None], columns.flip(1), columns)
+    offsets, flips = send(offsets, device), send(flips, device)
+    rows = offsets[:, :1] + torch.arange(height, device=device)  # [B, H], places of the padded image
+    columns = offsets[:, 1:] + torch.arange(width, device=device)
+    columns = torch.where(flips[:, None], columns.flip(1), columns)
     if padding_mode == "reflect":
         rows, columns = _reflected(height, padding, device)[rows], _reflected(width, padding, device)[columns]
     elif padding:

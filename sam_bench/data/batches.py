@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sam_bench.data.augment import augment, check_augmentation
 from sam_bench.data.splits import Split
+from sam_bench.device import send
 from sam_bench.errors import InputError
 from sam_bench.records import Augmentation
 from sam_bench.seeds import generator, row_generator
@@ -129,4 +130,4 @@ class Batches:
 
     def _order(self, epoch: int) -> Tensor:
         draws = generator(self.seed, "order", epoch)
-        return torch.randperm(len(self.split), generator=draws).to(self.split.device)
+        return send(torch.randperm(len(self.split), generator=draws), self.split.device)

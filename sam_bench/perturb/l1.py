@@ -75,6 +75,6 @@ def _level_by_newton(size: Tensor, outside: Tensor, eps: Tensor) -> Tensor:
         following = torch.where(inside, following, torch.where(near, level, (low + high) / 2))
         level = torch.where(going, following, level)
         going = going & ~near
-        if step % (_CHECK_EVERY if level.is_cuda else 1) == 0 and not bool(going.any()):
+        if step % (1 if level.is_cpu else _CHECK_EVERY) == 0 and not bool(going.any()):
             break
     return level

@@ -81,6 +81,6 @@ def _reach(weight: Tensor, speed: Tensor, room: Tensor, distance: Tensor) -> Ten
         following = torch.where(steep > 0, rest / steep.clamp_min(torch.finfo(slope.dtype).tiny), reach)
         arrived = following <= reach
         reach = torch.maximum(following, reach)
-        if step % (_CHECK_EVERY if reach.is_cuda else 1) == 0 and bool(arrived.all()):
+        if step % (1 if reach.is_cpu else _CHECK_EVERY) == 0 and bool(arrived.all()):
             break
     return reach

@@ -24,7 +24,7 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _TILES = 5  # squares along a side of the start in L2 and L1
 _INSIDE = 1.0 - 1e-6  # of the radius, in L1: that much is left to rounding
 _TINY = 1e-12
-_GPU_PATIENCE = 16  # ticks
+_PATIENCE = 16  # ticks
 _MOST_AHEAD = 32  # queries: most are not taken, but not all
 
 
@@ -97,7 +97,7 @@ class Square(Search[SquareRows]):
     @property
     def harvest_every(self) -> int:
         """A row that is through changes no more, so that it can wait where asking makes the device idle."""
-        return _GPU_PATIENCE if self.cases.device.type == "cuda" and not self.draws.in_step else 1
+        return 1 if self.cases.device.type == "cpu" or self.draws.in_step else _PATIENCE
 
     @property
     def ticks(self) -> int:

@@ -86,7 +86,7 @@ class SSAM(MaskedSAM):
         only = None if self.perturb_only == "all" else self.chosen(batch)
         with training_mode(batch.model, False):
             for row in range(min(self.fisher_examples, len(batch))):
-                rows = torch.tensor([row], device=batch.y.device)
+                rows = torch.arange(row, row + 1, device=batch.y.device)
                 batch.differentiate(own=True, keep_statistics=True, rows=rows, loss=cross_entropy, only=only)
                 _, found = batch.gradients()
                 torch._foreach_addcmul_(fisher, found, found)

@@ -1,0 +1,77 @@
+"""Attacks on the CPU and elsewhere; prints for each the verdicts of both and what was waited for a model's call."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import elsewhere
+import torch
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).parents[1] / "attacks"))
+from autoattack_samples import Conv, examples
+
+from sam_bench.attacks import Attack
+from sam_bench.attacks.autoattack import AutoAttack
+from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
+from sam_bench.attacks.margin import PGDMarginAttack
+from sam_bench.records import Norm
+
+RADII: dict[Norm, float] = {"Linf": 0.02, "L2": 0.25, "L1": 1.5}
+
+
+def _suite(*names: str, rng: str = "counter") -> AutoAttack:
+    return AutoAttack(version="custom", suite=list(names), rng=rng)
+
+
+CASES: list[tuple[str, Attack, Norm, int]] = [
+    *((f"pgd {norm}", PGDAttack(steps=10, restarts=2), norm, 12) for norm in ("Linf", "L2")),
+    *((f"fgsm {norm}", FGSMAttack(), norm, 12) for norm in ("Linf", "L2")),
+    *((f"pgd-margin {norm}", PGDMarginAttack(steps=10, restarts=2), norm, 12) for norm in ("Linf", "L2")),
+    *((f"apgd {norm}", _suite("apgd-ce"), norm, 4) for norm in RADII),
+    ("apgd Linf, upstream's draws", _suite("apgd-ce", rng="upstream"), "Linf", 2),
+    *((f"fab {norm}", _suite("fab"), norm, 2) for norm in RADII),
+    ("square Linf", _suite("square"), "Linf", 2),
+]
+
+
+class Counted(Conv):
+    """Knows how often it was called."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+def main() -> None:
+    """A line of JSON a case."""
+    model = Counted(dtype=torch.float32)
+    x, y = examples(model, 12, of=60)
+    with elsewhere.Device():
+        for name, attack, norm, count in CASES:
+            verdicts = {}
+            for device in ("cpu", elsewhere.NAME):
+                model.to(device).calls = 0
+                elsewhere.waits.clear()
+                ball = {"norm": norm, "eps": RADII[norm], "batch_size": 5, "device": device}
+                verdicts[device] = attack.run(model, x[:count], y[:count], **ball).verdicts
+            print(
+                json.dumps(
+                    {
+                        "case": name,
+                        "here": verdicts["cpu"],
+                        "there": verdicts[elsewhere.NAME],
+                        "calls": model.calls,
+                        "waits": dict(elsewhere.waits),
+                    }
+                ),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
