@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=2)  # rank 0 may be downloading a data set while the others wait
 
+LONG_PATIENCE = timedelta(days=14)
+"""For processes that share out work of unequal length and meet at its end; `torchrun` ends all when one dies."""
+
 
 @dataclass(frozen=True)
 class Team:
@@ -81,6 +84,14 @@ class Team:
             dist.all_gather_object(found, content)
         return found
 
+    def gather(self, content: T) -> list[T]:
+        """What each process gives, by rank, in rank 0; in the others nothing."""
+        if self.size == 1:
+            return [content]
+        found: list[T] | None = [content] * self.size if self.is_main else None
+        dist.gather_object(content, found, dst=0)
+        return found or []
+
     def wait(self) -> None:
         """Go on when every process has come here."""
         if self.size > 1:
@@ -101,11 +112,14 @@ def team_size() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[Team]:
+def joined(patience: timedelta = _PATIENCE) -> Iterator[Team]:
     """The team that `torchrun` has started, joined for the time of the block; alone without it.
 
     What is on the host goes through gloo, what is on a GPU through NCCL: asking whether somebody has
     been told to stop does not wait for a device.
+
+    Args:
+        patience: How long a process waits for another one before it gives up.
     """
     if team_size() == 1:
         yield ALONE
@@ -115,7 +129,7 @@ def joined() -> Iterator[Team]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=patience)
     try:
         yield Team(rank=dist.get_rank(), size=dist.get_world_size())
     finally:

@@ -17,7 +17,7 @@ from sam_bench.api.record_files import check_folder, default_record_path
 from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.data import Dataset, data_sources, load_dataset
 from sam_bench.device import choose_device, device_name
-from sam_bench.distributed import joined
+from sam_bench.distributed import LONG_PATIENCE, joined
 from sam_bench.errors import InputError
 from sam_bench.evaluation import TASK_SIZE, Evaluation, Recording, broken, chosen_executor, run_evaluation
 from sam_bench.evaluation.batch_size import USUAL, choose_batch_size
@@ -152,7 +152,7 @@ def evaluate_curve(
     chosen.check(norm)
     second = second_attack(chosen, norm) if second_opinion else None
     away_or_not = chosen_executor(executor, address=ray_address, device=device, workers=workers, task_size=task_size)
-    with joined() as team, away_or_not as away:
+    with joined(LONG_PATIENCE) as team, away_or_not as away:
         if not team.is_main:
             reporter = SilentReporter()
         # What is done elsewhere needs no more of the device here than to look at the model once.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench._version import __version__
+from sam_bench.attacks.doubts import square_doubts
 from sam_bench.attacks.judge import Judge, Verdict, predict
 from sam_bench.errors import SamBenchError
 from sam_bench.modes import attacking
@@ -91,6 +92,7 @@ class Task:
         withstand: Told, of an example that has an attack of an ensemble behind it, its position and how
             many those are now.
         progress: Told how far the attack is.
+        doubt: Told, in a sentence each and as soon as it arises, what makes the attack doubt its own result.
     """
 
     x: Tensor
@@ -104,6 +106,7 @@ class Task:
     confirm: Confirm
     withstand: Callable[[int, int], None]
     progress: Callable[[Progress], None]
+    doubt: Callable[[str], None]
 
 
 class Attack(Component):
@@ -154,7 +157,7 @@ class Attack(Component):
             task: What to attack, and who is told of what becomes of it.
 
         Returns:
-            The attack's doubts.
+            The attack's doubts, as far as `task.doubt` was not told.
         """
         found = self.search(model, task)
         foreign = sorted(set(found.by) - set(self.attacks))
@@ -181,6 +184,8 @@ class Attack(Component):
         index: Tensor | None = None,
         withstood: Tensor | None = None,
         told: Callable[[Verdict], None] = lambda _: None,
+        doubted: Callable[[str], None] = lambda _: None,
+        keep_witnesses: bool = True,
     ) -> AttackResult:
         """Attack and verify.
 
@@ -201,6 +206,9 @@ class Attack(Component):
                 the same settings, int64 [N]; default none. They are not run on it again.
             told: Called with each example's state as soon as it changes, in no particular order: what
                 a file of a run's progress has to hold.
+            doubted: Called with each of the attack's doubts as soon as it arises; those about the whole of the
+                examples are in the result alone.
+            keep_witnesses: Without, the result's `x_adv` is `x`: who is told of each witness needs no second copy.
 
         Raises:
             InputError: The attack does not search such a ball.
@@ -222,8 +230,15 @@ class Attack(Component):
             attacks=len(self.attacks),
             withstood=behind,
             told=told,
+            keep_witnesses=keep_witnesses,
         )
-        warnings: list[str] = []
+        doubts: list[str] = []
+
+        def doubt(text: str) -> None:
+            if text not in doubts:
+                doubts.append(text)
+                doubted(text)
+
         with attacking(model):
             right = judge.clean()
             if len(right):
@@ -239,14 +254,16 @@ class Attack(Component):
                     confirm=lambda positions, candidates, by: judge.confirm(right[positions], candidates, by),
                     withstand=lambda position, attacks: judge.withstand(int(right[position]), attacks),
                     progress=progress,
+                    doubt=doubt,
                 )
-                warnings = self.seek(model, task)
+                for text in self.seek(model, task):
+                    doubt(text)
         verdicts = judge.close()
         return AttackResult(
             verdicts=verdicts,
             attacks=self.attacks,
             x_adv=judge.x_adv,
-            warnings=warnings,
+            warnings=doubts + square_doubts(verdicts, self.attacks),
             engine=self.implementation,
             seconds=time.monotonic() - started,
         )
@@ -275,10 +292,13 @@ class ExampleAttack(Attack):
             withstood=withstood,
             told=lambda _: None,
         )
-        judged = replace(task, withstood=withstood, confirm=judge.confirm, withstand=judge.withstand)
-        warnings = self.seek(model, judged)
+        doubts: list[str] = []
+        judged = replace(
+            task, withstood=withstood, confirm=judge.confirm, withstand=judge.withstand, doubt=doubts.append
+        )
+        doubts += self.seek(model, judged)
         by = [verdict if verdict in self.attacks else self.attacks[-1] for verdict in judge.close()]
-        return Found(x_adv=judge.x_adv, by=by, warnings=warnings)
+        return Found(x_adv=judge.x_adv, by=by, warnings=doubts)
 
     @abstractmethod
     def seek(self, model: nn.Module, task: Task) -> list[str]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from sam_bench.records import accuracies
+
 _SENTENCES = {
     "randomized": "the model gives different outputs for the same input, so the accuracy shown is too high; "
     "run version rand, which averages over the randomness",
@@ -19,8 +21,8 @@ _SENTENCES = {
     "only an attack adapted to this defence can tell how robust it is",
     "zero-gradients": "on some inputs the gradient is exactly zero (saturation or quantisation), where "
     "gradient-based attacks stand still; trust the accuracy only if Square or a transfer attack confirms it",
-    "square-better": "Square, which uses no gradients, lowered the accuracy by a further {drop} of the correctly "
-    "classified examples, a sign of masked gradients; run Square longer or an attack adapted to the model",
+    "square-better": "Square, which uses no gradients, lowered the accuracy by a further {drop} of all "
+    "examples, a sign of masked gradients; run Square longer or an attack adapted to the model",
     "upper-bound": "only {attacks} ran, so AutoAttack itself may find this model less robust, never more; "
     "do not rank this number against AutoAttack's",
     "bf16": "adversarial examples were searched for in bfloat16 (each one found was checked in float32), which finds "
@@ -28,6 +30,9 @@ _SENTENCES = {
     "second-opinion": "{other} broke a further {gap} of all examples, which {attack} had left standing, so the "
     "accuracy shown is too high; attack this model with what is adapted to it",
 }
+
+_SQUARE_GAIN = 0.002
+"""How much lower Square may leave the accuracy than all attacks with gradients, as its authors have it."""
 
 _GAP = 0.005
 """How much lower a second attack may leave the accuracy before the first one's is doubted."""
@@ -68,6 +73,22 @@ def _explain_one(message: str) -> str:
         if found:
             return doubt(code, **found.groupdict())
     return f"upstream: {' '.join(message.split())}"
+
+
+def square_doubts(verdicts: list[str], attacks: list[str]) -> list[str]:
+    """The doubt about gradients where Square lowered the accuracy and attacks that follow them did not.
+
+    Args:
+        verdicts: Of all examples, those that are misclassified without an attack among them.
+        attacks: What ran, in order.
+    """
+    if not verdicts or "square" not in attacks or len(attacks) < 2:
+        return []
+    after = accuracies(verdicts, attacks)["accuracy_after"]
+    others = min(share for name, share in after.items() if name != "square")
+    if after["square"] >= others - _SQUARE_GAIN:
+        return []
+    return [doubt("square-better", drop=f"{others - after['square']:.2%}")]
 
 
 def few_classes(classes: int, attacks: list[str]) -> str:

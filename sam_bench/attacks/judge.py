@@ -65,6 +65,7 @@ class Judge:
         attacks: How many attacks an example has to withstand.
         withstood: int64 [N]: how many of them it has withstood already.
         told: Called with each example's state as it changes.
+        keep_witnesses: Put them into `x_adv`, a copy of x; without, that is x itself.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Judge:
         attacks: int,
         withstood: Tensor,
         told: Callable[[Verdict], None],
+        keep_witnesses: bool = True,
     ) -> None:
         self._model, self._x, self._y, self._index, self._ball = model, x, y, index, ball
         self._batch_size, self._device, self._told = batch_size, device, told
         self._attacks, self._withstood = attacks, withstood.tolist()
         self.verdicts: list[str | None] = [None] * len(x)
-        self.x_adv = x.clone()
+        self._keeps = keep_witnesses
+        self.x_adv = x.clone() if keep_witnesses else x
 
     def clean(self) -> Tensor:
         """Positions of the examples that the model gets right, int64 [K]; the others are settled."""
@@ -114,8 +117,9 @@ class Judge:
         for row in broken.nonzero().flatten().tolist():
             position = int(positions[row])
             if self.verdicts[position] is None:
-                self.x_adv[position] = candidate[row]
-                self._settle(position, by if isinstance(by, str) else by[row], self.x_adv[position])
+                if self._keeps:
+                    self.x_adv[position] = candidate[row]
+                self._settle(position, by if isinstance(by, str) else by[row], candidate[row])
         return broken
 
     def withstand(self, position: int, attacks: int) -> None:

@@ -13,9 +13,9 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,35 @@ class Known:
     Attributes:
         verdicts: Place in the data set to the last that was said of the example.
         doubts: The attack's doubts, each once.
-        seconds: Time spent so far: of processes side by side, the longest counts.
+        sessions: Session to the time it took: of processes side by side, the longest counts.
     """
 
     verdicts: dict[int, Verdict]
     doubts: list[str]
-    seconds: float
+    sessions: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far."""
+        return sum(self.sessions.values())
+
+    @staticmethod
+    def together(parts: Iterable[Known]) -> Known:
+        """What several journals hold, or several readings of one: what is settled stays, the first witness too."""
+        verdicts: dict[int, Verdict] = {}
+        doubts: list[str] = []
+        sessions: dict[str, float] = {}
+        for part in parts:
+            for place, verdict in part.verdicts.items():
+                before = verdicts.get(place)
+                if before is None or before.verdict is None:
+                    verdicts[place] = verdict
+                elif before.witness is None and before.verdict == verdict.verdict:
+                    verdicts[place] = replace(before, witness=verdict.witness)
+            doubts += part.doubts
+            for session, seconds in part.sessions.items():
+                sessions[session] = max(sessions.get(session, 0.0), seconds)
+        return Known(verdicts, list(dict.fromkeys(doubts)), sessions)
 
 
 class Journal:
@@ -57,7 +80,7 @@ class Journal:
         self._identity_file = path / "identity.json"
 
     def open(self, identity: Mapping[str, Any], *, resume: bool) -> Known:
-        """Claim the folder for an evaluation, and read what is known already.
+        """Claim the folder for an evaluation, and read what is known already, without the witnesses.
 
         Args:
             identity: What decides its verdicts.
@@ -65,7 +88,7 @@ class Journal:
 
         Raises:
             InputError: There is an evaluation here and `resume` is False; or it is another one, in which
-                case the first field that differs is named.
+                case the first field that differs is named; or nothing says which one it is.
             SamBenchError: The journal is damaged other than by a kill.
         """
         identity = json.loads(json.dumps(identity))
@@ -83,11 +106,23 @@ class Journal:
                     f"{self.path} holds an evaluation that was not finished: add --resume to go on with it, or delete "
                     "the folder to begin anew"
                 )
+        elif any(self._parts()):
+            raise InputError(
+                f"{self.path} holds verdicts, and nothing says of which evaluation; delete the folder to begin anew"
+            )
         write_atomic(self._identity_file, json.dumps(identity, indent=2))
-        return self.read()
+        return self.read(witnesses=False)
 
-    def read(self) -> Known:
+    def is_of(self, identity: Mapping[str, Any]) -> bool:
+        """Whether the folder is there and was begun for this evaluation."""
+        return self._identity_file.exists() and self._read_identity() == json.loads(json.dumps(identity))
+
+    def read(self, *, witnesses: bool = True, share: tuple[int, int] = (0, 1)) -> Known:
         """What is known now.
+
+        Args:
+            witnesses: Take the adversarial examples, too, where they were kept.
+            share: (k, n): only the files of shards k, k + n, k + 2n, …
 
         Raises:
             SamBenchError: A line is damaged that is not the last of its file.
@@ -96,18 +131,20 @@ class Journal:
         doubts: list[str] = []
         seconds: dict[str, float] = {}
         for part in self._parts():
-            session = part.stem.split("-")[1]
+            _, session, shard = part.stem.split("-")
+            if int(shard) % share[1] != share[0]:
+                continue
             for entry in _lines(part):
                 if "doubt" in entry:
                     doubts.append(entry["doubt"])
                     continue
-                verdict = _from_entry(entry)
+                verdict = _from_entry(entry, witness=witnesses)
                 before = verdicts.get(verdict.example)
                 # Two processes may have had the same example: what is settled stays.
                 if before is None or before.verdict is None:
                     verdicts[verdict.example] = verdict
                 seconds[session] = max(seconds.get(session, 0.0), entry["seconds"])
-        return Known(verdicts, list(dict.fromkeys(doubts)), sum(seconds.values()))
+        return Known(verdicts, list(dict.fromkeys(doubts)), seconds)
 
     @contextmanager
     def writer(self, session: str, shard: int = 0) -> Iterator[Writer]:
@@ -131,7 +168,12 @@ class Journal:
         return f"{max(taken, default=0) + 1:04d}"
 
     def remove(self) -> None:
-        """Delete the folder: the record says all of it."""
+        """Delete the folder: the record says all of it. What a kill leaves of it still says what it is of."""
+        try:
+            for part in self._parts():
+                part.unlink(missing_ok=True)
+        except OSError:
+            return
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _parts(self) -> list[Path]:
@@ -202,16 +244,22 @@ class Writer:
             raise SamBenchError(f"cannot write {self._path}: {error.strerror}; what was written is whole") from error
 
 
-def write_witnesses(path: Path, known: Known) -> None:
+def write_witnesses(path: Path, known: Known, about: Mapping[str, str]) -> None:
     """Write the adversarial examples: `index` int64 [K], places in the data set, and `x_adv` float32 [K, C, H, W].
 
     Examples whose witness was carried over from a smaller ball are in that ball's file.
+
+    Args:
+        path: The file, a NumPy archive.
+        known: What was found.
+        about: What they are of, written along as strings.
     """
     places = sorted(place for place, verdict in known.verdicts.items() if verdict.witness is not None)
     images = [known.verdicts[place].witness for place in places]
     buffer = io.BytesIO()
     stacked = torch.stack([image for image in images if image is not None]).numpy() if images else np.zeros((0,))
-    np.savez_compressed(buffer, index=np.array(places, dtype=np.int64), x_adv=stacked)
+    said: dict[str, Any] = {name: np.array(value) for name, value in about.items()}
+    np.savez_compressed(buffer, index=np.array(places, dtype=np.int64), x_adv=stacked, **said)
     write_atomic(path, buffer.getvalue())
 
 
@@ -231,9 +279,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         yield entry
 
 
-def _from_entry(entry: Mapping[str, Any]) -> Verdict:
-    witness = _unpacked(entry["witness"]) if "witness" in entry else None
-    return Verdict(entry["example"], entry["verdict"], entry["withstood"], witness)
+def _from_entry(entry: Mapping[str, Any], *, witness: bool) -> Verdict:
+    image = _unpacked(entry["witness"]) if witness and "witness" in entry else None
+    return Verdict(entry["example"], entry["verdict"], entry["withstood"], image)
 
 
 def _packed(image: Tensor) -> dict[str, Any]:

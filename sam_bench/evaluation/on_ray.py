@@ -88,8 +88,11 @@ class OnRay:
             reporter.stage(f"{place.attack.method} in {len(shards)} task{_s(len(shards))}", total) as stage,
         ):
 
-            def told(_: int, verdict: Verdict) -> None:
+            def told(_: int, verdict: Verdict | str) -> None:
                 nonlocal robust, settled
+                if isinstance(verdict, str):
+                    writer.doubt(verdict)
+                    return
                 before = known.get(verdict.example)
                 if before is not None and (before.verdict is not None or verdict.withstood < before.withstood):
                     return
@@ -113,10 +116,7 @@ class OnRay:
                 if isinstance(outcome, SamBenchError):
                     raise type(outcome)(f"{outcome}; what was found is kept: add --resume to go on with it")
                 if outcome is not None:
-                    device, doubts = outcome
-                    self.devices.add(device)
-                    for doubt in doubts:
-                        writer.doubt(doubt)
+                    self.devices.add(outcome)
 
 
 @contextmanager
@@ -146,8 +146,8 @@ def chosen_executor(
         yield OnRay(cluster, device=device, workers=workers, task_size=task_size)
 
 
-def _attack(shared: tuple[Workplace, str], shard: Shard, tell: Callable[[Verdict], None]) -> tuple[str, list[str]]:
-    """A task: the device's name and the attack's doubts; each verdict is told as it is found."""
+def _attack(shared: tuple[Workplace, str], shard: Shard, tell: Callable[[Verdict | str], None]) -> str:
+    """A task: the device's name; each verdict, and each of the attack's doubts, is told as it is found."""
     place, kind = shared
     if kind == "cpu":
         torch.set_num_threads(1)  # the CPU that Ray has counted
@@ -156,8 +156,8 @@ def _attack(shared: tuple[Workplace, str], shard: Shard, tell: Callable[[Verdict
         tell(verdict if place.keep_witnesses else replace(verdict, witness=None))
 
     device = torch.device(kind)
-    doubts = search(shard, place, device=device, told=told)
-    return device_name(device), doubts
+    search(shard, place, device=device, told=told, doubted=tell)
+    return device_name(device)
 
 
 def _s(count: int) -> str:

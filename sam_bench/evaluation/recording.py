@@ -51,22 +51,26 @@ class Recording:
             path: The record's file.
             smaller: The record at the next smaller radius of the curve.
         """
+        journal, opinions = Journal(path.with_suffix(".progress")), Journal(path.with_suffix(".opinion.progress"))
         record = self.team.share(finished(path, evaluation) if self.resume and self.team.is_main else None)
         if record is not None and (self.second is None or record.second_opinion is not None):
             self.reporter.say(f"{path} is finished: nothing to resume")
+            if journal.is_of(evaluation.identity()):  # of a process that was killed as it was done
+                journal.remove()
             return record
-        journal, opinions = Journal(path.with_suffix(".progress")), Journal(path.with_suffix(".opinion.progress"))
         if record is None:
             record = self._attacked(evaluation, path, journal)
-            if self.team.is_main and not self.resume:
+            if not self.resume:
                 opinions.remove()  # it was of an earlier record
+                self.team.wait()
         if self.second is not None:
             record = self._judged_again(record, evaluation, path, opinions, self.second, smaller)
         if self.team.is_main:
             write_record(path, record)
-            journal.remove()
-            opinions.remove()
             self.reporter.say(f"record written to {path}")
+        self.team.wait()
+        journal.remove()
+        opinions.remove()
         return record
 
     def _attacked(self, evaluation: Evaluation, path: Path, journal: Journal) -> EvaluationRecord:
@@ -75,8 +79,7 @@ class Recording:
             f"{len(evaluation.test):,} test images of {evaluation.dataset}; {self.place}, seed {evaluation.seed}"
         )
         known = self.run(evaluation, journal)
-        if self.team.is_main and self.keep_witnesses:
-            write_witnesses(path.with_suffix(".adversarial.npz"), known)
+        self._keep(path.with_suffix(".adversarial.npz"), evaluation, known)
         return record_of(evaluation, known, device=self.ran_on(), spelled=self.spelled, command=self.command)
 
     def _judged_again(
@@ -95,9 +98,28 @@ class Recording:
             f"second opinion: {second.method} on the {left:,} examples that {evaluation.attack.method} left standing"
         )
         known = self.run(opinion, journal)
-        if self.team.is_main and self.keep_witnesses:
-            write_witnesses(path.with_suffix(".opinion.adversarial.npz"), known)
+        self._keep(path.with_suffix(".opinion.adversarial.npz"), opinion, known)
         return with_opinion(record, opinion, known)
+
+    def _keep(self, path: Path, evaluation: Evaluation, known: Known) -> None:
+        """Write the adversarial examples, if they are to be kept; else those of an earlier record go."""
+        if not self.team.is_main:
+            return
+        if not self.keep_witnesses:
+            path.unlink(missing_ok=True)
+            return
+        identity = evaluation.identity()
+        about = {name: str(identity[name]) for name in ("checkpoint_sha256", "dataset_fingerprint", "norm", "eps")}
+        write_witnesses(path, known, {"attack": evaluation.attack.method, **about})
+        missing = sum(
+            each.verdict not in (ROBUST, MISCLASSIFIED) and each.witness is None and place not in evaluation.carried
+            for place, each in known.verdicts.items()
+        )
+        if missing:
+            self.reporter.say(
+                f"{path} lacks {missing:,} of the examples that were broken: those were broken before "
+                "--save-adversarial was given"
+            )
 
 
 def broken(record: EvaluationRecord) -> dict[int, Verdict]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
 import torch
 
 from sam_bench.attacks import Attack, Verdict
-from sam_bench.attacks.autoattack.checks import square_doubts
+from sam_bench.attacks.doubts import square_doubts
 from sam_bench.data import Split
 from sam_bench.device import package_versions
 from sam_bench.distributed import ALONE, Team
@@ -21,7 +21,7 @@ from sam_bench.evaluation.shards import Executor, Shard, Workplace, attack_in_pr
 from sam_bench.models import check_model
 from sam_bench.modes import attacking
 from sam_bench.progress import Reporter
-from sam_bench.records import MISCLASSIFIED, EvaluationRecord, Norm, Radius, accuracies
+from sam_bench.records import EvaluationRecord, Norm, Radius, accuracies
 from sam_bench.zoo import LoadedModel
 
 
@@ -154,8 +154,11 @@ def run_evaluation(
             f"{attack.method} as asked for ({attack.implementation}) cannot be shared among processes: what it draws "
             f"for an example depends on the others in its batch; leave {'--executor' if executor else '--workers'} away"
         )
-    known = team.share(journal.open(evaluation.identity(), resume=resume) if team.is_main else None)
-    assert known is not None
+    # Rank 0 first: it speaks. Then every other one, whose disk may be another, with leftovers of its own.
+    if team.is_main:
+        journal.open(evaluation.identity(), resume=resume)
+    team.wait()
+    known = Known.together(team.collect(journal.open(evaluation.identity(), resume=resume)))
     verdicts = dict(evaluation.carried) | known.verdicts
     settled = {place for place, verdict in verdicts.items() if verdict.verdict is not None}
     left = [place for place in range(len(evaluation.test)) if place not in settled]
@@ -165,7 +168,7 @@ def run_evaluation(
         module=evaluation.model.module,
         attack=attack,
         folder=journal.path,
-        session=team.share(journal.new_session()),
+        session=max(team.collect(journal.new_session())),
         keep_witnesses=keep_witnesses,
     )
     if left and executor:
@@ -178,13 +181,13 @@ def run_evaluation(
         if len(mine.index):
             attack_shard(mine, place, device=device, reporter=reporter)
     team.wait()
-    found = team.collect(journal.read())
-    verdicts = dict(evaluation.carried) | {place: each for part in found for place, each in part.verdicts.items()}
-    return Known(
-        verdicts=verdicts,
-        doubts=_doubts_of_the_whole(attack, verdicts, [doubt for part in found for doubt in part.doubts]),
-        seconds=max(part.seconds for part in found),
-    )
+    # Each process reads its own files, which it can see wherever they are; rank 0 alone takes the witnesses.
+    share = team.rank, team.size
+    found = Known.together([*team.collect(journal.read(witnesses=False, share=share)), known])
+    if keep_witnesses:
+        found = Known.together([found, *team.gather(journal.read(share=share))])
+    verdicts = dict(evaluation.carried) | found.verdicts
+    return replace(found, verdicts=verdicts, doubts=_doubts_of_the_whole(attack, verdicts, found.doubts))
 
 
 def settings_of(attack: Attack) -> dict[str, Any]:
@@ -195,12 +198,7 @@ def settings_of(attack: Attack) -> dict[str, Any]:
 
 def _doubts_of_the_whole(attack: Attack, verdicts: Mapping[int, Verdict], found: list[str]) -> list[str]:
     """Each doubt once; what compares attacks with each other is computed from all examples, not from a shard's."""
-    doubts = [each for each in dict.fromkeys(found) if not (attack.per_example and each.startswith("square-better"))]
-    if not attack.per_example:
-        return doubts
-    clean = [str(each.verdict) for each in verdicts.values() if each.verdict != MISCLASSIFIED]
-    after = accuracies(clean, attack.attacks)["accuracy_after"] if clean else {}
-    return doubts + square_doubts([("clean", 1.0), *after.items()])
+    return list(dict.fromkeys(found)) + square_doubts([str(each.verdict) for each in verdicts.values()], attack.attacks)
 
 
 def record_of(evaluation: Evaluation, known: Known, *, device: str, spelled: str, command: str) -> EvaluationRecord:

@@ -112,15 +112,14 @@ def attack_shard(shard: Shard, place: Workplace, *, device: torch.device, report
     """
     place.folder.mkdir(parents=True, exist_ok=True)
     with Journal(place.folder).writer(place.session, shard.number) as writer, ExitStack() as stages:
-        doubts = search(
+        search(
             shard,
             place,
             device=device,
             told=lambda verdict: writer.verdict(verdict, witness=place.keep_witnesses),
+            doubted=writer.doubt,
             progress=_displayed(reporter, stages, len(shard.index)),
         )
-        for doubt in doubts:
-            writer.doubt(doubt)
 
 
 def search(
@@ -129,9 +128,10 @@ def search(
     *,
     device: torch.device,
     told: Callable[[Verdict], None],
+    doubted: Callable[[str], None],
     progress: Callable[[Progress], None] = lambda _: None,
-) -> list[str]:
-    """Attack a shard here; arguments as for `Attack.run`. Gives back the attack's doubts.
+) -> None:
+    """Attack a shard here; arguments as for `Attack.run`.
 
     Out of memory, it goes on with what is left, half as many examples at a time.
 
@@ -145,7 +145,7 @@ def search(
         told(verdict)
 
     try:
-        return place.attack.run(
+        place.attack.run(
             place.module.to(device),
             to_float(shard.images),
             shard.labels,
@@ -157,8 +157,11 @@ def search(
             index=shard.index,
             withstood=shard.withstood,
             told=tell,
+            doubted=doubted,
+            keep_witnesses=False,
             progress=progress,
-        ).warnings
+        )
+        return
     except torch.OutOfMemoryError:
         left = shard.left(known)
         fewer = shard.batch_size // 2
@@ -170,11 +173,9 @@ def search(
         )
     if fewer < SMALLEST_BATCH:
         raise SamBenchError(f"out of memory with {shard.batch_size} examples at a time; take a device with more memory")
-    return (
-        []
-        if left is None
-        else search(replace(left, batch_size=fewer), place, device=device, told=told, progress=progress)
-    )
+    if left is not None:
+        smaller = replace(left, batch_size=fewer)
+        search(smaller, place, device=device, told=told, doubted=doubted, progress=progress)
 
 
 def attack_in_processes(shards: list[Shard], place: Workplace, *, device: torch.device, reporter: Reporter) -> None:

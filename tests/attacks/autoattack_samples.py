@@ -89,6 +89,7 @@ def task_of(x: Tensor, y: Tensor, ball: Ball, *, seed: int, batch_size: int) -> 
         confirm=unasked,
         withstand=unasked,
         progress=lambda _: None,
+        doubt=lambda _: None,
     )
 
 

@@ -54,8 +54,9 @@ class FastAttack(ExampleAttack):
         return self._own_search
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
-        """See `Engine.run`."""
-        return self.engine_to_run(task.ball.norm).run(model, task)
+        """See `Engine.run`; the task is told of doubts."""
+        self.engine_to_run(task.ball.norm).run(model, task)
+        return []
 
 
 @ATTACKS.register("autoattack")
@@ -119,7 +120,8 @@ class AutoAttackBF16(FastAttack):
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
         """Says that this is not AutoAttack."""
-        return [doubt("bf16"), *super().seek(model, task)]
+        task.doubt(doubt("bf16"))
+        return super().seek(model, task)
 
 
 @ATTACKS.register("autoattack-screen")
@@ -138,4 +140,5 @@ class AutoAttackScreen(FastAttack):
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
         """Says that this is an upper bound."""
-        return [doubt("upper-bound", attacks=" and ".join(self.attacks)), *super().seek(model, task)]
+        task.doubt(doubt("upper-bound", attacks=" and ".join(self.attacks)))
+        return super().seek(model, task)

@@ -7,7 +7,6 @@ coverage tools their trace function back.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -19,7 +18,6 @@ from sam_bench.attacks.doubts import doubt
 _RANDOM_PASSES = 5
 _RANDOM_DIFFERENCE = 1e-4
 _PROBABILITY_SLACK = 1e-5
-_SQUARE_GAIN = 0.002
 _DIFFERENTIATES = frozenset({"grad", "backward", "_make_grads"})
 
 
@@ -74,18 +72,3 @@ def _is_dynamic(model: nn.Module, x: Tensor) -> bool:
     finally:
         sys.settrace(before)
     return bool(called)
-
-
-def square_doubts(after: Iterable[tuple[str, float]]) -> list[str]:
-    """Whether Square lowered the accuracy where attacks with gradients did not.
-
-    Args:
-        after: Names of what ran, in order, clean first, each with the share of examples left after it.
-    """
-    left = dict(after)
-    if "square" not in left or len(left) <= 2:
-        return []
-    others = min(share for name, share in left.items() if name != "square")
-    if left["square"] >= others - _SQUARE_GAIN:
-        return []
-    return [doubt("square-better", drop=f"{others - left['square']:.2%}")]

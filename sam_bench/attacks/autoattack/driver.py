@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sam_bench.attacks.autoattack.apgd import APGD
 from sam_bench.attacks.autoattack.apgd_l1 import SparseAPGD
 from sam_bench.attacks.autoattack.ascent import Loss
-from sam_bench.attacks.autoattack.checks import model_doubts, square_doubts
+from sam_bench.attacks.autoattack.checks import model_doubts
 from sam_bench.attacks.autoattack.fab import FAB
 from sam_bench.attacks.autoattack.oracle import Oracle
 from sam_bench.attacks.autoattack.plan import Part, fit_to_classes
@@ -47,8 +47,8 @@ class Engine:
     compiled: bool = False
 
     @torch.no_grad()
-    def run(self, model: nn.Module, task: Task) -> list[str]:
-        """Search; arguments and result as in `Attack.seek`.
+    def run(self, model: nn.Module, task: Task) -> None:
+        """Search; arguments as in `Attack.seek`.
 
         Raises:
             InputError: The model has too few classes, or the images are too small, for one of the attacks.
@@ -65,14 +65,13 @@ class Engine:
             )
             cases = _cases(model, task)
             parts, limited = fit_to_classes(self.parts, cases.ranked.shape[1])
+            for text in limited + doubts:
+                task.doubt(text)
             run = _Run(self, model, cases, task)
             for before, part in enumerate(parts):
                 if not bool(run.standing.any()):
                     break
                 run.attack(part, before)
-            if bool(run.flat_starts > 0):
-                doubts.append(doubt("zero-gradients"))
-        return limited + doubts + square_doubts(run.after)
 
 
 class _Run:
@@ -94,8 +93,8 @@ class _Run:
             compiled=engine.compiled,
         )
         self.standing = torch.ones(len(cases.x), dtype=torch.bool)
-        self.after = [("clean", 1.0)]
-        self.flat_starts = torch.zeros((), dtype=torch.int64, device=cases.device)
+        self._flat_starts = torch.zeros((), dtype=torch.int64, device=cases.device)
+        self._flat_told = False
 
     def attack(self, part: Part, before: int) -> None:
         """Run one part on what still stands and has not withstood it in an earlier run.
@@ -112,22 +111,28 @@ class _Run:
         def settled(position: int, stands: bool) -> None:
             nonlocal done
             done += 1
+            self._tell_of_flat_starts()
             self.standing[position] = stands
             if stands:
                 task.withstand(position, before + 1)
             task.progress(Progress(part.attack, done, total, int(self.standing.sum())))
 
-        pool = Pool(
-            capacity=self._capacity,
-            confirm=lambda positions, candidates: task.confirm(positions, candidates, part.attack),
-            settled=settled,
-        )
+        def confirm(positions: Tensor, candidates: Tensor) -> Tensor:
+            self._tell_of_flat_starts()
+            return task.confirm(positions, candidates, part.attack)
+
+        pool = Pool(capacity=self._capacity, confirm=confirm, settled=settled)
         if self._engine.rng == "upstream":
             pool.in_cohorts(lambda: self._search(part, UpstreamDraws(task.seed)), positions)
         else:
             places = self._cases.index.to(self._cases.device)
             pool.refilled(self._search(part, CounterDraws(task.seed, part.attack, places)), positions)
-        self.after.append((part.attack, float(self.standing.float().mean())))
+
+    def _tell_of_flat_starts(self) -> None:
+        # Before a verdict is told: whoever goes on from that verdict does not run the example again.
+        if not self._flat_told and bool(self._flat_starts > 0):
+            self._flat_told = True
+            self._task.doubt(doubt("zero-gradients"))
 
     def _search(self, part: Part, draws: Draws) -> Search[Any]:
         common: dict[str, Any] = {"trials": part.trials}
@@ -140,7 +145,7 @@ class _Run:
             "loss": _LOSSES[part.attack],
             "iterations": part.iterations,
             "eot": part.eot,
-            "flat_starts": self.flat_starts,
+            "flat_starts": self._flat_starts,
         }
         if self._task.ball.norm == "L1":
             return SparseAPGD(*where, widened=part.widened, **common)

@@ -1,0 +1,264 @@
+"""What a process leaves behind, killed or done, is never taken for something else, and nothing it knew is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from evaluation_samples import CPU, Nearest, digits, evaluate, evaluation_of
+from torch import Tensor, nn
+
+import sam_bench.attacks.autoattack.attack as autoattack
+from sam_bench import api
+from sam_bench.attacks import ATTACKS, Attack
+from sam_bench.attacks.doubts import square_doubts
+from sam_bench.attacks.gradient import PGDAttack
+from sam_bench.distributed import ALONE
+from sam_bench.errors import InputError
+from sam_bench.evaluation import Evaluation, Journal, Known, Recording, run_evaluation
+from sam_bench.evaluation.journal import Writer
+from sam_bench.progress import Reporter, SilentReporter
+from sam_bench.records import ComponentSpec, Radius
+
+
+class Quantised(nn.Module):
+    """Its gradient is exactly zero, so that Square alone gets anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Nearest()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net((x * 8).round() / 8)
+        return logits
+
+
+class Heard(SilentReporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def finish(evaluation: Evaluation, path: Path, **options: Any) -> Known:
+    given: dict[str, Any] = {"resume": False, "workers": 1, "device": CPU, "reporter": SilentReporter()}
+    return run_evaluation(evaluation, Journal(path), **{**given, **options})
+
+
+def recording(*, resume: bool = False, keep_witnesses: bool = False, reporter: Reporter | None = None) -> Recording:
+    reporter = reporter or SilentReporter()
+    options: dict[str, Any] = {"resume": resume, "keep_witnesses": keep_witnesses}
+    return Recording(
+        run=lambda evaluation, journal: finish(evaluation, journal.path, **options),
+        team=ALONE,
+        reporter=reporter,
+        second=None,
+        place="",
+        ran_on=lambda: "a CPU",
+        spelled="nearest",
+        command="",
+        **options,
+    )
+
+
+def stop_after(lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the process stop instead of writing another verdict."""
+    written = 0
+    write = Writer.verdict
+
+    def verdict(self: Writer, *args: Any, **options: Any) -> None:
+        nonlocal written
+        if written == lines:
+            raise KeyboardInterrupt
+        written += 1
+        write(self, *args, **options)
+
+    monkeypatch.setattr(Writer, "verdict", verdict)
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    return evaluation_of(Nearest(), digits(30))
+
+
+def test_verdicts_that_say_not_of_what_they_are_are_refused(evaluation: Evaluation, tmp_path: Path) -> None:
+    finish(evaluation, tmp_path)
+    (tmp_path / "identity.json").unlink()
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"nothing says of which evaluation; delete the folder"):
+            finish(evaluation, tmp_path, resume=resume)
+
+
+def test_a_journal_half_removed_still_says_of_what_it_is(
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever order a file system lists a folder in, its identity goes last."""
+    finish(evaluation, tmp_path / "j")
+    removed: list[str] = []
+    unlink = Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        removed.append(self.name)
+        unlink(self, missing_ok=missing_ok)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Journal(tmp_path / "j").remove()
+    assert removed == ["part-0001-0000.jsonl"] and (tmp_path / "j" / "identity.json").exists()
+    Journal(tmp_path / "j").remove()
+    assert not (tmp_path / "j").exists()
+
+
+def test_killed_between_record_and_journal_the_next_one_tidies_up(
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.json"
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "remove", lambda self: None)
+        record = recording().record(evaluation, path, None)
+    assert (tmp_path / "r.progress").exists()
+    assert recording(resume=True).record(evaluation, path, None).verdicts == record.verdicts
+    assert [each.name for each in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_finished_record_does_not_cost_another_evaluation_its_journal(evaluation: Evaluation, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    recording().record(evaluation, path, None)
+    other = dataclasses.replace(evaluation, eps=Radius("1/255"))
+    finish(other, tmp_path / "r.progress")
+    recording(resume=True).record(evaluation, path, None)
+    assert Journal(tmp_path / "r.progress").is_of(other.identity())
+
+
+_ITS_OWN = {"autoattack": [], "autoattack-bf16": ["bf16"], "autoattack-screen": ["upper-bound"]}
+
+
+@pytest.mark.parametrize("name", _ITS_OWN)
+@pytest.mark.parametrize("lines", [1, 6, 20])
+def test_doubts_outlive_a_kill(name: str, lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written when they arise: before the verdicts that keep an example from being run again."""
+    plan = autoattack.plan
+
+    def short(*args: Any, **options: Any) -> list[Any]:
+        return [dataclasses.replace(part, iterations=12) for part in plan(*args, **options)]
+
+    monkeypatch.setattr(autoattack, "plan", short)
+    attack: Attack = ATTACKS.build(ComponentSpec(method=name))
+    evaluation = evaluation_of(Quantised(), digits(12), attack, eps=Radius("2/255"))
+    whole = finish(evaluation, tmp_path / "whole")
+    codes = {doubt.split(":")[0] for doubt in whole.doubts}
+    assert codes >= {"zero-gradients", *_ITS_OWN[name]}
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_after(lines, patched)
+        finish(evaluation, tmp_path / "parts")
+    again = finish(evaluation, tmp_path / "parts", resume=True)
+    assert set(again.doubts) == set(whole.doubts)
+    assert {place: each.verdict for place, each in again.verdicts.items()} == {
+        place: each.verdict for place, each in whole.verdicts.items()
+    }
+
+
+def test_squares_gain_is_a_share_of_all_examples() -> None:
+    """As upstream counts it: 0.2 % of all, not of those that the model gets right without an attack."""
+    attacks = ["apgd-ce", "square"]
+    few = ["misclassified"] * 600 + ["square"] * 2 + ["robust"] * 398
+    assert square_doubts(few, attacks) == []
+    (doubt,) = square_doubts([*few[:-1], "square"], attacks)
+    assert doubt.startswith("square-better: ") and "0.30% of all examples" in doubt
+    assert square_doubts([*few[:-1], "square"], ["square"]) == [] == square_doubts([], attacks)
+
+
+def test_witnesses_that_are_missing_are_told_of_and_those_of_an_earlier_record_go(
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, bundle = tmp_path / "r.json", tmp_path / "r.adversarial.npz"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_after(12, patched)
+        recording().record(evaluation, path, None)
+    heard = Heard()
+    record = recording(resume=True, keep_witnesses=True, reporter=heard).record(evaluation, path, None)
+    kept = np.load(bundle)
+    missing = record.verdicts.count("pgd") - len(kept["index"])
+    assert missing > 0 and any(f"lacks {missing} of the examples that were broken" in said for said in heard.said)
+    assert str(kept["eps"]) == "16/255" and str(kept["checkpoint_sha256"]) == "a" * 64
+    path.unlink()
+    recording().record(dataclasses.replace(evaluation, attack=PGDAttack(steps=2)), path, None)
+    assert not bundle.exists()
+
+
+def test_an_attack_that_tells_of_its_witnesses_need_not_keep_them() -> None:
+    x, y = digits(30).images.float() / 255, digits(30).labels
+    told: dict[int, Tensor] = {}
+
+    def keep(verdict: Any) -> None:
+        if verdict.witness is not None:
+            told[verdict.example] = verdict.witness
+
+    options: dict[str, Any] = {"norm": "Linf", "eps": 16 / 255}
+    lean = PGDAttack(steps=5).run(Nearest(), x, y, **options, told=keep, keep_witnesses=False)
+    full = PGDAttack(steps=5).run(Nearest(), x, y, **options)
+    assert lean.x_adv is x and lean.verdicts == full.verdicts and told
+    assert all(torch.equal(witness, full.x_adv[place]) for place, witness in told.items())
+
+
+def test_processes_that_share_an_evaluation_wait_for_the_slowest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two hours are for a team that goes in step; the last example of a shard may take longer."""
+    asked: list[timedelta] = []
+
+    def begin(backend: str, timeout: timedelta) -> None:
+        asked.append(timeout)
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", begin)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InterruptedError):
+        api.evaluate("no-such-model")
+    assert asked and asked[0] > timedelta(days=7)
+
+
+def over_two_disks(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return subprocess.run(
+        [*command, str(here / "two_disks.py"), str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here)},
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_machines_without_a_common_disk_leave_nothing_to_one_another(tmp_path: Path) -> None:
+    done = over_two_disks(tmp_path, "64/255")
+    assert done.returncode == 0, done.stderr
+    verdicts = json.loads(done.stdout)
+    assert verdicts == evaluate(Nearest(), digits(40), eps=Radius("64/255")).verdicts and "pgd" in verdicts
+    assert not (tmp_path / "0" / "r.progress").exists() and not (tmp_path / "1" / "r.progress").exists()
+    assert len(np.load(tmp_path / "0" / "r.adversarial.npz")["index"]) == verdicts.count("pgd")
+    # A leftover of another evaluation on the second machine's disk: its verdicts would all be believed.
+    finish(evaluation_of(Nearest(), digits(40), eps=Radius("64/255")), tmp_path / "1" / "r.progress")
+    for resume in ([], ["--resume"]):
+        (tmp_path / "0" / "r.json").unlink(missing_ok=True)
+        refused = over_two_disks(tmp_path, "0", *resume)
+        said = "begun with eps = '64/255'" if resume else "holds an evaluation that was not finished"
+        assert refused.returncode != 0 and said in refused.stderr
+        assert not (tmp_path / "0" / "r.json").exists()
+        Journal(tmp_path / "0" / "r.progress").remove()
