@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -172,6 +173,17 @@ def evaluate_curve(
         ]
         check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours
         size, why_size = (batch_size, "asked for") if batch_size != "auto" else (USUAL, "the usual one")
+        first = Evaluation(
+            model=loaded,
+            test=test,
+            dataset=data.name,
+            attack=chosen,
+            norm=norm,
+            eps=found[0],
+            seed=seed,
+            batch_size=size,
+        )
+        first.check()  # before a pass of the model is made to measure its memory
         if batch_size == "auto" and not away:
             shape = tuple(test.images.shape[1:])
             size, why_size = team.share(
@@ -201,19 +213,8 @@ def evaluate_curve(
         )
         records: list[EvaluationRecord] = []
         for radius, path in zip(found, paths, strict=True):
-            evaluation = Evaluation(
-                model=loaded,
-                test=test,
-                dataset=data.name,
-                attack=chosen,
-                norm=norm,
-                eps=radius,
-                seed=seed,
-                batch_size=size,
-                carried=broken(records[-1]) if records else {},
-            )
-            if not records:
-                evaluation.check()
+            carried = broken(records[-1]) if records else {}
+            evaluation = replace(first, eps=radius, batch_size=size, carried=carried)
             records.append(recording.record(evaluation, path, records[-1] if records else None))
     return records
 

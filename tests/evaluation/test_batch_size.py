@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,74 @@ def test_measurements_that_make_no_sense_still_give_a_size() -> None:
 def test_without_a_gpu_and_where_verdicts_depend_on_it_it_is_the_usual_one(attack: Attack, why: str) -> None:
     size, said = choose_batch_size(Nearest(), attack, shape=(1, 8, 8), device=CPU)
     assert size == 128 and said.startswith(why)
+
+
+class Memory:
+    """The memory of a GPU that is not there: what `torch.cuda` tells of it, in MiB."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.kept, self.peak = total, 0, 0
+
+    def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let tensors that are made on a GPU be made on the CPU, and `torch.cuda` tell of this memory."""
+        zeros = torch.zeros
+        monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **given: zeros(*size, **given))
+        told = {
+            "mem_get_info": lambda: (self.total - self.kept, self.total),
+            "memory_reserved": lambda: self.kept,
+            "memory_allocated": lambda: self.kept,
+            "max_memory_allocated": lambda: self.peak,
+            "reset_peak_memory_stats": lambda: setattr(self, "peak", self.kept),
+        }
+        for name, tell in told.items():
+            value = tell if name.startswith("reset") else partial(_in_bytes, tell)
+            monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value())
+
+
+def _in_bytes(tell: Callable[[], Any]) -> Any:
+    told = tell()
+    return tuple(each << 20 for each in told) if isinstance(told, tuple) else told << 20
+
+
+class Weighed(Nearest):
+    """A gradient of it takes so many MiB an example, and the first one something that is kept."""
+
+    def __init__(self, memory: Memory, *, each: int, kept: int = 0) -> None:
+        super().__init__()
+        self.memory, self.each, self.kept = memory, each, kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            self.memory.kept = self.kept
+            taken = self.kept + len(x) * self.each
+            if taken > self.memory.total:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            self.memory.peak = max(self.memory.peak, taken)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("total", "each", "kept", "expected"),
+    [
+        pytest.param(8192, 2, 0, 2048, id="small"),
+        pytest.param(8192, 2, 32, 2048, id="small, and its first pass takes what is kept"),
+        pytest.param(45_000, 1000, 0, 32, id="large: 64 do not fit"),
+        pytest.param(10_000, 1000, 0, 16, id="larger: 16 do not fit"),
+    ],
+)
+def test_on_a_gpu_it_is_what_fits_however_little_that_is(
+    total: int, each: int, kept: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(total)
+    memory.stand_in(monkeypatch)
+    model = Weighed(memory, each=each, kept=kept)
+    size, why = choose_batch_size(model, AutoAttack(), shape=(1, 8, 8), device=torch.device("cuda"))
+    assert size == expected
+    assert why == (
+        "the memory's room"
+        if 16 * each < total
+        else "the fewest there can be: a gradient of as many did not fit into the memory"
+    )
 
 
 class Cramped(Nearest):
