@@ -31,7 +31,7 @@ def choose_batch_size(
         attack: What will run.
         shape: Of one image, (C, H, W).
         device: Where it will run.
-        processes: How many share the device's memory.
+        processes: How many run side by side; with no GPU named, each is given one in turn.
     """
     if not attack.per_example:
         return USUAL, "its verdicts depend on it, and this is the usual one"
@@ -42,7 +42,8 @@ def choose_batch_size(
         return SMALLEST_BATCH, "the fewest there can be: a gradient of as many did not fit into the memory"
     torch.cuda.empty_cache()  # what this process keeps for later is no room for its workers
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return fitting(*probed, free // processes, image=4 * math.prod(shape)), "the memory's room"
+    sharing = processes if device.index is not None else math.ceil(processes / torch.cuda.device_count())
+    return fitting(*probed, free // sharing, image=4 * math.prod(shape)), "the memory's room"
 
 
 def fitting(sizes: tuple[int, int], needs: tuple[int, int], free: int, *, image: int) -> int:

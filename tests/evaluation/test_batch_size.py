@@ -71,9 +71,10 @@ class Memory:
     def __init__(self, total: int) -> None:
         self.total, self.kept, self.peak = total, 0, 0
 
-    def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stand_in(self, monkeypatch: pytest.MonkeyPatch, *, gpus: int = 1) -> None:
         """Let tensors that are made on a GPU be made on the CPU, and `torch.cuda` tell of this memory."""
         zeros = torch.zeros
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **given: zeros(*size, **given))
         told = {
             "mem_get_info": lambda: (self.total - self.kept, self.total),
@@ -131,6 +132,21 @@ def test_on_a_gpu_it_is_what_fits_however_little_that_is(
         if 16 * each < total
         else "the fewest there can be: a gradient of as many did not fit into the memory"
     )
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "sharing"),
+    [("cuda", 1, 1), ("cuda", 4, 1), ("cuda", 6, 2), ("cuda", 8, 2), ("cuda:2", 4, 4)],
+)
+def test_processes_share_the_memory_only_with_those_on_the_same_gpu(
+    device: str, processes: int, sharing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(2048 * 4)
+    memory.stand_in(monkeypatch, gpus=4)
+    size, _ = choose_batch_size(
+        Weighed(memory, each=3), AutoAttack(), shape=(1, 8, 8), device=torch.device(device), processes=processes
+    )
+    assert size == 2048 // sharing
 
 
 class Cramped(Nearest):

@@ -66,3 +66,13 @@ def test_a_death_that_is_provided_for_does_not_end_the_others() -> None:
 def test_a_run_that_was_stopped_says_so_across_processes_with_its_exit_code() -> None:
     error = pickle.loads(pickle.dumps(StoppedError("stopped by SIGTERM", 15)))
     assert isinstance(error, StoppedError) and (str(error), error.exit_code) == ("stopped by SIGTERM", 143)
+
+
+def test_what_a_worker_has_goes_from_job_to_job_and_never_to_two_at_a_time(tmp_path: Path) -> None:
+    # The first is at work until all others are done: the only other worker does them, one after the other.
+    done = [tmp_path / str(number) for number in range(4)]
+    arguments = [{"done": each, "wait_for": done[1:] if each == done[0] else []} for each in done]
+    jobs = [Job(each["done"].name, parallel_jobs.tell_place, each) for each in arguments]  # type: ignore[attr-defined]
+    places = run_jobs(jobs, workers=2, reporter=SilentReporter(), own=lambda worker: {"place": worker})
+    assert places == [0, 1, 1, 1]
+    assert run_jobs(jobs[1:], workers=1, reporter=SilentReporter(), own=lambda worker: {"place": worker}) == [0, 0, 0]
