@@ -70,8 +70,9 @@ def evaluate(
         settings: The attack's own settings: `{"steps": 20}`.
         dataset: As for `train`; default the one on the model's card, else `cifar10`.
         n_examples: The first so many test images; default all.
-        batch_size: Examples at a time; `auto`: what a GPU has room for, 128 elsewhere. Verdicts depend on it with
-            AutoAttack's reference engine and with other packages' attacks only, for which `auto` is 128.
+        batch_size: Examples at a time; `auto`: what a GPU has room for and the examples fill, 128 elsewhere. Verdicts
+            depend on it with AutoAttack's reference engine, with upstream's draws and with other packages' attacks
+            only, for which `auto` is 128.
         seed: Decides every random draw.
         device: `auto`, `cpu`, `cuda`, ….
         workers: Processes on this machine that share the examples, default 1; with Ray, tasks at a time, default as
@@ -186,9 +187,10 @@ def evaluate_curve(
         first.check()  # before a pass of the model is made to measure its memory
         if batch_size == "auto" and not away:
             shape = tuple(test.images.shape[1:])
-            size, why_size = team.share(
-                choose_batch_size(loaded.module, chosen, shape=shape, device=where, processes=workers or 1)
+            found_size = choose_batch_size(
+                loaded.module, chosen, shape=shape, examples=len(test), device=where, processes=workers or 1
             )
+            size, why_size = team.share(found_size)
         recording = Recording(
             run=partial(
                 run_evaluation,

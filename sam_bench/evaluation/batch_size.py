@@ -18,18 +18,29 @@ USUAL = 128
 _LARGEST = 4096
 _SHARE = 0.8  # of what is free: the attacks and the allocator need the rest
 _PROBES = (16, 64), (4, 16)  # the second pair where 64 do not fit
+_AHEAD = 8  # rows an example keeps busy: targets and restarts run side by side, Square asks further ahead
 _IMAGES_KEPT = 32  # an attack remembers about so many images for each row of its batch
 
 
 def choose_batch_size(
-    module: nn.Module, attack: Attack, *, shape: tuple[int, ...], device: torch.device, processes: int = 1
+    module: nn.Module,
+    attack: Attack,
+    *,
+    shape: tuple[int, ...],
+    examples: int,
+    device: torch.device,
+    processes: int = 1,
 ) -> tuple[int, str]:
     """A batch size, and why.
+
+    On a GPU a batch is padded to this size, so that it is not larger than the examples have a use for. Those of
+    the whole evaluation count: an example's numbers depend on the size, and must not on the shard it is in.
 
     Args:
         module: The model, on `device`.
         attack: What will run.
         shape: Of one image, (C, H, W).
+        examples: How many the evaluation has, in all of its processes.
         device: Where it will run.
         processes: How many run side by side; with no GPU named, each is given one in turn.
     """
@@ -43,7 +54,9 @@ def choose_batch_size(
     torch.cuda.empty_cache()  # what this process keeps for later is no room for its workers
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     sharing = processes if device.index is not None else math.ceil(processes / torch.cuda.device_count())
-    return fitting(*probed, free // sharing, image=4 * math.prod(shape)), "the memory's room"
+    room = fitting(*probed, free // sharing, image=4 * math.prod(shape))
+    busy = max(SMALLEST_BATCH, _AHEAD << (examples - 1).bit_length())
+    return (room, "the memory's room") if room <= busy else (busy, "so few examples keep no more rows busy")
 
 
 def fitting(sizes: tuple[int, int], needs: tuple[int, int], free: int, *, image: int) -> int:

@@ -61,7 +61,7 @@ def test_measurements_that_make_no_sense_still_give_a_size() -> None:
     ],
 )
 def test_without_a_gpu_and_where_verdicts_depend_on_it_it_is_the_usual_one(attack: Attack, why: str) -> None:
-    size, said = choose_batch_size(Nearest(), attack, shape=(1, 8, 8), device=CPU)
+    size, said = choose_batch_size(Nearest(), attack, shape=(1, 8, 8), examples=60, device=CPU)
     assert size == 128 and said.startswith(why)
 
 
@@ -125,7 +125,7 @@ def test_on_a_gpu_it_is_what_fits_however_little_that_is(
     memory = Memory(total)
     memory.stand_in(monkeypatch)
     model = Weighed(memory, each=each, kept=kept)
-    size, why = choose_batch_size(model, AutoAttack(), shape=(1, 8, 8), device=torch.device("cuda"))
+    size, why = choose_batch_size(model, AutoAttack(), shape=(1, 8, 8), examples=10_000, device=torch.device("cuda"))
     assert size == expected
     assert why == (
         "the memory's room"
@@ -144,9 +144,36 @@ def test_processes_share_the_memory_only_with_those_on_the_same_gpu(
     memory = Memory(2048 * 4)
     memory.stand_in(monkeypatch, gpus=4)
     size, _ = choose_batch_size(
-        Weighed(memory, each=3), AutoAttack(), shape=(1, 8, 8), device=torch.device(device), processes=processes
+        Weighed(memory, each=3),
+        AutoAttack(),
+        shape=(1, 8, 8),
+        examples=10_000,
+        device=torch.device(device),
+        processes=processes,
     )
     assert size == 2048 // sharing
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize(
+    ("examples", "expected"),
+    [(1, 16), (2, 16), (3, 32), (16, 128), (17, 256), (20, 256), (256, 2048), (257, 4096), (10_000, 4096)],
+)
+def test_few_examples_are_not_padded_to_all_that_the_memory_holds(
+    examples: int, expected: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(4096 * 10)
+    memory.stand_in(monkeypatch)
+    size, why = choose_batch_size(
+        Weighed(memory, each=1),
+        AutoAttack(),
+        shape=(1, 8, 8),
+        examples=examples,
+        device=torch.device("cuda"),
+        processes=processes,
+    )
+    assert size == expected, "however many processes share the examples"
+    assert why == ("the memory's room" if size == 4096 else "so few examples keep no more rows busy")
 
 
 class Cramped(Nearest):
