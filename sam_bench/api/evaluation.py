@@ -85,7 +85,7 @@ def evaluate(
         image_size: Resize to this many pixels (`digits` and folders); default the model's.
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
         output: The record's file; default `evaluations/<model>/<attack>-<norm>-<eps>.json`, with the
-            attack's settings and the number of examples in the name where they were given.
+            attack's settings and the number of examples in the name where they were given, and a seed other than 0.
         resume: Go on with what an interrupted evaluation found; a finished one is given back.
         save_adversarial: Write the adversarial examples into `….adversarial.npz` beside the record.
         second_opinion: Run `pgd-margin` on what the attack left standing; no verdict changes, the record gets a
@@ -167,11 +167,8 @@ def evaluate_curve(
                 f"--n-examples {n_examples} must be between 1 and {len(data.test)}, the size of {data.name}'s test set"
             )
         test = data.test if n_examples is None else data.test.head(n_examples)
-        paths = [
-            output
-            or default_record_path(loaded.name, attack, norm, eps, n_examples=n_examples, settings=settings or {})
-            for eps in found
-        ]
+        named: dict[str, Any] = {"n_examples": n_examples, "seed": seed, "settings": settings or {}}
+        paths = [output or default_record_path(loaded.name, attack, norm, eps, **named) for eps in found]
         check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours
         size, why_size = (batch_size, "asked for") if batch_size != "auto" else (USUAL, "the usual one")
         first = Evaluation(
