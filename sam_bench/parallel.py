@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -199,6 +200,7 @@ def _work(job: Job[Any], threads: int, messages: multiprocessing.Queue[_Message]
 
     import sam_bench  # noqa: F401  (a fresh process: RobustBench and timm are made to work here too)
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches the whole group; the process that was started says what is to be said.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
@@ -210,3 +212,14 @@ def _work(job: Job[Any], threads: int, messages: multiprocessing.Queue[_Message]
         messages.put(_Message(job.name, "error", SamBenchError(f"{job.name} failed: {type(error).__name__}: {error}")))
     else:
         messages.put(_Message(job.name, "result", result))
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, which can be killed without a chance to say so.
+
+    The job would run to its end for nobody. What it has written is as whole as if it had been killed itself.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()  # a pipe that the system closes with the parent: no time is spent on looking
+        os._exit(1)
