@@ -9,9 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.context import SpawnProcess
 from typing import Any, Generic, Literal, TypeVar
 
@@ -46,7 +47,12 @@ def usable_cores() -> int:
 
 
 def run_jobs(
-    jobs: Sequence[Job[T]], *, workers: int, reporter: Reporter, died: Callable[[str, str], T] | None = None
+    jobs: Sequence[Job[T]],
+    *,
+    workers: int,
+    reporter: Reporter,
+    died: Callable[[str, str], T] | None = None,
+    own: Callable[[int], Mapping[str, Any]] | None = None,
 ) -> list[T]:
     """Run every job, at most `workers` at a time, and return their results in the jobs' order.
 
@@ -58,21 +64,27 @@ def run_jobs(
         workers: Processes at a time; the cores are shared out among them.
         reporter: Where the progress of all of them goes.
         died: Given the name of a job whose worker died, and what is known of it: the result in its place.
+        own: Given a worker's number, from 0: arguments that each of its jobs gets besides, such as a device that no
+            other worker has.
 
     Raises:
         SamBenchError: A worker died, and nothing was given for that case; or whatever a job raised.
     """
+    own = own or (lambda _: {})
     if workers <= 1:
-        return [job.function(**job.arguments, reporter=reporter) for job in jobs]
+        return [job.function(**job.arguments, **own(0), reporter=reporter) for job in jobs]
     context = multiprocessing.get_context("spawn")
     messages: multiprocessing.Queue[_Message] = context.Queue()
     threads = max(1, usable_cores() // workers)
     waiting, running, results = list(jobs), dict[str, SpawnProcess](), dict[str, T]()
+    free, worker_of = list(range(workers)), dict[str, int]()
     with _Stages(reporter) as stages:
         try:
             while waiting or running:
-                while waiting and len(running) < workers:
+                while waiting and free:
                     job = waiting.pop(0)
+                    worker_of[job.name] = free.pop(0)
+                    job = replace(job, arguments={**job.arguments, **own(worker_of[job.name])})
                     process = context.Process(target=_work, args=(job, threads, messages), daemon=True)
                     process.start()
                     running[job.name] = process
@@ -80,10 +92,12 @@ def run_jobs(
                 if message.kind == "result":
                     results[message.job] = message.content
                     running.pop(message.job).join()
+                    free.append(worker_of[message.job])
                 elif message.kind == "died" and died is not None:
                     stages.drop(message.job)
                     results[message.job] = died(message.job, message.content)
                     running.pop(message.job)
+                    free.append(worker_of[message.job])
                 elif message.kind == "died":
                     raise SamBenchError(message.content)
                 elif message.kind == "error":
@@ -186,6 +200,7 @@ def _work(job: Job[Any], threads: int, messages: multiprocessing.Queue[_Message]
 
     import sam_bench  # noqa: F401  (a fresh process: RobustBench and timm are made to work here too)
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches the whole group; the process that was started says what is to be said.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
@@ -197,3 +212,14 @@ def _work(job: Job[Any], threads: int, messages: multiprocessing.Queue[_Message]
         messages.put(_Message(job.name, "error", SamBenchError(f"{job.name} failed: {type(error).__name__}: {error}")))
     else:
         messages.put(_Message(job.name, "result", result))
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, which can be killed without a chance to say so.
+
+    The job would run to its end for nobody. What it has written is as whole as if it had been killed itself.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()  # a pipe that the system closes with the parent: no time is spent on looking
+        os._exit(1)

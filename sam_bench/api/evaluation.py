@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -69,8 +70,9 @@ def evaluate(
         settings: The attack's own settings: `{"steps": 20}`.
         dataset: As for `train`; default the one on the model's card, else `cifar10`.
         n_examples: The first so many test images; default all.
-        batch_size: Examples at a time; `auto`: what a GPU has room for, 128 elsewhere. Verdicts depend on it with
-            AutoAttack's reference engine and with other packages' attacks only, for which `auto` is 128.
+        batch_size: Examples at a time; `auto`: what a GPU has room for and the examples fill, 128 elsewhere. Verdicts
+            depend on it with AutoAttack's reference engine, with upstream's draws and with other packages' attacks
+            only, for which `auto` is 128.
         seed: Decides every random draw.
         device: `auto`, `cpu`, `cuda`, ….
         workers: Processes on this machine that share the examples, default 1; with Ray, tasks at a time, default as
@@ -83,7 +85,7 @@ def evaluate(
         image_size: Resize to this many pixels (`digits` and folders); default the model's.
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
         output: The record's file; default `evaluations/<model>/<attack>-<norm>-<eps>.json`, with the
-            attack's settings and the number of examples in the name where they were given.
+            attack's settings and the number of examples in the name where they were given, and a seed other than 0.
         resume: Go on with what an interrupted evaluation found; a finished one is given back.
         save_adversarial: Write the adversarial examples into `….adversarial.npz` beside the record.
         second_opinion: Run `pgd-margin` on what the attack left standing; no verdict changes, the record gets a
@@ -165,18 +167,27 @@ def evaluate_curve(
                 f"--n-examples {n_examples} must be between 1 and {len(data.test)}, the size of {data.name}'s test set"
             )
         test = data.test if n_examples is None else data.test.head(n_examples)
-        paths = [
-            output
-            or default_record_path(loaded.name, attack, norm, eps, n_examples=n_examples, settings=settings or {})
-            for eps in found
-        ]
+        named: dict[str, Any] = {"n_examples": n_examples, "seed": seed, "settings": settings or {}}
+        paths = [output or default_record_path(loaded.name, attack, norm, eps, **named) for eps in found]
         check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours
         size, why_size = (batch_size, "asked for") if batch_size != "auto" else (USUAL, "the usual one")
+        first = Evaluation(
+            model=loaded,
+            test=test,
+            dataset=data.name,
+            attack=chosen,
+            norm=norm,
+            eps=found[0],
+            seed=seed,
+            batch_size=size,
+        )
+        first.check()  # before a pass of the model is made to measure its memory
         if batch_size == "auto" and not away:
             shape = tuple(test.images.shape[1:])
-            size, why_size = team.share(
-                choose_batch_size(loaded.module, chosen, shape=shape, device=where, processes=workers or 1)
+            found_size = choose_batch_size(
+                loaded.module, chosen, shape=shape, examples=len(test), device=where, processes=workers or 1
             )
+            size, why_size = team.share(found_size)
         recording = Recording(
             run=partial(
                 run_evaluation,
@@ -201,19 +212,8 @@ def evaluate_curve(
         )
         records: list[EvaluationRecord] = []
         for radius, path in zip(found, paths, strict=True):
-            evaluation = Evaluation(
-                model=loaded,
-                test=test,
-                dataset=data.name,
-                attack=chosen,
-                norm=norm,
-                eps=radius,
-                seed=seed,
-                batch_size=size,
-                carried=broken(records[-1]) if records else {},
-            )
-            if not records:
-                evaluation.check()
+            carried = broken(records[-1]) if records else {}
+            evaluation = replace(first, eps=radius, batch_size=size, carried=carried)
             records.append(recording.record(evaluation, path, records[-1] if records else None))
     return records
 

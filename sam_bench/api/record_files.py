@@ -28,17 +28,19 @@ def check_folder(folder: Path) -> None:
 
 
 def default_record_path(
-    name: str, attack: str, norm: Norm, eps: Radius, *, n_examples: int | None, settings: Mapping[str, Any]
+    name: str, attack: str, norm: Norm, eps: Radius, *, n_examples: int | None, seed: int, settings: Mapping[str, Any]
 ) -> Path:
     """Where `evaluate` writes when it is not told: `evaluations/<model>/<attack>-<norm>-<eps>.json`.
 
-    Settings of the attack and a number of examples that were asked for become part of the name, so
-    that a quick look does not overwrite the evaluation that took a day.
+    Settings of the attack, a number of examples that were asked for and a seed other than 0 become part
+    of the name, so that a quick look does not overwrite the evaluation that took a day.
     """
     told = {key: "-".join(value) if isinstance(value, (list, tuple)) else value for key, value in settings.items()}
     parts = [attack, *(f"{key}{value}" for key, value in told.items()), norm, str(eps)]
     if n_examples is not None:
         parts.append(f"n{n_examples}")
+    if seed != 0:
+        parts.append(f"seed{seed}")
     stem = "-".join(parts).replace("/", "over")
     return Path("evaluations") / _safe(name) / f"{_safe(stem)}.json"
 

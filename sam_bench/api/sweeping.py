@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +123,8 @@ def sweep(
         n_examples: The first so many test images; default all.
         executor: `local` or `ray`.
         ray_address: As for `evaluate`.
-        workers: Runs side by side; default 1, and with Ray as many as there is room for.
+        workers: Runs side by side; default 1, and with Ray as many as there is room for. Of several GPUs here, each
+            worker has one.
         device: `auto`, `cpu`, `cuda`, ….
         data_dir: Where torchvision's data sets are kept.
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
@@ -163,20 +165,31 @@ def sweep(
         if away is None:
             jobs = [Job(run.name, _do, {"run": run, "plan": plan}) for run in runs]
             differing = {run.name: run.varies for run in runs}
+            side_by_side = min(workers or 1, len(jobs))
             rows = run_jobs(
                 jobs,
-                workers=min(workers or 1, len(jobs)),
+                workers=side_by_side,
                 reporter=reporter,
                 died=lambda name, why: SweepRow(name, differing[name], error=why),
+                own=partial(_gpu_of, device=device) if side_by_side > 1 else None,
             )
         else:
             rows = _on_cluster(runs, plan, away, reporter)
     return SweepResult(varies=varies, rows=rows)
 
 
-def _do(run: Run, plan: _Plan, *, reporter: Reporter) -> SweepRow:
-    """Train and attack; whatever goes wrong becomes a row."""
+def _gpu_of(worker: int, *, device: str) -> dict[str, int]:
+    """A GPU to each worker in turn, where there are several and none was named."""
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return {}
+    return {"gpu": worker % torch.cuda.device_count()}
+
+
+def _do(run: Run, plan: _Plan, *, gpu: int | None = None, reporter: Reporter) -> SweepRow:
+    """Train and attack, on this GPU if one is given; whatever goes wrong becomes a row."""
     try:
+        if gpu is not None:
+            torch.cuda.set_device(gpu)  # what `cuda` means in this process from here on
         card = _finished(run, plan) or _train(run, plan, reporter)
         records = []
         if plan.attack is not None:

@@ -17,29 +17,46 @@ USUAL = 128
 
 _LARGEST = 4096
 _SHARE = 0.8  # of what is free: the attacks and the allocator need the rest
-_PROBES = 16, 64
+_PROBES = (16, 64), (4, 16)  # the second pair where 64 do not fit
+_AHEAD = 8  # rows an example keeps busy: targets and restarts run side by side, Square asks further ahead
 _IMAGES_KEPT = 32  # an attack remembers about so many images for each row of its batch
 
 
 def choose_batch_size(
-    module: nn.Module, attack: Attack, *, shape: tuple[int, ...], device: torch.device, processes: int = 1
+    module: nn.Module,
+    attack: Attack,
+    *,
+    shape: tuple[int, ...],
+    examples: int,
+    device: torch.device,
+    processes: int = 1,
 ) -> tuple[int, str]:
     """A batch size, and why.
+
+    On a GPU a batch is padded to this size, so that it is not larger than the examples have a use for. Those of
+    the whole evaluation count: an example's numbers depend on the size, and must not on the shard it is in.
 
     Args:
         module: The model, on `device`.
         attack: What will run.
         shape: Of one image, (C, H, W).
+        examples: How many the evaluation has, in all of its processes.
         device: Where it will run.
-        processes: How many share the device's memory.
+        processes: How many run side by side; with no GPU named, each is given one in turn.
     """
     if not attack.per_example:
         return USUAL, "its verdicts depend on it, and this is the usual one"
     if device.type != "cuda":
         return USUAL, "more gains nothing on this device"
-    needs = [_probe(module, size, shape, device) for size in _PROBES]
+    probed = _probed(module, shape, device)
+    if probed is None:
+        return SMALLEST_BATCH, "the fewest there can be: a gradient of as many did not fit into the memory"
+    torch.cuda.empty_cache()  # what this process keeps for later is no room for its workers
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return fitting(_PROBES, (needs[0], needs[1]), free // processes, image=4 * math.prod(shape)), "the memory's room"
+    sharing = processes if device.index is not None else math.ceil(processes / torch.cuda.device_count())
+    room = fitting(*probed, free // sharing, image=4 * math.prod(shape))
+    busy = max(SMALLEST_BATCH, _AHEAD << (examples - 1).bit_length())
+    return (room, "the memory's room") if room <= busy else (busy, "so few examples keep no more rows busy")
 
 
 def fitting(sizes: tuple[int, int], needs: tuple[int, int], free: int, *, image: int) -> int:
@@ -60,11 +77,26 @@ def fitting(sizes: tuple[int, int], needs: tuple[int, int], free: int, *, image:
     return min(_LARGEST, 1 << int(math.log2(max(room, SMALLEST_BATCH))))
 
 
-def _probe(module: nn.Module, size: int, shape: tuple[int, ...], device: torch.device) -> int:
-    """Bytes at the peak of one forward and backward pass of so many examples, those of the weights apart."""
-    x, y = torch.zeros(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+def _probed(
+    module: nn.Module, shape: tuple[int, ...], device: torch.device
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Two batch sizes and what a gradient of each takes; None where not even the fewest rows fit."""
+    _probe(module, SMALLEST_BATCH, shape, device)  # the first pass takes what libraries then keep: it would mislead
+    for sizes in _PROBES:
+        few, many = (_probe(module, size, shape, device) for size in sizes)
+        if few is not None and many is not None:
+            return sizes, (few, many)
+    return None
+
+
+def _probe(module: nn.Module, size: int, shape: tuple[int, ...], device: torch.device) -> int | None:
+    """Bytes at the peak of a forward and backward pass of so many examples, without the weights; None: too many."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    with attacking(module):
-        input_gradient(module, x, y)
+    try:
+        x, y = torch.zeros(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+        with attacking(module):
+            input_gradient(module, x, y)
+    except torch.OutOfMemoryError:
+        return None
     return torch.cuda.max_memory_allocated(device) - before

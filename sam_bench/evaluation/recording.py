@@ -137,9 +137,10 @@ def finished(path: Path, evaluation: Evaluation) -> EvaluationRecord | None:
         return None
     record = read_record(path, EvaluationRecord)
     identity = evaluation.identity()
+    fields = ("checkpoint_sha256", "dataset", "dataset_fingerprint", "attack", "engine", "norm", "eps", "seed")
+    # The batch size is in the identity only where verdicts depend on it.
     same = all(
-        str(getattr(record, field)) == str(identity[field])
-        for field in ("checkpoint_sha256", "dataset_fingerprint", "attack", "engine", "norm", "eps", "seed")
+        str(getattr(record, field)) == str(identity[field]) for field in (*fields, "batch_size") if field in identity
     )
     version = str(evaluation.attack.model_dump().get("version", ""))
     complete = record.settings == settings_of(evaluation.attack) and record.version == version

@@ -159,6 +159,18 @@ def test_a_model_that_cannot_be_attacked_is_named_before_the_attack_starts(
     assert said == f"sam-bench: model {model} {message}"
 
 
+def test_it_is_named_before_a_gpus_memory_is_measured_with_it(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object, **__: object) -> None:
+        raise AssertionError("the model was run to measure its memory")
+
+    monkeypatch.setattr("sam_bench.api.evaluation.choose_batch_size", measured)
+    model = f"timm:{crafted_timm.crafted_narrow.__name__}"
+    said = cli.refused("evaluate", model, "--attack", "autoattack", "--dataset", "digits-8px")
+    assert said == f"sam-bench: model {model} returns logits of shape [B,7], expected 10 classes"
+
+
 def test_a_zoo_model_whose_finite_weights_give_nan_is_named(with_tiny: CommandLine) -> None:
     zoo = Zoo(with_tiny.folder / "model_zoo")
     card = zoo.find("tiny")

@@ -66,16 +66,19 @@ def test_evaluate_prints_its_record_as_one_json_object(with_tiny: CommandLine) -
 
 
 def test_a_quick_look_does_not_overwrite_a_fuller_evaluation(with_tiny: CommandLine) -> None:
-    for changed in (["--n-examples", "8"], ["--n-examples", "4"], ["--attack", "pgd", "--steps", "1"]):
+    for changed in ([], ["--n-examples", "4"], ["--attack", "pgd", "--steps", "1"], ["--seed", "1"]):
         with_tiny.done(*_EVALUATE, *changed)
     with_tiny.done(*_EVALUATE, "--attack", "pgd", "--steps", "2")
     names = {path.name for path in (with_tiny.folder / "evaluations/tiny").iterdir()}
     assert names == {
         "fgsm-Linf-8over255-n8.json",
+        "fgsm-Linf-8over255-n8-seed1.json",
         "fgsm-Linf-8over255-n4.json",
         "pgd-steps1-Linf-8over255-n8.json",
         "pgd-steps2-Linf-8over255-n8.json",
     }
+    first = with_tiny.folder / "evaluations/tiny/fgsm-Linf-8over255-n8.json"
+    assert read_record(first, EvaluationRecord).seed == 0
 
 
 def test_evaluate_prints_several_radii_as_one_json_object(with_tiny: CommandLine) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
@@ -15,8 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam_bench import api
+from sam_bench.api import sweeping
 from sam_bench.api.grid import plan_runs
 from sam_bench.errors import InputError
+from sam_bench.parallel import Job
+from sam_bench.progress import SilentReporter
 from sam_bench.records import EvaluationRecord, ModelCard, read_record
 
 SWEEP = ["sweep", *DIGITS[1:]]
@@ -55,6 +61,31 @@ def test_every_combination_becomes_a_model_a_record_and_a_row(cli: CommandLine) 
     one = cli.done(*DIGITS, "--recipe", "sam", "--rho", "0.4", "--seed", "1", "--name", "alone", "--json").json
     (path,) = (cli.folder / "model_zoo").rglob(f"{base}-seed1.json")
     assert one["card"]["weights"]["sha256"] == json.loads(path.read_text())["weights"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus"), [("auto", [0, 1, 0]), ("cuda", [0, 1, 0]), ("cuda:1", [None] * 3), ("cpu", [None] * 3)]
+)
+def test_of_several_gpus_each_worker_has_one(
+    device: str, gpus: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[int | None] = []
+
+    def looked_at(jobs: list[Job[Any]], *, workers: int, own: Callable[[int], dict[str, Any]], **_: Any) -> list[Any]:
+        rows = []
+        for worker, job in enumerate(jobs[:workers]):
+            chosen.append(None)
+            rows.append(job.function(**job.arguments, **own(worker), reporter=SilentReporter()))
+        return rows
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: chosen.__setitem__(-1, gpu))
+    monkeypatch.setattr(sweeping, "run_jobs", looked_at)
+    monkeypatch.setattr(sweeping, "_finished", lambda *_: SimpleNamespace(clean_accuracy=0.5, cost=Mock()))
+    grid = {"recipe": ["standard"], "dataset": ["digits"], "seed": [0, 1, 2]}
+    rows = sweeping.sweep(grid, workers=3, device=device, run_dir=tmp_path, zoo=tmp_path).rows
+    assert [row.error for row in rows] == [None] * 3 and chosen == gpus
 
 
 def test_a_radius_that_is_insisted_on_is_attacked_with(cli: CommandLine) -> None:

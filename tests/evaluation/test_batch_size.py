@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,119 @@ def test_measurements_that_make_no_sense_still_give_a_size() -> None:
     ],
 )
 def test_without_a_gpu_and_where_verdicts_depend_on_it_it_is_the_usual_one(attack: Attack, why: str) -> None:
-    size, said = choose_batch_size(Nearest(), attack, shape=(1, 8, 8), device=CPU)
+    size, said = choose_batch_size(Nearest(), attack, shape=(1, 8, 8), examples=60, device=CPU)
     assert size == 128 and said.startswith(why)
+
+
+class Memory:
+    """The memory of a GPU that is not there: what `torch.cuda` tells of it, in MiB."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.kept, self.peak = total, 0, 0
+
+    def stand_in(self, monkeypatch: pytest.MonkeyPatch, *, gpus: int = 1) -> None:
+        """Let tensors that are made on a GPU be made on the CPU, and `torch.cuda` tell of this memory."""
+        zeros = torch.zeros
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **given: zeros(*size, **given))
+        told = {
+            "mem_get_info": lambda: (self.total - self.kept, self.total),
+            "memory_reserved": lambda: self.kept,
+            "memory_allocated": lambda: self.kept,
+            "max_memory_allocated": lambda: self.peak,
+            "reset_peak_memory_stats": lambda: setattr(self, "peak", self.kept),
+        }
+        for name, tell in told.items():
+            value = tell if name.startswith("reset") else partial(_in_bytes, tell)
+            monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value())
+
+
+def _in_bytes(tell: Callable[[], Any]) -> Any:
+    told = tell()
+    return tuple(each << 20 for each in told) if isinstance(told, tuple) else told << 20
+
+
+class Weighed(Nearest):
+    """A gradient of it takes so many MiB an example, and the first one something that is kept."""
+
+    def __init__(self, memory: Memory, *, each: int, kept: int = 0) -> None:
+        super().__init__()
+        self.memory, self.each, self.kept = memory, each, kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            self.memory.kept = self.kept
+            taken = self.kept + len(x) * self.each
+            if taken > self.memory.total:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            self.memory.peak = max(self.memory.peak, taken)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("total", "each", "kept", "expected"),
+    [
+        pytest.param(8192, 2, 0, 2048, id="small"),
+        pytest.param(8192, 2, 32, 2048, id="small, and its first pass takes what is kept"),
+        pytest.param(45_000, 1000, 0, 32, id="large: 64 do not fit"),
+        pytest.param(10_000, 1000, 0, 16, id="larger: 16 do not fit"),
+    ],
+)
+def test_on_a_gpu_it_is_what_fits_however_little_that_is(
+    total: int, each: int, kept: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(total)
+    memory.stand_in(monkeypatch)
+    model = Weighed(memory, each=each, kept=kept)
+    size, why = choose_batch_size(model, AutoAttack(), shape=(1, 8, 8), examples=10_000, device=torch.device("cuda"))
+    assert size == expected
+    assert why == (
+        "the memory's room"
+        if 16 * each < total
+        else "the fewest there can be: a gradient of as many did not fit into the memory"
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "sharing"),
+    [("cuda", 1, 1), ("cuda", 4, 1), ("cuda", 6, 2), ("cuda", 8, 2), ("cuda:2", 4, 4)],
+)
+def test_processes_share_the_memory_only_with_those_on_the_same_gpu(
+    device: str, processes: int, sharing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(2048 * 4)
+    memory.stand_in(monkeypatch, gpus=4)
+    size, _ = choose_batch_size(
+        Weighed(memory, each=3),
+        AutoAttack(),
+        shape=(1, 8, 8),
+        examples=10_000,
+        device=torch.device(device),
+        processes=processes,
+    )
+    assert size == 2048 // sharing
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize(
+    ("examples", "expected"),
+    [(1, 16), (2, 16), (3, 32), (16, 128), (17, 256), (20, 256), (256, 2048), (257, 4096), (10_000, 4096)],
+)
+def test_few_examples_are_not_padded_to_all_that_the_memory_holds(
+    examples: int, expected: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(4096 * 10)
+    memory.stand_in(monkeypatch)
+    size, why = choose_batch_size(
+        Weighed(memory, each=1),
+        AutoAttack(),
+        shape=(1, 8, 8),
+        examples=examples,
+        device=torch.device("cuda"),
+        processes=processes,
+    )
+    assert size == expected, "however many processes share the examples"
+    assert why == ("the memory's room" if size == 4096 else "so few examples keep no more rows busy")
 
 
 class Cramped(Nearest):

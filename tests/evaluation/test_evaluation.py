@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from evaluation_samples import Nearest, digits, evaluate, loaded
+from evaluation_samples import Nearest, digits, evaluate, evaluation_of, loaded
 from torch import Tensor, nn
 
 from sam_bench.attacks import ATTACKS, Attack, Progress
@@ -17,8 +18,9 @@ from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.data import Split, to_float
 from sam_bench.device import package_versions
 from sam_bench.errors import SamBenchError
+from sam_bench.evaluation.recording import finished
 from sam_bench.progress import SilentReporter
-from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, Radius
+from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, Radius, write_record
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,26 @@ def test_each_attack_of_an_ensemble_is_counted_in_its_order(nearest: Nearest, te
         ("first", pytest.approx((right - first) / 60)),
         ("second", pytest.approx((right - first - second) / 60)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("attack", "changes", "same"),
+    [
+        (PGDAttack(steps=2), {}, True),
+        (PGDAttack(steps=2), {"batch_size": 16}, True),
+        (PGDAttack(steps=2), {"seed": 4}, False),
+        (PGDAttack(steps=2), {"dataset": "figures"}, False),
+        (Chain(), {}, True),
+        (Chain(), {"batch_size": 16}, False),
+    ],
+)
+def test_a_finished_record_is_of_an_evaluation_with_the_same_identity_only(
+    attack: Attack, changes: dict[str, Any], same: bool, nearest: Nearest, test_split: Split, tmp_path: Path
+) -> None:
+    record = evaluate(nearest, test_split, attack)
+    write_record(tmp_path / "record.json", record)
+    found = finished(tmp_path / "record.json", evaluation_of(nearest, test_split, attack, **changes))
+    assert found == (record if same else None)
 
 
 class Recording(SilentReporter):

@@ -36,3 +36,14 @@ def die(*, reporter: Reporter) -> None:
 def linger(folder: Path, *, reporter: Reporter) -> None:
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(600)
+
+
+def tell_place(place: int, done: Path, wait_for: list[Path], *, reporter: Reporter) -> int:
+    """The place given, once others are done."""
+    until = time.monotonic() + 300
+    while not all(each.exists() for each in wait_for):
+        if time.monotonic() > until:
+            raise TimeoutError("the others were not done")
+        time.sleep(0.01)
+    done.touch()
+    return place

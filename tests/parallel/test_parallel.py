@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import parallel_jobs
@@ -66,3 +70,51 @@ def test_a_death_that_is_provided_for_does_not_end_the_others() -> None:
 def test_a_run_that_was_stopped_says_so_across_processes_with_its_exit_code() -> None:
     error = pickle.loads(pickle.dumps(StoppedError("stopped by SIGTERM", 15)))
     assert isinstance(error, StoppedError) and (str(error), error.exit_code) == ("stopped by SIGTERM", 143)
+
+
+def test_what_a_worker_has_goes_from_job_to_job_and_never_to_two_at_a_time(tmp_path: Path) -> None:
+    # The first is at work until all others are done: the only other worker does them, one after the other.
+    done = [tmp_path / str(number) for number in range(4)]
+    arguments = [{"done": each, "wait_for": done[1:] if each == done[0] else []} for each in done]
+    jobs = [Job(each["done"].name, parallel_jobs.tell_place, each) for each in arguments]  # type: ignore[attr-defined]
+    places = run_jobs(jobs, workers=2, reporter=SilentReporter(), own=lambda worker: {"place": worker})
+    assert places == [0, 1, 1, 1]
+    assert run_jobs(jobs[1:], workers=1, reporter=SilentReporter(), own=lambda worker: {"place": worker}) == [0, 0, 0]
+
+
+LINGERING = """
+import sys
+from pathlib import Path
+import parallel_jobs
+from sam_bench.parallel import Job, run_jobs
+from sam_bench.progress import SilentReporter
+
+folders = [Path(each) for each in sys.argv[1:]]
+jobs = [Job(each.name, parallel_jobs.linger, {"folder": each}) for each in folders]
+run_jobs(jobs, workers=2, reporter=SilentReporter())
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    paths = [str(Path(__file__).parent), *sys.path]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", LINGERING, *map(str, folders)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+    )
+    pids = [folder / "pid" for folder in folders]
+    until = time.monotonic() + 300
+    while not all(each.exists() and each.read_text() for each in pids):
+        assert parent.poll() is None and time.monotonic() < until, "the workers have not begun"
+        time.sleep(0.05)
+    parent.kill()
+    try:
+        # The workers have its stdout, too: that comes to its end with the last of them.
+        parent.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        for each in pids:
+            os.kill(int(each.read_text()), signal.SIGKILL)
+        pytest.fail("the workers went on without their parent")
