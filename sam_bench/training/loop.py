@@ -301,7 +301,9 @@ class _Run:
         if self.config.on_nan == "stop" or rollbacks > _MOST_ROLLBACKS:
             raise error
         steps = len(self.batches)
-        self._load(self.folder.kept(until=(self.done - min(_MARGIN, steps)) // steps)[-1])
+        good = (self.done - min(_MARGIN, steps)) // steps
+        # Only rank 0 may see the folder.
+        self._load(self.folder.kept(until=good)[-1] if self.team.is_main else None)
         self.state.rollbacks, self.state.lr_scale = rollbacks, scale
         self.state.best, self.state.best_epoch = best  # the best epoch's weights, too, stay in the folder
         self.reporter.say(

@@ -87,6 +87,37 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
             torch.testing.assert_close(first, value, rtol=1e-7, atol=1e-9)
 
 
+ROLLBACK = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_stopping import Fragile
+from training_samples import method_of, run
+from sam_bench.distributed import joined
+
+with joined() as team:
+    # A machine of its own for each: what rank 0 writes, nobody else sees.
+    folder = Path(sys.argv[2]) / f"machine{team.rank}"
+    # 0.09 is between the farthest steps at learning rates 0.2 and 0.4.
+    method = method_of("standard", {"epochs": 3, "schedule": "constant", "momentum": 0, "weight_decay": 0, "lr": 0.4})
+    trained = run(folder, method, model=Fragile(0.09), on_nan="rollback", team=team)
+    torch.save((trained.state.rollbacks, trained.model.state_dict()), f"{sys.argv[2]}/{team.rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_a_rollback_asks_for_the_folder_on_the_one_machine_that_has_it(tmp_path: Path) -> None:
+    script = tmp_path / "rollback.py"
+    script.write_text(ROLLBACK)
+    done = launch([str(script), str(Path(__file__).parent), str(tmp_path)], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (rollbacks, weights), (others, same) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert rollbacks == others >= 1
+    assert torch.equal(weights["head.weight"], same["head.weight"])
+    assert not (tmp_path / "machine1").exists()
+
+
 TRAIN = [
     *("-m", "sam_bench", "train", "--recipe", "sam", "--dataset", "digits", "--image-size", "8"),
     *("--arch", "preactresnet10", "--width", "2", "--limit-train", "200", "--batch-size", "32", "--crop-padding", "0"),
