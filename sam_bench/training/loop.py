@@ -19,6 +19,7 @@ from sam_bench.perturb.inputs import PGD
 from sam_bench.progress import Reporter, Stage
 from sam_bench.training.figures import NO_SUMS, Figures, Spent
 from sam_bench.training.folder import RunFolder
+from sam_bench.training.graphs import room_for_graphs
 from sam_bench.training.method import Method
 from sam_bench.training.state import LogRow, RunConfig, RunState
 from sam_bench.training.step import TrainingStep
@@ -87,7 +88,7 @@ def fit(
     """
     run = _Run(model, method, train, validation, config=config, folder=folder, reporter=reporter, team=team)
     run.open(resume=resume)
-    with listening() as request, fastest_convolutions():
+    with listening() as request, fastest_convolutions(), room_for_graphs(config.compiled):
         return run.finish(request, keep=keep, save_every=save_every)
 
 

@@ -16,6 +16,7 @@ from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.weights.base import global_norm
 from sam_bench.records import Precision
 from sam_bench.seeds import derive_seed, row_generator
+from sam_bench.training import graphs
 from sam_bench.training.method import Method
 
 
@@ -92,10 +93,10 @@ class TrainingStep:
             # BatchNorm's statistics are each device's own until the loop averages them.
             learner = DistributedDataParallel(model, broadcast_buffers=False)
             self._local = learner.no_sync
-        self._learner = _compiled(learner) if compiled else learner
+        self._learner = graphs.compiled(learner) if compiled else learner
         # A graph of its own, traced with the parameters frozen: one that could give their gradients
         # would compute them too, at twice the price.
-        self._searched = _compiled(model) if compiled else model
+        self._searched = graphs.compiled(model) if compiled else model
 
     def __call__(
         self,
@@ -183,10 +184,3 @@ class TrainingStep:
         self.passes.attack_backward += backward * examples
         self.passes.train_forward += batch.forward * examples
         self.passes.train_backward += batch.backward * examples
-
-
-def _compiled(model: nn.Module) -> nn.Module:
-    # Static shapes: the smaller last batch of an epoch gets a graph of its own, and the others keep
-    # kernels made for their size.
-    module: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
-    return module
