@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from sam_bench.distributed import ALONE, Team
 from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.weights.base import global_norm
+from sam_bench.perturb.weights.parts import Parts
 from sam_bench.records import Precision
 from sam_bench.seeds import derive_seed, row_generator
 from sam_bench.training import graphs
@@ -62,7 +63,8 @@ class TrainingStep:
             stay float32.
         compiled: Run the network through `torch.compile`, once for learning and once for the search
             of input perturbations.
-        micro_batch: Examples differentiated at a time; all when not given.
+        micro_batch: Examples differentiated at a time, on every device in as many parts as on the
+            others; all when not given.
         team: The processes that share every batch.
         sync_ascent: On several devices, take SAM's ascent along the gradient of the whole batch
             instead of each device's own part.
@@ -140,6 +142,7 @@ class TrainingStep:
             score=self._score,
             passes=method.objective.passes,
             micro_batch=self._micro_batch,
+            shards=self._shards(total),
             weight=len(x) * self._team.size / total,
             local=self._local,
             sync_ascent=self._sync_ascent,
@@ -159,14 +162,15 @@ class TrainingStep:
         return StepResult(loss, batch.hits, gradient_norm, batch.ascent_norm)
 
     def _perturbed(self, x: Tensor, y: Tensor, *, step: int, first: int, total: int) -> Tensor:
-        size = self._micro_batch or len(x)
         found = []
-        for part in range(0, len(x), size):
-            draws = row_generator(self._seed, "inputs", step, first=first + part, total=total, device=x.device)
-            rows = slice(part, part + size)
+        for rows, _ in Parts(self.model, self._micro_batch, self._shards(total)).cut(len(x)):
+            draws = row_generator(self._seed, "inputs", step, first=first + rows.start, total=total, device=x.device)
             with self._autocast(x):
                 found.append(self.method.inputs.perturb(self._searched, x[rows], y[rows], generator=draws))
         return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _shards(self, total: int) -> tuple[int, int]:
+        return total // self._team.size, -(-total // self._team.size)
 
     def _score(self, images: Tensor) -> Tensor:
         # One autocast region a pass: inside a region the bfloat16 copies of the weights are
