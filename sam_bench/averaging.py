@@ -16,7 +16,7 @@ from sam_bench.registry import Component, Registry
 
 
 class RunningAverage(AveragedModel):
-    """PyTorch's average over parameters and buffers, which reads and sends nothing while it moves.
+    """PyTorch's average over parameters and floating-point buffers, which reads and sends nothing while it moves.
 
     PyTorch's own sends its count to the device at every update, and waits there for all that was asked before.
     """
@@ -33,7 +33,8 @@ class RunningAverage(AveragedModel):
         for dtype in dict.fromkeys(mine.dtype for mine, _ in pairs):
             alike = [pair for pair in pairs if pair[0].dtype == dtype]
             mine, theirs = [pair[0] for pair in alike], [pair[1] for pair in alike]
-            if count:
+            # No mean of integers is an integer: what counts or points keeps its latest value.
+            if count and (mine[0].is_floating_point() or mine[0].is_complex()):
                 self._move(mine, theirs, count)
             else:
                 torch._foreach_copy_(mine, theirs)
@@ -123,7 +124,7 @@ class SWA(Averaging):
 
     def averaged(self, model: nn.Module) -> AveragedModel:
         """A mean over parameters and buffers."""
-        return RunningAverage(model, _mean)
+        return RunningAverage(model, get_swa_multi_avg_fn())
 
     def update(self, average: AveragedModel, model: nn.Module, *, progress: float, epoch_ended: bool) -> None:
         """One more member of the mean, when it is time."""
@@ -144,15 +145,3 @@ class SWA(Averaging):
 
         update_bn(counted(), average.module)
         return seen
-
-
-_swa_mean = get_swa_multi_avg_fn()
-
-
-@torch.no_grad()
-def _mean(averaged: Sequence[Tensor], current: Sequence[Tensor], count: int) -> None:
-    # BatchNorm's counter of batches is an integer: the latest one is as good as a mean.
-    if averaged[0].is_floating_point():
-        _swa_mean(averaged, current, count)
-    else:
-        torch._foreach_copy_(list(averaged), list(current))

@@ -19,6 +19,7 @@ from sam_bench.perturb.inputs import PGD
 from sam_bench.progress import Reporter, Stage
 from sam_bench.training.figures import NO_SUMS, Figures, Spent
 from sam_bench.training.folder import RunFolder
+from sam_bench.training.graphs import room_for_graphs
 from sam_bench.training.method import Method
 from sam_bench.training.state import LogRow, RunConfig, RunState
 from sam_bench.training.step import TrainingStep
@@ -87,7 +88,7 @@ def fit(
     """
     run = _Run(model, method, train, validation, config=config, folder=folder, reporter=reporter, team=team)
     run.open(resume=resume)
-    with listening() as request, fastest_convolutions():
+    with listening() as request, fastest_convolutions(), room_for_graphs(config.compiled):
         return run.finish(request, keep=keep, save_every=save_every)
 
 
@@ -301,7 +302,9 @@ class _Run:
         if self.config.on_nan == "stop" or rollbacks > _MOST_ROLLBACKS:
             raise error
         steps = len(self.batches)
-        self._load(self.folder.kept(until=(self.done - min(_MARGIN, steps)) // steps)[-1])
+        good = (self.done - min(_MARGIN, steps)) // steps
+        # Only rank 0 may see the folder.
+        self._load(self.folder.kept(until=good)[-1] if self.team.is_main else None)
         self.state.rollbacks, self.state.lr_scale = rollbacks, scale
         self.state.best, self.state.best_epoch = best  # the best epoch's weights, too, stay in the folder
         self.reporter.say(

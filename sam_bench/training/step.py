@@ -14,8 +14,10 @@ from torch.optim.swa_utils import AveragedModel
 from sam_bench.distributed import ALONE, Team
 from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.weights.base import global_norm
+from sam_bench.perturb.weights.parts import Parts
 from sam_bench.records import Precision
 from sam_bench.seeds import derive_seed, row_generator
+from sam_bench.training import graphs
 from sam_bench.training.method import Method
 
 
@@ -61,7 +63,8 @@ class TrainingStep:
             stay float32.
         compiled: Run the network through `torch.compile`, once for learning and once for the search
             of input perturbations.
-        micro_batch: Examples differentiated at a time; all when not given.
+        micro_batch: Examples differentiated at a time, on every device in as many parts as on the
+            others; all when not given.
         team: The processes that share every batch.
         sync_ascent: On several devices, take SAM's ascent along the gradient of the whole batch
             instead of each device's own part.
@@ -92,10 +95,10 @@ class TrainingStep:
             # BatchNorm's statistics are each device's own until the loop averages them.
             learner = DistributedDataParallel(model, broadcast_buffers=False)
             self._local = learner.no_sync
-        self._learner = _compiled(learner) if compiled else learner
+        self._learner = graphs.compiled(learner) if compiled else learner
         # A graph of its own, traced with the parameters frozen: one that could give their gradients
         # would compute them too, at twice the price.
-        self._searched = _compiled(model) if compiled else model
+        self._searched = graphs.compiled(model) if compiled else model
 
     def __call__(
         self,
@@ -139,6 +142,7 @@ class TrainingStep:
             score=self._score,
             passes=method.objective.passes,
             micro_batch=self._micro_batch,
+            shards=self._shards(total),
             weight=len(x) * self._team.size / total,
             local=self._local,
             sync_ascent=self._sync_ascent,
@@ -158,14 +162,15 @@ class TrainingStep:
         return StepResult(loss, batch.hits, gradient_norm, batch.ascent_norm)
 
     def _perturbed(self, x: Tensor, y: Tensor, *, step: int, first: int, total: int) -> Tensor:
-        size = self._micro_batch or len(x)
         found = []
-        for part in range(0, len(x), size):
-            draws = row_generator(self._seed, "inputs", step, first=first + part, total=total, device=x.device)
-            rows = slice(part, part + size)
+        for rows, _ in Parts(self.model, self._micro_batch, self._shards(total)).cut(len(x)):
+            draws = row_generator(self._seed, "inputs", step, first=first + rows.start, total=total, device=x.device)
             with self._autocast(x):
                 found.append(self.method.inputs.perturb(self._searched, x[rows], y[rows], generator=draws))
         return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _shards(self, total: int) -> tuple[int, int]:
+        return total // self._team.size, -(-total // self._team.size)
 
     def _score(self, images: Tensor) -> Tensor:
         # One autocast region a pass: inside a region the bfloat16 copies of the weights are
@@ -183,10 +188,3 @@ class TrainingStep:
         self.passes.attack_backward += backward * examples
         self.passes.train_forward += batch.forward * examples
         self.passes.train_backward += batch.backward * examples
-
-
-def _compiled(model: nn.Module) -> nn.Module:
-    # Static shapes: the smaller last batch of an epoch gets a graph of its own, and the others keep
-    # kernels made for their size.
-    module: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
-    return module

@@ -4,25 +4,49 @@ from __future__ import annotations
 
 import torch
 import torch.distributed.nn.functional as dist
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from sam_bench.errors import InputError
 
 
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     """The model with every BatchNorm layer normalising over the whole batch; parameters and their names stay.
 
+    timm's layers that also drop and activate (EfficientNet, RegNet and others) go on doing so.
+
     Args:
         model: Changed in place, but for a model that is itself one layer.
         device: On a GPU PyTorch's own layer is used; it has none for the CPU.
+
+    Raises:
+        InputError: A layer does more than normalise, and this would be lost.
     """
+    for name, layer in model.named_modules():
+        if isinstance(layer, _BatchNorm) and type(layer).forward not in _KNOWN:
+            raise InputError(
+                f"--sync-bn does not know what {type(layer).__name__} ({name}) does besides normalising; "
+                "train without it"
+            )
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return converted
+        return _converted(model)
     for layer in model.modules():
-        if isinstance(layer, _BatchNorm) and not isinstance(layer, _SyncBatchNorm):
-            # The class alone changes: state, flags, mode and hooks remain what they are.
+        # The class alone changes: state, flags, mode and hooks remain what they are.
+        if isinstance(layer, BatchNormAct2d):
+            layer.__class__ = _SyncBatchNormAct
+        elif isinstance(layer, _BatchNorm) and not isinstance(layer, _SyncBatchNorm):
             layer.__class__ = _SyncBatchNorm
     return model
+
+
+def _converted(model: nn.Module) -> nn.Module:
+    # timm's conversion does what PyTorch's does, and keeps timm's activations, which PyTorch's loses.
+    modes = {name: module.training for name, module in model.named_modules()}
+    converted: nn.Module = convert_sync_batchnorm(model)
+    for name, module in converted.named_modules():
+        module.training = modes[name]  # the new layers would be in train mode
+    return converted
 
 
 class _SyncBatchNorm(_BatchNorm):
@@ -63,3 +87,17 @@ class _SyncBatchNorm(_BatchNorm):
         share = 1 / float(self.num_batches_tracked or 1) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
+
+
+class _SyncBatchNormAct(_SyncBatchNorm):
+    """timm's norm, dropout and activation in one layer, its sums running over the team."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated: Tensor = self.act(self.drop(super().forward(x)))
+        return activated
+
+
+_KNOWN = {each.forward for each in (_BatchNorm, nn.SyncBatchNorm, BatchNormAct2d, _SyncBatchNorm, _SyncBatchNormAct)}

@@ -88,6 +88,23 @@ def test_ema_follows_its_recurrence(decay: float) -> None:
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "averaging", [*(EMA(decay=decay) for decay in (0.9, 0.95, 0.999, 0.9999)), SWA(average_from=0)], ids=str
+)
+def test_buffers_of_integers_keep_their_latest_value(averaging: Averaging) -> None:
+    model = net()
+    index = torch.arange(4096)
+    model.register_buffer("index", index.clone())
+    model.register_buffer("mask", index % 3 == 0)
+    average = averaging.averaged(model)
+    assert average is not None
+    for step in range(5):
+        model(inputs(1)[0])
+        averaging.update(average, model, progress=step / 5, epoch_ended=True)
+    assert torch.equal(average.module.index, index) and torch.equal(average.module.mask, index % 3 == 0)
+    assert int(average.module[1].num_batches_tracked) == 5
+
+
 def test_swas_statistics_are_those_of_the_inputs_at_the_averaged_weights() -> None:
     model, averaging = net().train(), SWA(average_from=0.0)
     average = averaging.averaged(model)

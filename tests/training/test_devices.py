@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from training_samples import digits, method_of, tiny_net
+from training_samples import ARCHITECTURE, digits, method_of, run, tiny_net
 
 from sam_bench.data import Batches, to_float
 from sam_bench.distributed import ALONE
 from sam_bench.errors import InputError
+from sam_bench.models import create_model
 from sam_bench.records import Augmentation
 from sam_bench.training.step import TrainingStep
 from sam_bench.training.sync_bn import synchronised
@@ -28,11 +29,13 @@ TEAM = """
 import sys
 import torch
 sys.path.insert(0, sys.argv[1])
-from test_devices import ten_steps
+from test_devices import IN_PARTS, ten_steps
 from sam_bench.distributed import joined
 
 with joined() as team:
     weights = {recipe: ten_steps(recipe, team) for recipe in ("standard", "sam", "at")}
+    # 8 and 7 examples: parts of at most 7 are two here and, counted alone, one there.
+    weights |= {f"{recipe} {size}": ten_steps(recipe, team, micro_batch=size) for recipe, size in IN_PARTS}
     torch.save(weights, f"{sys.argv[2]}/{team.rank}.pt")
 """
 
@@ -56,14 +59,18 @@ class Net(nn.Module):
         return logits
 
 
-def ten_steps(recipe: str, team: Any) -> dict[str, Tensor]:
+IN_PARTS = [("standard", 7), ("sam", 7), ("at", 7), ("esam", 3), ("entropy-sgd", 3), ("at", 1)]
+
+
+def ten_steps(recipe: str, team: Any, micro_batch: int | None = None) -> dict[str, Tensor]:
     """Ten float64 steps of a recipe on batches of 15, which two processes cannot halve."""
     torch.manual_seed(0)
     model = Net().double().train()
     if team.size > 1:
         synchronised(model, torch.device("cpu"))
-    method = method_of(recipe, {"steps": 2, "bn_mode": "train"} if recipe == "at" else {})
-    step = TrainingStep(model, method, seed=0, precision="fp32", team=team, sync_ascent=True)
+    quick = {"at": {"steps": 2, "bn_mode": "train"}, "entropy-sgd": {"inner_steps": 3, "inner_share": 0.5}}
+    method = method_of(recipe, quick.get(recipe))
+    step = TrainingStep(model, method, seed=0, precision="fp32", micro_batch=micro_batch, team=team, sync_ascent=True)
     batches = Batches(
         digits().head(150), batch_size=15, seed=0, augmentation=AUGMENTATION, shard=(team.rank, team.size)
     )
@@ -85,6 +92,42 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
             first, second = ranks[0][recipe][name], ranks[1][recipe][name]
             assert torch.equal(first, second) or "running" in name, (recipe, name)
             torch.testing.assert_close(first, value, rtol=1e-7, atol=1e-9)
+    for recipe, size in IN_PARTS:
+        first, second = (rank[f"{recipe} {size}"] for rank in ranks)
+        learned = [name for name in first if name.endswith(("weight", "bias"))]
+        assert all(torch.equal(first[name], second[name]) for name in learned), recipe
+        assert all(bool(value.isfinite().all()) for value in first.values()), recipe
+
+
+ROLLBACK = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_stopping import Fragile
+from training_samples import method_of, run
+from sam_bench.distributed import joined
+
+with joined() as team:
+    # A machine of its own for each: what rank 0 writes, nobody else sees.
+    folder = Path(sys.argv[2]) / f"machine{team.rank}"
+    # 0.09 is between the farthest steps at learning rates 0.2 and 0.4.
+    method = method_of("standard", {"epochs": 3, "schedule": "constant", "momentum": 0, "weight_decay": 0, "lr": 0.4})
+    trained = run(folder, method, model=Fragile(0.09), on_nan="rollback", team=team)
+    torch.save((trained.state.rollbacks, trained.model.state_dict()), f"{sys.argv[2]}/{team.rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_a_rollback_asks_for_the_folder_on_the_one_machine_that_has_it(tmp_path: Path) -> None:
+    script = tmp_path / "rollback.py"
+    script.write_text(ROLLBACK)
+    done = launch([str(script), str(Path(__file__).parent), str(tmp_path)], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (rollbacks, weights), (others, same) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert rollbacks == others >= 1
+    assert torch.equal(weights["head.weight"], same["head.weight"])
+    assert not (tmp_path / "machine1").exists()
 
 
 TRAIN = [
@@ -169,6 +212,20 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(recipe: str, micro_batch: 
     assert hits == hits2 and passes == passes2
     for name, value in weights.items():
         torch.testing.assert_close(weights2[name], value, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "micro_batch"),
+    [("standard", 4), ("standard", 1), ("sam", 4), ("at", 4), ("esam", 1), ("esam", None), ("entropy-sgd", None)],
+)
+def test_no_part_is_an_example_alone_which_batch_norm_could_not_normalise(
+    recipe: str, micro_batch: int | None, tmp_path: Path
+) -> None:
+    settings = {"epochs": 1, "batch_size": 9, "inner_share": 0.1} if recipe == "entropy-sgd" else {"batch_size": 9}
+    # 29 = 3 x 9 + 2: parts of four would leave one of nine, half of two is one.
+    model = create_model(ARCHITECTURE)
+    trained = run(tmp_path, method_of(recipe, settings), train=digits().head(29), model=model, micro_batch=micro_batch)
+    assert trained.state.log[-1]["loss"] > 0
 
 
 def test_a_search_leaves_parameter_gradients_as_they_are() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench.data import Split, load_dataset
+from sam_bench.distributed import ALONE, Team
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import Architecture, Precision, Radius, Recipe
 from sam_bench.training import Method, RunConfig, Trained, build_method, fit, load_recipe, override
@@ -65,6 +66,7 @@ def run(
     model: nn.Module | None = None,
     keep: int = 1,
     save_every: float = 600.0,
+    team: Team = ALONE,
     **choices: Any,
 ) -> Trained:
     """`fit` on the first digits, from the network that the seed decides; `choices` go into its config."""
@@ -94,6 +96,7 @@ def run(
         reporter=reporter or SilentReporter(),
         keep=keep,
         save_every=save_every,
+        team=team,
     )
 
 

@@ -32,7 +32,9 @@ class EntropySGD(WeightPerturbation):
     inner_lr: float = Field(default=0.1, gt=0, description="learning rate of the inner steps")
     inner_noise: float = Field(default=1e-4, ge=0, description="scale of the noise in the inner steps")
     inner_average: float = Field(default=0.75, ge=0, lt=1, description="what the running mean keeps at an inner step")
-    inner_share: float = Field(default=1.0, gt=0, le=1, description="share of the batch that an inner step sees")
+    inner_share: float = Field(
+        default=1.0, gt=0, le=1, description="share of the batch that an inner step sees, at least two"
+    )
     scope: float = Field(default=0.03, ge=0, description="pull of the inner steps back to w (the paper's gamma)")
 
     @property
@@ -42,7 +44,8 @@ class EntropySGD(WeightPerturbation):
 
     def differentiate(self, batch: BatchLoss) -> Tensor:
         """`w - mu`."""
-        size = max(1, round(self.inner_share * len(batch)))
+        # At least two where there are as many: BatchNorm cannot normalise a single example.
+        size = max(min(2, len(batch)), round(self.inner_share * len(batch)))
         sweep = len(batch) // size  # inner steps until every example was seen
         draws = generator(batch.seed, "rows", batch.step, device=batch.y.device)
         order = torch.empty(0)
@@ -54,7 +57,7 @@ class EntropySGD(WeightPerturbation):
                     if step % sweep == 0:
                         order = torch.randperm(len(batch), generator=draws, device=batch.y.device)
                     rows = order[step % sweep * size :][:size]
-                found = batch.differentiate(rows=rows, keep_statistics=step >= sweep)
+                found = batch.differentiate(rows=rows, share=self.inner_share, keep_statistics=step >= sweep)
                 parameters, update = batch.gradients()
                 if step == 0:
                     loss = found

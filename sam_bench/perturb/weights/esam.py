@@ -31,7 +31,10 @@ class ESAM(Ascent):
         default=0.6, gt=0, le=1, description="probability that a tensor is perturbed (the paper's beta)"
     )
     example_share: float = Field(
-        default=0.5, gt=0, le=1, description="share of the examples in the second gradient (the paper's gamma)"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share of the examples in the second gradient (the paper's gamma), at least two",
     )
 
     @property
@@ -63,5 +66,7 @@ class ESAM(Ascent):
             return
         before = batch.losses
         rise = batch.evaluate(keep_statistics=True) - before
-        rows = rise.topk(math.ceil(self.example_share * len(batch)), sorted=False).indices
-        batch.differentiate(keep_statistics=keep, rows=rows)
+        # At least two where there are as many: BatchNorm cannot normalise a single example.
+        count = max(min(2, len(batch)), math.ceil(self.example_share * len(batch)))
+        rows = rise.topk(count, sorted=False).indices
+        batch.differentiate(keep_statistics=keep, rows=rows, share=self.example_share)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sam_bench.modes import batch_norm_statistics_kept
 from sam_bench.perturb.inputs import LossPerExample, cross_entropy
+from sam_bench.perturb.weights.parts import Parts
 
 Score = Callable[[Tensor], Tensor]
 """Maps images [B, C, H, W] to logits [B, classes]."""
@@ -41,7 +42,9 @@ class BatchLoss:
         losses: The objective; cross-entropy at `x_adv` when not given.
         score: Runs the network, in whatever precision and form training wants; `model` itself when not given.
         passes: Forward and backward passes per example that one evaluation of `losses` takes.
-        micro_batch: Examples that are differentiated at a time; all when not given.
+        micro_batch: Examples that are differentiated at a time, as `Parts` has it; all when not given.
+        shards: Examples on the device that has the fewest and on the one that has the most; those of
+            this one when not given.
         weight: What the mean loss counts in the average over devices: B times the devices over the whole batch.
         local: Context inside which gradients stay on this device.
         sync_ascent: Average also the gradients that serve an ascent.
@@ -72,6 +75,7 @@ class BatchLoss:
         score: Score | None = None,
         passes: tuple[float, float] = (1, 1),
         micro_batch: int | None = None,
+        shards: tuple[int, int] | None = None,
         weight: float = 1.0,
         local: Callable[[], AbstractContextManager[object]] = nullcontext,
         sync_ascent: bool = False,
@@ -92,7 +96,7 @@ class BatchLoss:
         self.hits: Tensor | None = None
         self.ascent_norm: Tensor | None = None
         self._objective, self._score, self._passes = losses, score or model, passes
-        self._micro_batch, self._weight = micro_batch or len(y), weight
+        self._parts, self._weight = Parts(model, micro_batch, shards or (len(y), len(y))), weight
         self._local, self._sync_ascent = local, sync_ascent
 
     def __len__(self) -> int:
@@ -106,6 +110,7 @@ class BatchLoss:
         own: bool = False,
         keep_statistics: bool = False,
         rows: Tensor | None = None,
+        share: float = 1.0,
         loss: LossPerExample | None = None,
         only: Sequence[nn.Parameter] | None = None,
     ) -> Tensor:
@@ -117,6 +122,8 @@ class BatchLoss:
             own: Each device uses its own whatever was asked for; `average` is the caller's business.
             keep_statistics: Leave BatchNorm's running statistics as they are.
             rows: The examples to use, int64 [M]; all when not given.
+            share: What part of the batch `rows` are, the same number on every device: from it follows
+                in how many parts they are differentiated, which must not differ between devices.
             loss: Used on the logits at `x_adv` in the place of the objective.
             only: The parameters that get a gradient, at least one; all when not given. The work of the
                 others' is saved, except where devices average as they go.
@@ -130,7 +137,8 @@ class BatchLoss:
         found: list[Tensor] = []
         hits: list[Tensor] = []
         with batch_norm_statistics_kept(self.model) if keep_statistics else nullcontext():
-            for part, last in self._parts(rows, count):
+            for where, last in self._parts.cut(count, share):
+                part = where if rows is None else rows[where]
                 stays = not last or own or (ascent and not self._sync_ascent)
                 with self._local() if stays else nullcontext():
                     losses = self._evaluate(part, loss, hits)
@@ -156,15 +164,9 @@ class BatchLoss:
         found: list[Tensor] = []
         hits: list[Tensor] = []
         with torch.no_grad(), batch_norm_statistics_kept(self.model) if keep_statistics else nullcontext():
-            for part, _ in self._parts(None, len(self)):
+            for part, _ in self._parts.cut(len(self)):
                 found.append(self._evaluate(part, None, hits))
         return self._finish(found, hits, len(self), self._passes[0])
-
-    def _parts(self, rows: Tensor | None, count: int) -> Iterator[tuple[slice | Tensor, bool]]:
-        """What is run at a time, and whether it is the last of it."""
-        for first in range(0, count, self._micro_batch):
-            part = slice(first, first + self._micro_batch) if rows is None else rows[first:][: self._micro_batch]
-            yield part, first + self._micro_batch >= count
 
     def _finish(self, found: list[Tensor], hits: list[Tensor], count: int, forward: float) -> Tensor:
         if self.hits is None:
