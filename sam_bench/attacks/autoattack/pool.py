@@ -104,9 +104,11 @@ class Pool:
             index = found.nonzero().flatten()
             there = index.to(rows.found.device)
             broken[index] = self.confirm(rows.position[there].cpu(), rows.witness[there])
-            rows.found[there] = False
-            if search.quits:
-                over = over | found
+            denied = index[~broken[index]]
+            if len(denied):
+                which = denied.to(rows.found.device)
+                rows.found[which] = False
+                over[denied] |= search.turned_down(rows, which)
         return broken.nonzero().flatten().tolist(), (over & ~broken).nonzero().flatten().tolist()
 
 

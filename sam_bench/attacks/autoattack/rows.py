@@ -93,9 +93,6 @@ class Search(ABC, Generic[R]):
         trials: Restarts or targets.
     """
 
-    quits = False
-    """Whether a row whose witness is turned down has had its trial."""
-
     def __init__(self, cases: Cases, ball: Ball, oracle: Oracle, draws: Draws, *, trials: int) -> None:
         self.cases, self.ball, self.oracle, self.draws, self.trials = cases, ball, oracle, draws, trials
 
@@ -116,6 +113,10 @@ class Search(ABC, Generic[R]):
     @abstractmethod
     def tick(self, rows: R) -> None:
         """One pass for every row, in place; adds one to `iteration`, sets `found` and `witness`."""
+
+    def turned_down(self, rows: R, which: Tensor) -> Tensor:
+        """Told that witnesses of the rows at `which` [K] are none; which of these rows stop, bool [K] on the CPU."""
+        return torch.zeros(len(which), dtype=torch.bool)
 
     def fresh(self, position: Tensor, trial: Tensor) -> dict[str, Tensor]:
         """The fields of `Rows` for rows that begin."""
