@@ -133,7 +133,8 @@ def search(
 ) -> list[str]:
     """Attack a shard here; arguments as for `Attack.run`. Gives back the attack's doubts.
 
-    Out of memory, it goes on with what is left, half as many examples at a time.
+    Out of memory, it goes on with what is left, half as many examples at a time. Verdicts that depend on the batch
+    are told at the end: what is left of such an evaluation would make other batches.
 
     Raises:
         SamBenchError: Fewer are not possible, or verdicts would depend on it.
@@ -142,10 +143,11 @@ def search(
 
     def tell(verdict: Verdict) -> None:
         known[verdict.example] = verdict
-        told(verdict)
+        if place.attack.per_example:
+            told(verdict)
 
     try:
-        return place.attack.run(
+        doubts = place.attack.run(
             place.module.to(device),
             to_float(shard.images),
             shard.labels,
@@ -159,6 +161,10 @@ def search(
             told=tell,
             progress=progress,
         ).warnings
+        if not place.attack.per_example:
+            for verdict in known.values():
+                told(verdict)
+        return doubts
     except torch.OutOfMemoryError:
         left = shard.left(known)
         fewer = shard.batch_size // 2

@@ -27,7 +27,7 @@ class Rows:
         clean: The clean input.
         label: int64.
         found: bool: `witness` is misclassified, as far as the search can tell.
-        witness: The candidate.
+        witness: The candidate; the clean input until there is one.
     """
 
     position: Tensor
@@ -46,10 +46,10 @@ class Rows:
         chosen: dict[str, Any] = {each.name: getattr(self, each.name)[index] for each in fields(self)}
         return replace(self, **chosen)
 
-    def note(self, wrong: Tensor, point: Tensor) -> None:
-        """Keep `point` as the witness of rows that are misclassified there and have none yet."""
-        fresh = wrong & ~self.found
-        self.witness = torch.where(wide(fresh, point), point, self.witness)
+    def note(self, wrong: Tensor, point: Tensor, *, last: bool = False) -> None:
+        """Keep `point` as the witness of rows that are misclassified there and have none yet; if `last`, of all."""
+        kept = wrong if last else wrong & ~self.found
+        self.witness = torch.where(wide(kept, point), point, self.witness)
         self.found = self.found | wrong
 
 
@@ -91,6 +91,13 @@ class Search(ABC, Generic[R]):
         oracle: The model.
         draws: Random numbers.
         trials: Restarts or targets.
+    """
+
+    judged_once = False
+    """Whether an attempt on an example ends with one candidate that is judged once, whatever comes of it.
+
+    So it is where the model is random: to judge every error would be to draw lots until one of them wins. The
+    candidate is the last error of the first trial that has any, or the clean input.
     """
 
     def __init__(self, cases: Cases, ball: Ball, oracle: Oracle, draws: Draws, *, trials: int) -> None:
