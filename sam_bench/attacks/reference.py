@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from sam_bench.attacks.autoattack.plan import Version, attacks_of, fit_to_classes, plan
-from sam_bench.attacks.base import Attack, Found, Progress, Task
+from sam_bench.attacks.base import ExampleAttack, Progress, Task
 from sam_bench.attacks.doubts import explain
 from sam_bench.attacks.random_state import random_state_kept
-from sam_bench.device import true_float32
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
 
@@ -43,8 +42,8 @@ class ReferenceAutoAttack:
         """Upstream's AutoAttack object with this version's settings."""
         return upstream.build(model, norm=ball.norm, eps=ball.eps, seed=seed, version=self.version, device=device)
 
-    def search(self, model: nn.Module, task: Task) -> Found:
-        """Run the attacks in order on what is still robust; arguments as in `Attack.search`.
+    def seek(self, model: nn.Module, task: Task) -> list[str]:
+        """Run the attacks in order on what is still robust; arguments and result as in `Attack.seek`.
 
         Raises:
             InputError: The model has too few classes for this version's losses.
@@ -57,10 +56,6 @@ class ReferenceAutoAttack:
             classes = upstream.check_defence(suite, x, y, batch_size=task.batch_size)
             limited = self._limit_targets(suite, classes)
             robust = torch.ones(total, dtype=torch.bool)
-            x_adv = x.clone()
-            # The last attack's name stays where nothing is found: should the verification nevertheless
-            # see a change, as with a model that is random, it is put down to the attack that ran longest.
-            by = [self.attacks[-1]] * total
             for attack in self.attacks:
                 if not robust.any():
                     break
@@ -70,19 +65,12 @@ class ReferenceAutoAttack:
                 for index in survivors.split(task.batch_size):
                     clean, labels = x[index].to(device), y[index].to(device)
                     candidate = upstream.run_attack(suite, attack, clean, labels)
-                    # What is judged is what the verification will see, else an example would be let
-                    # go over a witness that is then turned down.
-                    candidate = ball.project(candidate, clean)
-                    with torch.no_grad(), true_float32():
-                        broken = (model(candidate).argmax(1) != labels).cpu()
-                    found = index[broken]
-                    robust[found] = False
-                    x_adv[found] = candidate.cpu()[broken]
-                    for position in found.tolist():
-                        by[position] = attack
+                    # The verdict itself, in the place of upstream's one look at every candidate: a model that
+                    # is random would say something else if it were asked again.
+                    robust[index[task.confirm(index, candidate, attack)]] = False
                     done += len(index)
                     progress(Progress(stage=attack, done=done, total=len(survivors), robust=int(robust.sum())))
-        return Found(x_adv=x_adv, by=by, warnings=limited + explain(suite.logger.warnings))
+        return limited + explain(suite.logger.warnings)
 
     def _limit_targets(self, suite: Any, classes: int) -> list[str]:
         parts, doubts = fit_to_classes(plan(self.version, self.suite_of_custom, norm=suite.norm), classes)
@@ -93,7 +81,7 @@ class ReferenceAutoAttack:
         return doubts
 
 
-class AutoAttack(Attack):
+class AutoAttack(ExampleAttack):
     """AutoAttack by upstream's code; the registered `autoattack` runs it as its engine `reference`."""
 
     method = "autoattack"
@@ -114,6 +102,11 @@ class AutoAttack(Attack):
         """Names of the attacks of this version, in order."""
         return self._driver.attacks
 
-    def search(self, model: nn.Module, task: Task) -> Found:
-        """See `ReferenceAutoAttack.search`."""
-        return self._driver.search(model, task)
+    @property
+    def per_example(self) -> bool:
+        """No: upstream's draws depend on the batch."""
+        return False
+
+    def seek(self, model: nn.Module, task: Task) -> list[str]:
+        """See `ReferenceAutoAttack.seek`."""
+        return self._driver.seek(model, task)

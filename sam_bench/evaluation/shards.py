@@ -133,7 +133,8 @@ def search(
 ) -> None:
     """Attack a shard here; arguments as for `Attack.run`.
 
-    Out of memory, it goes on with what is left, half as many examples at a time.
+    Out of memory, it goes on with what is left, half as many examples at a time. Verdicts that depend on the batch
+    are told at the end: what is left of such an evaluation would make other batches.
 
     Raises:
         SamBenchError: Fewer are not possible, or verdicts would depend on it.
@@ -141,8 +142,10 @@ def search(
     known: dict[int, Verdict] = {}
 
     def tell(verdict: Verdict) -> None:
+        if place.attack.per_example:
+            told(verdict)
+            verdict = replace(verdict, witness=None)
         known[verdict.example] = verdict
-        told(verdict)
 
     try:
         place.attack.run(
@@ -161,6 +164,9 @@ def search(
             keep_witnesses=False,
             progress=progress,
         )
+        if not place.attack.per_example:
+            for verdict in known.values():
+                told(verdict)
         return
     except torch.OutOfMemoryError:
         left = shard.left(known)

@@ -201,9 +201,8 @@ def test_leaves_gradients_flags_random_state_logger_and_console_as_they_were(
     handlers = list(logging.getLogger("auto-attack").handlers)
     with caplog.at_level(logging.DEBUG):
         # `search` is called by itself, without the base class freezing the parameters before.
-        driver = ShortDriver()
         correct = model(x).argmax(1) == y
-        driver.search(model, task_of(x[correct], y[correct], Ball(norm="Linf", eps=0.1), seed=0, batch_size=6))
+        Short().search(model, task_of(x[correct], y[correct], Ball(norm="Linf", eps=0.1), seed=0, batch_size=6))
     assert torch.equal(parameters[0].grad, torch.full_like(parameters[0], 2.0))
     assert all(parameter.grad is None for parameter in parameters[1:])
     assert all(parameter.requires_grad for parameter in parameters)

@@ -23,6 +23,7 @@ from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import Evaluation, Journal, Known, run_evaluation
+from sam_bench.evaluation.shards import Workplace, search
 from sam_bench.progress import SilentReporter
 from sam_bench.records import Radius
 
@@ -220,6 +221,21 @@ def test_what_depends_on_the_batch_is_not_shared(nearest: Nearest, tmp_path: Pat
     reference = evaluation_of(nearest, digits(10), AutoAttack(engine="reference"))
     with pytest.raises(InputError, match=r"\(pyautoattack .*\) cannot be shared among processes"):
         finish(reference, tmp_path, workers=2)
+
+
+@pytest.mark.parametrize("setting", [{"engine": "reference"}, {"rng": "upstream"}], ids=str)
+def test_verdicts_that_depend_on_the_batch_are_told_at_the_end(
+    setting: dict[str, Any], nearest: Nearest, tmp_path: Path
+) -> None:
+    evaluation = evaluation_of(nearest, digits(30), AutoAttack(version="custom", suite=("apgd-ce",), **setting))
+    place = Workplace(evaluation.model.module, evaluation.attack, tmp_path, "0001", keep_witnesses=False)
+    (shard,) = evaluation.shards({}, list(range(30)), 1)
+    told: list[Verdict] = []
+    early: list[int] = []
+    early_or_late = {"told": told.append, "doubted": lambda _: None, "progress": lambda _: early.append(len(told))}
+    search(shard, place, device=CPU, **early_or_late)
+    assert {each.verdict for each in told} > {"apgd-ce"} and len({each.example for each in told}) == 30
+    assert set(early) == {0}
 
 
 def test_witnesses_are_kept_where_they_are_asked_for(nearest: Nearest, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Ascent(Search[R]):
     Args:
         loss: What to ascend on.
         iterations: Steps of a trial.
-        eot: Passes whose gradients are averaged.
+        eot: Passes whose gradients are averaged; more than one is for models that are random.
         flat_starts: int64 []: counts the starts at which the gradient is exactly zero; for the DLR
             losses only, as upstream does.
     """
@@ -58,6 +58,7 @@ class Ascent(Search[R]):
     ) -> None:
         super().__init__(*args, **settings)
         self._loss, self._iterations, self._eot, self._flat_starts = loss, iterations, eot, flat_starts
+        self.judged_once = eot > 1
 
     @abstractmethod
     def advance(self, rows: R, loss: Tensor, gradient: Tensor, start: Tensor) -> None:
@@ -93,7 +94,7 @@ class Ascent(Search[R]):
         """Evaluate the point, update the best, move on."""
         logits, loss, gradient = self._evaluate(rows)
         wrong, counting = logits.argmax(1) != rows.label, self.counting(rows)
-        rows.note(wrong if counting is None else wrong & counting, rows.point)
+        rows.note(wrong if counting is None else wrong & counting, rows.point, last=self.judged_once)
         start = self.starting(rows)
         if self._flat_starts is not None and self._loss != "ce":
             flat = gradient.flatten(1).abs().sum(1) == 0

@@ -10,7 +10,7 @@ from torch import nn
 
 from sam_bench.attacks.autoattack.driver import RNG, Engine
 from sam_bench.attacks.autoattack.plan import Version, attacks_of, plan
-from sam_bench.attacks.base import ATTACKS, Attack, ExampleAttack, Found, Task
+from sam_bench.attacks.base import ATTACKS, ExampleAttack, Task
 from sam_bench.attacks.doubts import doubt
 from sam_bench.attacks.reference import ReferenceAutoAttack
 from sam_bench.records import Norm
@@ -92,17 +92,11 @@ class AutoAttack(FastAttack):
         """See `FastAttack.engine_to_run`."""
         return Engine(plan(self.version, self.suite, norm=norm), rng=self.rng, compiled=self.compile == "on")
 
-    def search(self, model: nn.Module, task: Task) -> Found:
-        """With the engine asked for."""
-        if self.engine == "fast":
-            return super().search(model, task)
-        return self._driver.search(model, task)
-
     def seek(self, model: nn.Module, task: Task) -> list[str]:
         """With the engine asked for."""
         if self.engine == "fast":
             return super().seek(model, task)
-        return Attack.seek(self, model, task)
+        return self._driver.seek(model, task)
 
 
 @ATTACKS.register("autoattack-bf16")

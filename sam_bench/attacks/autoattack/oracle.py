@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench.attacks.judge import pad
-from sam_bench.device import can_compile
+from sam_bench.device import can_compile, true_float32
 from sam_bench.errors import InputError
 
 Objective = Callable[[Tensor], Tensor]
@@ -52,14 +52,16 @@ class Oracle:
         self._fast: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=dynamic) if compiled else model
         self._bf16, self._channels_last = bf16, channels_last
 
-    def _context(self) -> AbstractContextManager[object]:
+    def _context(self, *, exact: bool) -> AbstractContextManager[object]:
+        if exact:
+            return true_float32()
         return torch.autocast(self._device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
 
-    def _call(self, x: Tensor, *, model: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def _call(self, x: Tensor, *, model: Callable[[Tensor], Tensor] | None = None, exact: bool = False) -> Tensor:
         padded = pad(x, self.rows)
         if self._channels_last and padded.dim() == 4:
             padded = padded.contiguous(memory_format=torch.channels_last)
-        with self._context():
+        with self._context(exact=exact):
             logits: Tensor = (model or self._fast)(padded)[: len(x)]
         return logits.float() if self._bf16 else logits
 
@@ -67,6 +69,11 @@ class Oracle:
     def logits(self, x: Tensor) -> Tensor:
         """Logits [B, classes] of inputs [B, ...]."""
         return self._call(x)
+
+    @torch.no_grad()
+    def exact_logits(self, x: Tensor) -> Tensor:
+        """The same in the judge's arithmetic: neither bfloat16 nor TF32, nor compiled."""
+        return self._call(x, model=self._model, exact=True)
 
     def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
         """One forward and one backward pass.

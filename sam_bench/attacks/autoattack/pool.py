@@ -46,24 +46,25 @@ class Pool:
             search: With draws that do not depend on the batch.
             positions: int64 [N]: which examples, in the order in which they begin.
         """
-        queue = _Queue(positions.tolist(), search.trials)
+        queue = _Queue(self._to_attack(search, positions).tolist(), search.trials)
         rows = None
         while True:
             incoming = queue.next(self.capacity - (0 if rows is None else len(rows)))
-            incoming += queue.early(search.oracle.rows - len(incoming) - (0 if rows is None else len(rows)))
+            if not search.judged_once:  # there the first trial with an error is the last
+                incoming += queue.early(search.oracle.rows - len(incoming) - (0 if rows is None else len(rows)))
             if incoming:
                 begun = _begin(search, incoming)
                 rows = begun if rows is None else join(rows, begun)
             if rows is None:
                 return
-            broken, over = self._advance(search, rows)
-            if not broken and not over:
+            done, over = self._advance(search, rows)
+            if not done and not over:
                 continue
             entries = _entries(rows)
-            gone = {entries[row][0] for row in broken}
-            for position in gone:
+            gone = {entries[row][0]: stands for row, stands in done.items()}
+            for position, stands in gone.items():
                 queue.drop(position)
-                self.settled(position, False)
+                self.settled(position, stands)
             for row in over:
                 if entries[row][0] not in gone and queue.failed(entries[row][0]):
                     self.settled(entries[row][0], True)
@@ -79,35 +80,58 @@ class Pool:
         """
         for cohort in positions.split(self.capacity):
             search = make()
-            standing = cohort.tolist()
+            standing = self._to_attack(search, cohort).tolist()
             for trial in range(search.trials):
                 rows = _begin(search, [(position, trial) for position in standing]) if standing else None
                 standing = []
                 while rows is not None:
-                    broken, over = self._advance(search, rows)
-                    entries = _entries(rows) if broken or over else []
+                    done, over = self._advance(search, rows)
+                    entries = _entries(rows) if done or over else []
                     standing += [entries[row][0] for row in over]
-                    for row in broken:
-                        self.settled(entries[row][0], False)
-                    rows = _without(rows, {*broken, *over})
+                    for row, stands in done.items():
+                        self.settled(entries[row][0], stands)
+                    rows = _without(rows, {*done, *over})
                 standing.sort()
             for position in standing:
                 self.settled(position, True)
 
-    def _advance(self, search: Search[Any], rows: Any) -> tuple[list[int], list[int]]:
-        """A few ticks; then which rows hold a confirmed witness, and which others are at the end of their trial."""
+    def _to_attack(self, search: Search[Any], positions: Tensor) -> Tensor:
+        """The examples to attack: all, unless errors are random. Then an error at the clean input is the candidate."""
+        if not search.judged_once or not len(positions):
+            return positions
+        right = []
+        for part in positions.split(self.capacity):
+            clean = search.cases.x[part]
+            predicted = search.oracle.logits(clean.to(search.cases.device)).argmax(1).cpu()
+            wrong = (predicted != search.cases.y[part]).nonzero().flatten()
+            if len(wrong):
+                broken = self.confirm(part[wrong], clean[wrong])
+                for position, gone in zip(part[wrong].tolist(), broken.tolist(), strict=True):
+                    self.settled(position, not gone)
+            right.append(part[predicted == search.cases.y[part]])
+        return torch.cat(right)
+
+    def _advance(self, search: Search[Any], rows: Any) -> tuple[dict[int, bool], list[int]]:
+        """A few ticks; then rows whose example is settled, and whether it stands, and others whose trial is over."""
         for _ in range(search.harvest_every):
             search.tick(rows)
-        found, over = torch.stack([rows.found, rows.iteration >= search.ticks]).cpu()
-        broken = torch.zeros_like(found)
-        if bool(found.any()):
-            index = found.nonzero().flatten()
+        state = [rows.found, rows.iteration >= search.ticks, rows.trial == search.trials - 1]
+        found, over, last = torch.stack(state).cpu()
+        judged = over & (found | last) if search.judged_once else found
+        done: dict[int, bool] = {}
+        if bool(judged.any()):
+            index = judged.nonzero().flatten()
             there = index.to(rows.found.device)
-            broken[index] = self.confirm(rows.position[there].cpu(), rows.witness[there])
-            rows.found[there] = False
-            if search.quits:
-                over = over | found
-        return broken.nonzero().flatten().tolist(), (over & ~broken).nonzero().flatten().tolist()
+            broken = self.confirm(rows.position[there].cpu(), rows.witness[there])
+            done = dict.fromkeys(index[broken].tolist(), False)
+            denied = index[~broken]
+            if search.judged_once:
+                done |= dict.fromkeys(denied.tolist(), True)
+            elif len(denied):
+                which = denied.to(rows.found.device)
+                rows.found[which] = False
+                over[denied] |= search.turned_down(rows, which)
+        return done, [row for row in over.nonzero().flatten().tolist() if row not in done]
 
 
 class _Queue:

@@ -27,7 +27,7 @@ class Rows:
         clean: The clean input.
         label: int64.
         found: bool: `witness` is misclassified, as far as the search can tell.
-        witness: The candidate.
+        witness: The candidate; the clean input until there is one.
     """
 
     position: Tensor
@@ -46,10 +46,10 @@ class Rows:
         chosen: dict[str, Any] = {each.name: getattr(self, each.name)[index] for each in fields(self)}
         return replace(self, **chosen)
 
-    def note(self, wrong: Tensor, point: Tensor) -> None:
-        """Keep `point` as the witness of rows that are misclassified there and have none yet."""
-        fresh = wrong & ~self.found
-        self.witness = torch.where(wide(fresh, point), point, self.witness)
+    def note(self, wrong: Tensor, point: Tensor, *, last: bool = False) -> None:
+        """Keep `point` as the witness of rows that are misclassified there and have none yet; if `last`, of all."""
+        kept = wrong if last else wrong & ~self.found
+        self.witness = torch.where(wide(kept, point), point, self.witness)
         self.found = self.found | wrong
 
 
@@ -93,8 +93,12 @@ class Search(ABC, Generic[R]):
         trials: Restarts or targets.
     """
 
-    quits = False
-    """Whether a row whose witness is turned down has had its trial."""
+    judged_once = False
+    """Whether an attempt on an example ends with one candidate that is judged once, whatever comes of it.
+
+    So it is where the model is random: to judge every error would be to draw lots until one of them wins. The
+    candidate is the last error of the first trial that has any, or the clean input.
+    """
 
     def __init__(self, cases: Cases, ball: Ball, oracle: Oracle, draws: Draws, *, trials: int) -> None:
         self.cases, self.ball, self.oracle, self.draws, self.trials = cases, ball, oracle, draws, trials
@@ -116,6 +120,10 @@ class Search(ABC, Generic[R]):
     @abstractmethod
     def tick(self, rows: R) -> None:
         """One pass for every row, in place; adds one to `iteration`, sets `found` and `witness`."""
+
+    def turned_down(self, rows: R, which: Tensor) -> Tensor:
+        """Told that witnesses of the rows at `which` [K] are none; which of these rows stop, bool [K] on the CPU."""
+        return torch.zeros(len(which), dtype=torch.bool)
 
     def fresh(self, position: Tensor, trial: Tensor) -> dict[str, Tensor]:
         """The fields of `Rows` for rows that begin."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sam_bench.attacks.autoattack import losses
 from sam_bench.attacks.autoattack.rows import Rows, Search, norms, wide
-from sam_bench.attacks.autoattack.tiles import tile_table
+from sam_bench.attacks.autoattack.tiles import channel_norm, tile_table
 from sam_bench.errors import InputError
 from sam_bench.perturb.l1 import l1_correction
 
@@ -34,7 +34,7 @@ class SquareRows(Rows):
 
     Attributes:
         best: The point of smallest margin.
-        margin: Its margin; the row is through when that is not positive.
+        margin: Its margin, as the search computes it; the row is through when that is not positive.
     """
 
     best: Tensor
@@ -78,8 +78,6 @@ class Square(Search[SquareRows]):
     Args:
         queries: Proposals of a trial, after its start.
     """
-
-    quits = True  # a row stops at margin zero, as upstream's does, misclassified or not
 
     def __init__(self, *args: Any, queries: int = 5000, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -134,6 +132,7 @@ class Square(Search[SquareRows]):
         query = each.iteration.view(len(rows), ahead)
         taken = (query == 0) | (margins < rows.margin[:, None]) | (margins <= 0)
         # A row that is through or spent waits for the next harvest.
+        through = rows.margin <= 0
         taken &= (rows.margin > 0)[:, None] & (query < self.ticks)
         first, any_taken = taken.int().argmax(1), taken.any(1)
         proposal = proposals.view(len(rows), ahead, *proposals.shape[1:])[
@@ -141,8 +140,20 @@ class Square(Search[SquareRows]):
         ]
         rows.best = torch.where(wide(any_taken, proposal), proposal, rows.best)
         rows.margin = torch.where(any_taken, margins.gather(1, first[:, None]).squeeze(1), rows.margin)
+        # One that is through asks nothing while it waits: should its witness be turned down, it goes on from there.
+        asked = torch.where(any_taken, first + 1, torch.where(through, 0, ahead))
         rows.note(rows.margin <= 0, rows.best)
-        rows.iteration = rows.iteration + torch.where(any_taken, first + 1, ahead)
+        rows.iteration = rows.iteration + asked
+
+    @torch.no_grad()
+    def turned_down(self, rows: SquareRows, which: Tensor) -> Tensor:
+        """A row stops at margin zero, as upstream's does, misclassified or not, but not at one of bfloat16 or TF32."""
+        # With upstream's draws, rows fill a batch as large as the search's: the size decides how margins are rounded.
+        judged = rows if self.draws.in_step else rows.take(which)
+        margin = losses.margin(self.oracle.exact_logits(judged.best), judged.label)
+        margin = margin[which] if self.draws.in_step else margin
+        rows.margin[which] = margin
+        return (margin <= 0).cpu()
 
     def _propose(self, rows: SquareRows) -> Tensor:
         start = rows.iteration == 0
@@ -220,10 +231,10 @@ class Square(Search[SquareRows]):
         # nothing but rounding, which is then scaled up to the window's whole mass.
         shared = (int(side[0]), int(top[0]), int(left[0])) if self.draws.in_step else None
         inside = delta * window
-        old = inside / (_TINY + _channel_norm(inside, norm, shared))
-        mass = _channel_norm(delta * (window | emptied), norm)
+        old = inside / (_TINY + channel_norm(inside, norm, shared))
+        mass = channel_norm(delta * (window | emptied), norm)
         new = (self._tile_at(side, top, left, (turn.squeeze(1) > 0.5).long()) * signs + old) * window
-        new = new / (_TINY + _channel_norm(new, norm, shared))
+        new = new / (_TINY + channel_norm(new, norm, shared))
         radius, used = torch.full_like(mass, self.ball.eps), wide(norms(delta, norm), delta)
         if norm == "L2":
             new = new * ((radius**2 - used**2).clamp_min(0.0) / channels + mass**2).sqrt()
@@ -244,13 +255,3 @@ class Square(Search[SquareRows]):
         if self.ball.norm == "L1":
             return clean + delta + l1_correction(delta, clean, self.ball.eps * _INSIDE, as_upstream=self.draws.in_step)
         return (clean + delta / (wide(norms(delta, "L2"), delta) + _TINY) * self.ball.eps).clamp(0.0, 1.0)
-
-
-def _channel_norm(images: Tensor, norm: str, window: tuple[int, int, int] | None = None) -> Tensor:
-    """L2 or L1 norm of each channel, or of a window (side, top, left) of it, [B, C, 1, 1]."""
-    if window is not None:
-        side, top, left = window
-        images = images[:, :, top : top + side, left : left + side]
-    if norm == "L1":
-        return images.abs().sum(dim=(-2, -1), keepdim=True)
-    return (images**2).sum(dim=(-2, -1), keepdim=True).sqrt()

@@ -46,3 +46,13 @@ def tile_table(sides: list[int], *, norm: Norm, device: torch.device) -> Tensor:
         table[side, 0, :side, :side] = upright
         table[side, 1, :side, :side] = upright.t()
     return table.to(device)
+
+
+def channel_norm(images: Tensor, norm: Norm, window: tuple[int, int, int] | None = None) -> Tensor:
+    """L2 or L1 norm of each channel, or of a window (side, top, left) of it, [B, C, 1, 1]."""
+    if window is not None:
+        side, top, left = window
+        images = images[:, :, top : top + side, left : left + side]
+    if norm == "L1":
+        return images.abs().sum(dim=(-2, -1), keepdim=True)
+    return (images**2).sum(dim=(-2, -1), keepdim=True).sqrt()

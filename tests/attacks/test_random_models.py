@@ -1,0 +1,139 @@
+"""Models that are random: what upstream asks of them, how often, and about which point."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pyautoattack
+import pytest
+import torch
+from autoattack_samples import Conv, Short, examples
+from torch import Tensor, nn
+
+from sam_bench.attacks.autoattack import AutoAttack, Engine
+from sam_bench.attacks.reference import ReferenceAutoAttack
+from sam_bench.records import MISCLASSIFIED, ROBUST, Norm
+
+EPS = {"Linf": 0.001, "L2": 0.01, "L1": 0.1}  # nothing but chance breaks anything
+STEPS, EOT = 12, 2
+
+
+class Erring(nn.Module):
+    """Errs where a table says so: at the n-th time that it is asked about an example.
+
+    Args:
+        clean: The examples; each is far from the others.
+        quiet: It is asked so often about each before the first attack, and then does not err.
+        share: Of the answers that are wrong.
+    """
+
+    def __init__(self, net: nn.Module, clean: Tensor, *, quiet: int, share: float) -> None:
+        super().__init__()
+        self.net, self.clean, self.quiet = net, clean.flatten(1), quiet
+        self.asked = torch.zeros(len(clean), dtype=torch.int64)
+        self.errs = torch.rand(len(clean), 2000, generator=torch.Generator().manual_seed(0)) < share
+        self.errs[:, :quiet] = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        example = torch.cdist(x.detach().flatten(1), self.clean).argmin(1)
+        wrong = self.errs[example, self.asked[example]]
+        self.asked[example.unique()] += 1  # a batch may be padded with copies
+        logits = self.net(x)
+        return torch.where(wrong[:, None], logits.roll(1, 1), logits)
+
+
+def shortened(suite: Any, restarts: int) -> Any:
+    apgd = suite.apgd
+    apgd.n_restarts, apgd.eot_iter, apgd.n_iter = restarts, EOT, STEPS
+    apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = (max(int(share * STEPS), 1) for share in (0.22, 0.06, 0.03))
+    return suite
+
+
+class Random(AutoAttack):
+    """Version rand with other restarts, fewer iterations and fewer passes."""
+
+    method = "autoattack"
+    restarts: int
+
+    @property
+    def _driver(self) -> ReferenceAutoAttack:
+        restarts = self.restarts
+
+        class Driver(ReferenceAutoAttack):
+            def suite(self, *args: Any, **kwargs: Any) -> Any:
+                return shortened(super().suite(*args, **kwargs), restarts)
+
+        return Driver(self.version)
+
+    def engine_to_run(self, norm: Norm) -> Engine:
+        engine = super().engine_to_run(norm)
+        return replace(
+            engine,
+            parts=[replace(part, iterations=STEPS, trials=self.restarts, eot=EOT) for part in engine.parts],
+        )
+
+
+@pytest.mark.parametrize(("norm", "restarts", "share"), [("Linf", 1, 0.1), ("L2", 3, 0.04), ("L1", 3, 0.04)])
+def test_a_random_model_is_asked_what_upstream_asks_it_and_no_more(norm: Norm, restarts: int, share: float) -> None:
+    net = Conv(dtype=torch.float32)
+    x, y = examples(net, 40, of=80)
+    how: dict[str, Any] = {"norm": norm, "eps": EPS[norm], "seed": 3, "batch_size": 40}
+
+    theirs = Erring(net, x, quiet=3, share=share)
+    suite = pyautoattack.AutoAttack(theirs, norm=norm, eps=EPS[norm], seed=3, version="rand")
+    x_adv, y_adv = shortened(suite, restarts).run_standard_evaluation(x, y, batch_size=40)
+    for quiet, setting in ((4, {"engine": "fast", "rng": "upstream"}), (3, {"engine": "reference"})):
+        ours = Erring(net, x, quiet=quiet, share=share)
+        ours.errs[:, quiet:] = theirs.errs[:, 3 : 2003 - quiet]
+        result = Random(version="rand", restarts=restarts, **setting).run(ours, x, y, **how)
+        assert [verdict != ROBUST for verdict in result.verdicts] == (y_adv != y).tolist()
+        assert torch.allclose(result.x_adv, x_adv, atol=1e-6)
+        assert torch.equal(ours.asked - quiet, theirs.asked - 3)
+        assert len(set(result.verdicts)) == 3
+    unmoved = (x_adv == x).flatten(1).all(1)
+    assert bool((unmoved & (y_adv != y)).any()), "some are broken where they are"
+    assert restarts == 1 or len(theirs.asked.unique()) > 4, "some need more than one restart"
+
+
+class Coin(nn.Module):
+    """Far from every boundary, and wrong with a probability that no input changes."""
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        self.weight = torch.randn(4, 12, generator=torch.Generator().manual_seed(0)) * 1e-3
+        self.chance = chance
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = x.flatten(1) @ self.weight.t() + torch.tensor([10.0, 0.0, 0.0, 0.0])
+        return torch.where(torch.rand(len(x), 1) < self.chance, logits.roll(1, 1), logits)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"engine": "fast"}, {"engine": "fast", "rng": "upstream"}, {"engine": "reference"}],
+    ids=lambda each: " ".join(each.values()),
+)
+def test_every_attack_has_one_chance_with_a_model_that_errs_whatever_its_input(setting: dict[str, Any]) -> None:
+    count, chance = 1000, 0.15
+    x = torch.rand(count, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(5)
+    attack = Short(version="rand", **setting)
+    verdicts = attack.run(Coin(chance), x, torch.zeros(count, dtype=torch.int64), norm="Linf", eps=0.01, batch_size=500)
+    left = count
+    for name in (MISCLASSIFIED, "apgd-ce", "apgd-dlr"):
+        lost, spread = verdicts.verdicts.count(name), (left * chance * (1 - chance)) ** 0.5
+        assert abs(lost - left * chance) < 3.5 * spread, name
+        left -= lost
+    assert left == verdicts.verdicts.count(ROBUST)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_model_that_is_not_random_gets_upstreams_verdicts_from_version_rand_too(norm: Any) -> None:
+    model = Conv(dtype=torch.float32)
+    x, y = examples(model, 9)
+    how: dict[str, Any] = {"norm": norm, "eps": {"Linf": 0.012, "L2": 0.12}[norm], "seed": 3, "batch_size": 5}
+    fast = Short(engine="fast", rng="upstream", version="rand").run(model, x, y, **how)
+    reference = Short(engine="reference", version="rand").run(model, x, y, **how)
+    assert fast.verdicts == reference.verdicts and {ROBUST, "apgd-ce"} <= set(fast.verdicts)
+    assert torch.allclose(fast.x_adv, reference.x_adv, atol=1e-5)  # its last error is the witness

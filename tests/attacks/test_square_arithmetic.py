@@ -1,0 +1,85 @@
+"""Square where it searches in a coarser arithmetic than its witnesses are judged in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from autoattack_samples import Conv, Short, ShortBF16, examples
+from torch import Tensor, nn
+
+from sam_bench.attacks.autoattack import Engine
+from sam_bench.attacks.autoattack.plan import Part
+from sam_bench.attacks.autoattack.square import Square
+from sam_bench.records import ROBUST, Norm
+
+
+class OnlySquare(ShortBF16):
+    """Square alone, in bfloat16 or in what PyTorch makes of float32."""
+
+    coarse: str
+
+    def engine_to_run(self, norm: Norm) -> Engine:
+        return Engine([Part("square", trials=1, iterations=90)], bf16=self.coarse == "bf16")
+
+
+class Rash(nn.Module):
+    """In a coarse arithmetic it gets everything wrong at the first question of an attack; else it is exact."""
+
+    def __init__(self, net: Conv, clean: Tensor, coarse: str) -> None:
+        super().__init__()
+        self.net, self.clean, self.coarse, self.lies = net, clean, coarse, 0
+
+    def _is_coarse(self) -> bool:
+        if self.coarse == "bf16":
+            return torch.is_autocast_enabled("cpu")
+        return torch.backends.cudnn.allow_tf32
+
+    def forward(self, x: Tensor) -> Tensor:
+        attacked = not bool((x[0] == self.clean).flatten(1).all(1).any())
+        with torch.autocast("cpu", enabled=False):
+            logits: Tensor = self.net(x)
+        if not (attacked and self.lies == 0 and self._is_coarse()):
+            return logits
+        self.lies += 1
+        return logits.roll(1, 1)
+
+
+@pytest.mark.parametrize("patience", [1, 16])  # ticks between two looks at who is through, on a CPU and on a GPU
+@pytest.mark.parametrize("coarse", ["TF32", "bf16"])
+def test_a_success_that_only_a_coarse_arithmetic_sees_does_not_end_the_search(
+    coarse: str, patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Conv(dtype=torch.float32)
+    x, y = examples(model, 20)
+    how: dict[str, Any] = {"norm": "Linf", "eps": 0.012, "seed": 1, "batch_size": 32}
+    exact = OnlySquare(coarse="").run(model, x, y, **how)
+    assert {"square", ROBUST} == set(exact.verdicts)
+    monkeypatch.setattr(Square, "harvest_every", patience)
+    rash = Rash(model, x, coarse)
+    result = OnlySquare(coarse=coarse).run(rash, x, y, **how)
+    assert rash.lies == 1
+    # The start is where every search begins, so that none of them has lost anything.
+    assert result.verdicts == exact.verdicts
+    assert torch.equal(result.x_adv, exact.x_adv)
+
+
+@pytest.mark.parametrize("rng", ["counter", "upstream"])
+def test_a_row_at_a_margin_of_zero_stops_as_upstreams_does(rng: Any) -> None:
+    """Of two equal logits the first is the answer: right, and yet nothing is left to lower."""
+    asked: list[int] = []
+
+    class Tied(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(len(x))
+            clean = (x.flatten(1)[:, :1] == 0.5).float()
+            return torch.cat([clean, torch.zeros(len(x), 9)], 1)
+
+    x, y = torch.full((6, 3, 11, 11), 0.5), torch.zeros(6, dtype=torch.int64)
+    how: dict[str, Any] = {"norm": "Linf", "eps": 0.1, "batch_size": 6}
+    ours = Short(engine="fast", version="custom", suite=("square",), rng=rng).run(Tied(), x, y, **how)
+    passes = len(asked)
+    theirs = Short(engine="reference", version="custom", suite=("square",)).run(Tied(), x, y, **how)
+    assert ours.verdicts == theirs.verdicts == [ROBUST] * 6
+    assert passes < 20  # of 90 queries
