@@ -23,6 +23,9 @@ from sam_bench.records import Precision
 def choose_device(name: str = "auto") -> tuple[torch.device, str]:
     """The device to run on, and why. Of several processes started by `torchrun`, each gets a GPU of its own.
 
+    A GPU with a number also becomes the process's current one: whatever asks PyTorch for "cuda" without a number,
+    or for the current stream, means the GPU that was chosen.
+
     Args:
         name: "auto", "cpu", "cuda", "cuda:1", "mps".
 
@@ -31,7 +34,9 @@ def choose_device(name: str = "auto") -> tuple[torch.device, str]:
     """
     if name == "auto":
         if torch.cuda.is_available() and team_size() > 1:
-            return torch.device("cuda", local_rank() % torch.cuda.device_count()), "its place on this machine"
+            device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+            torch.cuda.set_device(device)
+            return device, "its place on this machine"
         if torch.cuda.is_available():
             return torch.device("cuda"), "CUDA is available"
         return torch.device("cpu"), "no CUDA device is visible"
@@ -41,6 +46,8 @@ def choose_device(name: str = "auto") -> tuple[torch.device, str]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name!r} cannot be used here ({reason}); use auto, cpu or cuda") from error
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     return device, "asked for"
 
 

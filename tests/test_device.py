@@ -35,6 +35,30 @@ def test_cuda_is_refused_where_there_is_none() -> None:
         choose_device("cuda")
 
 
+@pytest.mark.parametrize(
+    ("asked", "team", "chosen", "current"),
+    [
+        ("cuda:1", 1, "cuda:1", ["cuda:1"]),
+        ("cuda", 1, "cuda", []),
+        ("auto", 1, "cuda", []),
+        ("auto", 4, "cuda:1", ["cuda:1"]),
+    ],
+)
+def test_a_gpu_chosen_by_its_number_becomes_the_current_one(
+    asked: str, team: int, chosen: str, current: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams and allocations that name no device would otherwise be those of the first GPU."""
+    became: list[str] = []
+    make = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: make(*size))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: became.append(str(device)))
+    monkeypatch.setenv("WORLD_SIZE", str(team))
+    monkeypatch.setenv("LOCAL_RANK", "3" if team > 1 else "0")
+    assert str(choose_device(asked)[0]) == chosen and became == current
+
+
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 def test_a_precision_asked_for_is_given(name: str) -> None:
     assert choose_precision(name, CPU) == (name, "asked for")

@@ -85,7 +85,8 @@ class Figures:
             loss = torch.empty((), pin_memory=True).copy_(self._loss, non_blocking=True)
             counts = torch.empty(3, dtype=torch.int64, pin_memory=True).copy_(self._counts, non_blocking=True)
             event = torch.cuda.Event()
-            event.record()
+            # On the stream that copies: without an argument it is that of the current device, which may be another.
+            event.record(torch.cuda.current_stream(self._loss.device))
             self._arriving = loss, counts, event
         elif self._arriving[2].query():
             self._last, self._arriving = _seen(*self._arriving[:2]), None
