@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import platform
 import shutil
 import sys
@@ -137,9 +139,21 @@ def fastest_convolutions() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def can_compile(device: torch.device) -> bool:
-    """Whether `torch.compile` finds what it needs: for a CPU, a C++ compiler."""
-    return device.type != "cpu" or any(map(shutil.which, ("g++", "clang++", "c++")))
+def missing_for_compile(device: torch.device) -> str | None:
+    """What `torch.compile` needs for a device and does not find, by its name; None where nothing is missing.
+
+    For a CPU it writes C++. For a GPU it writes for Triton, which in turn compiles its launchers with the C compiler
+    that CC names, or else with gcc or clang.
+    """
+    if device.type == "cpu":
+        return None if any(map(shutil.which, ("g++", "clang++", "c++"))) else "C++ compiler"
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return "Triton"
+        named = os.environ.get("CC")
+        if not any(map(shutil.which, ("gcc", "clang") if named is None else (named,))):
+            return "C compiler" if named is None else f"C compiler {named!r} (CC)"
+    return None
 
 
 @cache

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from sam_bench import device as rooms
-from sam_bench.device import choose_device, choose_precision, device_name, package_versions, true_float32
+from sam_bench.device import (
+    choose_device,
+    choose_precision,
+    device_name,
+    missing_for_compile,
+    package_versions,
+    true_float32,
+)
 from sam_bench.errors import InputError
 
 CPU = torch.device("cpu")
@@ -77,6 +84,37 @@ def test_a_cpu_multiplies_in_bfloat16_only_where_it_has_a_unit_for_it(
 def test_an_unknown_precision_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"--precision '{name}' .*auto, bf16.*fp32"):
         choose_precision(name, CPU)
+
+
+@pytest.mark.parametrize(
+    ("device", "programs", "triton", "cc", "missing"),
+    [
+        ("cpu", {"g++"}, False, None, None),
+        ("cpu", {"clang++"}, False, "nothing", None),
+        ("cpu", {"gcc", "clang"}, True, None, "C++ compiler"),
+        ("cuda", {"gcc"}, True, None, None),
+        ("cuda:1", {"clang"}, True, None, None),
+        ("cuda", {"mycc"}, True, "mycc", None),
+        ("cuda", {"gcc"}, True, "mycc", "C compiler 'mycc' (CC)"),
+        ("cuda", {"g++"}, True, None, "C compiler"),
+        ("cuda", {"gcc", "g++"}, False, None, "Triton"),
+    ],
+)
+def test_what_torch_compile_needs_is_looked_for(
+    device: str,
+    programs: set[str],
+    triton: bool,
+    cc: str | None,
+    missing: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rooms.shutil, "which", lambda name: name if name in programs else None)
+    monkeypatch.setattr(rooms.importlib.util, "find_spec", lambda name: name if triton and name == "triton" else None)
+    if cc is None:
+        monkeypatch.delenv("CC", raising=False)
+    else:
+        monkeypatch.setenv("CC", cc)
+    assert missing_for_compile(torch.device(device)) == missing
 
 
 def test_a_device_is_named_as_a_person_would() -> None:
