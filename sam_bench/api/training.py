@@ -13,8 +13,8 @@ from torch import nn
 
 from sam_bench import zoo as zoos
 from sam_bench.api.naming import default_name, describe
-from sam_bench.api.registering import register
-from sam_bench.data import Split, StreamedSplit, channel_stats, hold_out, known_stats, open_dataset
+from sam_bench.api.registering import register, store_as
+from sam_bench.data import Split, StreamedSplit, channel_stats, first_examples, hold_out, known_stats, open_dataset
 from sam_bench.device import choose_device, choose_precision
 from sam_bench.distributed import Team, joined
 from sam_bench.errors import InputError
@@ -113,7 +113,8 @@ def train(
         device: `auto`, `cpu`, `cuda`, ….
         validation: Training images held out to watch the run; default one in 50, at most 1,000; 0 for none.
         validation_eps: Radius of the PGD-10 run on them; default: the recipe's own, else Linf 2/255.
-        limit_train: Train on the first so many images only.
+        limit_train: Train on the first so many images only; of a folder, whose images are sorted by class, on the
+            first of every class in turn.
         image_size: Resize to this many pixels (`digits` and folders).
         data_dir: Where torchvision's data sets are kept.
         dataset_name: What the data set is called on the card; default its own name.
@@ -127,7 +128,7 @@ def train(
         keep: How many epochs' checkpoints stay in `run_dir`.
         save_every: Minutes after which a checkpoint is written in the middle of an epoch.
         select: Register the weights of the `last` epoch, or of the one with the `best` robust accuracy on
-            the validation images.
+            the validation images, exactly as it was measured.
         on_nan: When the loss becomes NaN or infinite, `stop`, or `rollback` to the last checkpoint with half
             the learning rate, at most three times.
         micro_batch: Examples differentiated at a time on a device, where a batch does not fit into it.
@@ -154,6 +155,8 @@ def train(
     check_seed(seed)
     if limit_train is not None and limit_train < 2:
         raise InputError(f"--limit-train {limit_train} must be at least 2: BatchNorm needs two images in a batch")
+    if validation is not None:
+        _check_selection(select, validation)
     if name is None:
         name = default_name(method.recipe, chosen, arch, arch_options or {})
     elif not re.fullmatch(NAME_PATTERN, name):
@@ -191,13 +194,14 @@ def train(
             std=std,
             options=arch_options or {},
         )
-        learnt = data.train.head(limit_train) if limit_train is not None else data.train
+        learnt = first_examples(data.train, limit_train) if limit_train is not None else data.train
         held_out = min(1000, len(learnt) // _VALIDATION_SHARE) if validation is None else validation
         if not 0 <= held_out <= len(learnt) - 2:
             raise InputError(
                 f"--validation {held_out} must be between 0 and {len(learnt) - 2}: there are {len(learnt)} training "
                 "images, and at least two must be left to learn from"
             )
+        _check_selection(select, held_out)
         watched = None
         if held_out:
             learnt, watched = hold_out(learnt, held_out, seed)
@@ -223,7 +227,11 @@ def train(
             train_examples=len(learnt),
             validation_examples=held_out,
             validation_norm=norm,
-            validation_eps=validation_eps or Radius(method.recipe.inputs.settings.get("eps", _VALIDATION_EPS[norm])),
+            validation_eps=(
+                validation_eps
+                if validation_eps is not None
+                else Radius(method.recipe.inputs.settings.get("eps", _VALIDATION_EPS[norm]))
+            ),
             seed=seed,
             precision=kind,
             compiled=compiled,
@@ -260,6 +268,7 @@ def train(
             keep=keep,
             save_every=60 * save_every,
         )
+        store_as(trained.model, weights_dtype)
         registered = None
         if team.is_main:
             registered = register(
@@ -291,6 +300,11 @@ def _shared(batch_size: int, team: Team, *, sync_ascent: bool, sync_bn: bool) ->
         f"{team.size} devices share every batch of {batch_size}, {part} examples each; weights perturbed {ascent}; "
         f"BatchNorm over {'the whole batch' if sync_bn else 'each part (--sync-bn: the whole)'}"
     )
+
+
+def _check_selection(select: str, held_out: int) -> None:
+    if select == "best" and not held_out:
+        raise InputError("--select best needs validation images to tell the best epoch by; give --validation N above 0")
 
 
 def _in_memory(train: Split | StreamedSplit) -> Split:

@@ -184,11 +184,13 @@ class _Run:
                     if events is not None:
                         events.close()
         if self.config.select == "best" and self.state.best_epoch:
+            # As they were measured: an average is not made ready again, which would recompute BatchNorm's statistics.
             self.learned.load_state_dict(self.team.share(self.folder.load_best() if self.team.is_main else {}))
-        one_more_epoch = (x for x, _ in self.batches.epoch(self.config.recipe.epochs))
-        examples = self.step.method.averaging.finish(self.step.average, one_more_epoch)
-        self.state.passes.train_forward += self.team.total([examples])[0]
-        self._settle()
+        else:
+            one_more_epoch = (x for x, _ in self.batches.epoch(self.config.recipe.epochs))
+            examples = self.step.method.averaging.finish(self.step.average, one_more_epoch)
+            self.state.passes.train_forward += self.team.total([examples])[0]
+            self._settle()
         return Trained(model=self.learned, state=self.state)
 
     def _epoch(self, stage: Stage, request: StopRequest, save_every: float) -> None:

@@ -120,6 +120,34 @@ def test_torchrun_trains_registers_once_and_goes_on_from_where_it_was(tmp_path: 
         torch.testing.assert_close(resumed[name], value, rtol=1e-4, atol=1e-5)
 
 
+HALF = """
+import sys
+import torch
+from sam_bench import train
+from sam_bench.distributed import joined
+
+with joined() as team:
+    trained = train(
+        "standard", "digits-8px", arch="preactresnet10", arch_options={"width": 2}, limit_train=64,
+        settings={"epochs": 1, "batch_size": 32, "crop_padding": 0}, device="cpu", precision="fp32",
+        validation=0, weights_dtype="float16",
+    )
+    torch.save(dict(trained.model.state_dict()), f"{sys.argv[1]}/{team.rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_every_process_returns_the_weights_that_are_stored(tmp_path: Path) -> None:
+    script = tmp_path / "half.py"
+    script.write_text(HALF)
+    done = launch([str(script), str(tmp_path)], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+        assert torch.equal(value, value.half().float()) or not value.is_floating_point(), name
+
+
 @pytest.mark.parametrize("shards", [2, 3])
 def test_shards_of_a_batch_are_the_batch(shards: int) -> None:
     split = digits().head(50)
