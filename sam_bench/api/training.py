@@ -131,7 +131,8 @@ def train(
             the validation images, exactly as it was measured.
         on_nan: When the loss becomes NaN or infinite, `stop`, or `rollback` to the last checkpoint with half
             the learning rate, at most three times.
-        micro_batch: Examples differentiated at a time on a device, where a batch does not fit into it.
+        micro_batch: Examples differentiated at a time on a device, in training and validation, where a batch does not
+            fit into it.
         sync_ascent: On several devices, SAM's ascent along the gradient of the whole batch.
         sync_bn: On several devices, BatchNorm over the whole batch.
         allow_large_eps: Accept a radius that was probably meant in units of 1/255.

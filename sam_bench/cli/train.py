@@ -111,7 +111,11 @@ class _Eps(click.ParamType):  # generic only in newer versions of click than we 
     show_default=True,
     help="When the loss is NaN or infinite: stop, or go back to the last checkpoint with half the learning rate.",
 )
-@click.option("--micro-batch", type=click.IntRange(min=1), help="Examples a device differentiates at a time.")
+@click.option(
+    "--micro-batch",
+    type=click.IntRange(min=1),
+    help="Examples a device differentiates at a time, in training and validation.",
+)
 @click.option("--sync-ascent", is_flag=True, help="On several devices: ascend along the whole batch's gradient.")
 @click.option("--sync-bn", is_flag=True, help="On several devices: BatchNorm over the whole batch.")
 @click.option(

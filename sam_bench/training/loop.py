@@ -273,7 +273,10 @@ class _Run:
             row["ascent_gradient_norm"] = ascent_norms / ascents
         if self.validation is not None and self.team.is_main:
             pgd = PGD(norm=self.config.validation_norm, eps=self.config.validation_eps, steps=10, bn_mode="eval")
-            measured = validate(self.learned, self.validation, pgd, seed=self.config.seed)
+            # No more at a time than learning takes: what follows a step has to fit where the step did.
+            share = -(-self.config.recipe.batch_size // self.team.size)
+            at_a_time = min(self.config.micro_batch or share, share)
+            measured = validate(self.learned, self.validation, pgd, seed=self.config.seed, at_a_time=at_a_time)
             row |= {"validation_accuracy": measured.clean, "validation_robust_accuracy": measured.robust}
             if (measured.robust, measured.clean) > state.best:
                 state.best, state.best_epoch = (measured.robust, measured.clean), state.epoch + 1
