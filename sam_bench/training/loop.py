@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from sam_bench.data import ResizedCrop, Split, StreamedSplit, make_batches
 from sam_bench.device import fastest_convolutions
 from sam_bench.distributed import ALONE, Team
+from sam_bench.energy import counted_by
 from sam_bench.errors import SamBenchError, StoppedError
 from sam_bench.perturb.inputs import PGD
 from sam_bench.progress import Reporter, Stage
@@ -130,6 +131,9 @@ class _Run:
         )
         self.state = RunState(devices=team.size)
         self.last_saved = ""
+        # Of the processes whose meters count the same (a machine's CPUs, or one GPU), the first alone looks.
+        counted = counted_by(self.device)
+        self.meters = team.collect(counted).index(counted) == team.rank
         self.total = config.recipe.epochs * len(self.batches)
 
     @property
@@ -198,7 +202,9 @@ class _Run:
         step.passes = state.passes
         self.model.train()
         figures = Figures(device, state.sums)
-        spent = Spent(device, state.epoch_seconds, state.epoch_joules)
+        # A checkpoint holds the energy of all processes: one of them goes on from it.
+        joules_before = state.epoch_joules if self.team.is_main else 0.0
+        spent = Spent(device, state.epoch_seconds, joules_before, meters=self.meters)
         next_save = spent.seconds + save_every
         for batch, (x, y) in enumerate(batches.epoch(state.epoch, start=state.batch), start=state.batch):
             first, count, total = batches.place(batch)
@@ -238,7 +244,9 @@ class _Run:
 
     def _note(self, figures: Figures, spent: Spent) -> None:
         self.state.sums = figures.state()
-        self.state.epoch_seconds, self.state.epoch_joules = spent.seconds, spent.joules
+        joules = spent.joules
+        untold, told = self.team.total([float(joules is None), joules or 0.0])
+        self.state.epoch_seconds, self.state.epoch_joules = spent.seconds, None if untold else told
 
     def _save_within_epoch(self, *, signal_number: int) -> None:
         """Write a checkpoint between two batches, and leave if a signal asked for it (a number above 0)."""
@@ -282,10 +290,9 @@ class _Run:
                 state.best, state.best_epoch = (measured.robust, measured.clean), state.epoch + 1
                 self.folder.save_best(state.best_epoch, self.learned.state_dict())
         state.epoch, state.seconds = state.epoch + 1, state.seconds + state.epoch_seconds
-        told = self.team.total([float(state.epoch_joules is not None), state.epoch_joules or 0.0])
-        if told[0] == self.team.size:
-            state.joules = (state.joules or 0.0) + told[1]
-        state.batch, state.sums, state.epoch_seconds, state.epoch_joules = 0, NO_SUMS, 0.0, None
+        if state.joules is not None:
+            state.joules = None if state.epoch_joules is None else state.joules + state.epoch_joules
+        state.batch, state.sums, state.epoch_seconds, state.epoch_joules = 0, NO_SUMS, 0.0, 0.0
         state.log.append(row)
         state.best_epoch = self.team.agree(state.best_epoch)
         if events is not None:

@@ -89,8 +89,32 @@ def test_what_arrives_from_a_second_gpu_is_waited_for_on_its_own_stream(monkeypa
     assert Event.streams == ["cuda:1's"]
 
 
-def test_time_and_energy_go_on_from_what_was_spent_before() -> None:
-    spent = Spent(CPU, seconds=100.0, joules=7.0)
-    assert spent.seconds >= 100
-    # Most machines that run tests do not tell their energy; one that does has not used less than nothing.
-    assert spent.joules is None or spent.joules >= 7
+class Meter:
+    """Has counted five joules whenever it is looked at, or does not tell."""
+
+    told: ClassVar[bool] = True
+
+    def __init__(self, device: torch.device) -> None: ...
+
+    def joules(self) -> float | None:
+        return 5.0 if self.told else None
+
+
+@pytest.mark.parametrize(
+    ("before", "told", "meters", "joules"),
+    [
+        (0.0, True, True, 5.0),
+        (7.0, True, True, 12.0),
+        (7.0, False, True, None),
+        (None, True, True, None),  # what was not told before is not nothing
+        (7.0, False, False, 7.0),  # another process looks
+        (None, True, False, None),
+    ],
+)
+def test_time_and_energy_go_on_from_what_was_spent_before(
+    before: float | None, told: bool, meters: bool, joules: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sam_bench.training.figures.EnergyMeter", Meter)
+    monkeypatch.setattr(Meter, "told", told)
+    spent = Spent(CPU, seconds=100.0, joules=before, meters=meters)
+    assert spent.seconds >= 100 and spent.joules == joules
