@@ -34,7 +34,7 @@ def register(
     threat: Norm,
     robustbench_dataset: RobustBenchDataset | None,
     device: torch.device,
-    zoo: Path,
+    store: zoos.Zoo,
     weights_dtype: Literal["float32", "float16"],
     authors: str,
     command: str,
@@ -42,7 +42,6 @@ def register(
     """Put the run's result into the zoo; its weights are those that `store_as` has made of them."""
     hits = _hits(trained.model, data.test.to(device))
     passes, examples = trained.state.passes, config.train_examples
-    store = zoos.Zoo(zoo)
     card = store.save(
         trained.model,
         {

@@ -14,7 +14,16 @@ from torch import nn
 from sam_bench import zoo as zoos
 from sam_bench.api.naming import default_name, describe
 from sam_bench.api.registering import register, store_as
-from sam_bench.data import Split, StreamedSplit, channel_stats, first_examples, hold_out, known_stats, open_dataset
+from sam_bench.data import (
+    Split,
+    StreamedSplit,
+    channel_stats,
+    first_examples,
+    hold_out,
+    known_name,
+    known_stats,
+    open_dataset,
+)
 from sam_bench.device import choose_device, choose_precision
 from sam_bench.distributed import Team, joined
 from sam_bench.errors import InputError
@@ -140,7 +149,7 @@ def train(
         command: For the card.
 
     Raises:
-        InputError: Something given is wrong; the message names it.
+        InputError: Something given is wrong, or the zoo could not take the result; the message names it.
         SamBenchError: Training diverged, or a file could not be written.
     """
     reporter = reporter or SilentReporter()
@@ -168,6 +177,14 @@ def train(
     with joined() as team:
         if not team.is_main:
             reporter = SilentReporter()
+        store = zoos.Zoo(zoos.zoo_dir(zoo))
+        if team.is_main:
+            # What would keep the result out of the zoo is said before the work, as far as it can be known by then.
+            called = known_name(dataset, name=dataset_name, image_size=image_size)
+            if called is None:
+                store.check_writable()
+            else:
+                store.check_place(zoos.Place(name, called, threat or norm, robustbench_dataset))
         where, why_device = choose_device(device)
         kind, why_precision = choose_precision(precision, where)
 
@@ -181,7 +198,9 @@ def train(
             name=dataset_name,
             image_size=image_size,
         )
+        robustbench_dataset = robustbench_dataset or data.robustbench
         if team.is_main:
+            store.check_place(zoos.Place(name, data.name, threat or norm, robustbench_dataset))
             team.wait()
         if data.train is None:
             raise InputError(f"data set {data.name} has no training images")
@@ -277,9 +296,9 @@ def train(
                 config,
                 data,
                 threat=threat or norm,
-                robustbench_dataset=robustbench_dataset or data.robustbench,
+                robustbench_dataset=robustbench_dataset,
                 device=where,
-                zoo=zoos.zoo_dir(zoo),
+                store=store,
                 weights_dtype=weights_dtype,
                 authors=authors,
                 command=command,
