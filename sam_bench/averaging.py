@@ -49,7 +49,7 @@ class Averaging(Component):
     """Base of weight averages: makes the averaged model and says when it moves.
 
     The loop calls `update` after every step, takes `learned` wherever it looks at what was learned so
-    far, and calls `finish` once, before the result is registered.
+    far, and calls `finish` once, before the result is registered; not where the best epoch is, as it was measured.
     """
 
     @abstractmethod

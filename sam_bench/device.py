@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import platform
 import shutil
 import sys
@@ -23,6 +25,9 @@ from sam_bench.records import Precision
 def choose_device(name: str = "auto") -> tuple[torch.device, str]:
     """The device to run on, and why. Of several processes started by `torchrun`, each gets a GPU of its own.
 
+    A GPU with a number also becomes the process's current one: whatever asks PyTorch for "cuda" without a number,
+    or for the current stream, means the GPU that was chosen.
+
     Args:
         name: "auto", "cpu", "cuda", "cuda:1", "mps".
 
@@ -31,7 +36,9 @@ def choose_device(name: str = "auto") -> tuple[torch.device, str]:
     """
     if name == "auto":
         if torch.cuda.is_available() and team_size() > 1:
-            return torch.device("cuda", local_rank() % torch.cuda.device_count()), "its place on this machine"
+            device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+            torch.cuda.set_device(device)
+            return device, "its place on this machine"
         if torch.cuda.is_available():
             return torch.device("cuda"), "CUDA is available"
         return torch.device("cpu"), "no CUDA device is visible"
@@ -41,6 +48,8 @@ def choose_device(name: str = "auto") -> tuple[torch.device, str]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name!r} cannot be used here ({reason}); use auto, cpu or cuda") from error
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     return device, "asked for"
 
 
@@ -130,9 +139,21 @@ def fastest_convolutions() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def can_compile(device: torch.device) -> bool:
-    """Whether `torch.compile` finds what it needs: for a CPU, a C++ compiler."""
-    return device.type != "cpu" or any(map(shutil.which, ("g++", "clang++", "c++")))
+def missing_for_compile(device: torch.device) -> str | None:
+    """What `torch.compile` needs for a device and does not find, by its name; None where nothing is missing.
+
+    For a CPU it writes C++. For a GPU it writes for Triton, which in turn compiles its launchers with the C compiler
+    that CC names, or else with gcc or clang.
+    """
+    if device.type == "cpu":
+        return None if any(map(shutil.which, ("g++", "clang++", "c++"))) else "C++ compiler"
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return "Triton"
+        named = os.environ.get("CC")
+        if not any(map(shutil.which, ("gcc", "clang") if named is None else (named,))):
+            return "C compiler" if named is None else f"C compiler {named!r} (CC)"
+    return None
 
 
 @cache

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 POWERCAP = Path("/sys/class/powercap")
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 Counter = Callable[[], "int | None"]
 """Reads a counter of energy; None when the machine no longer tells."""
@@ -50,6 +53,19 @@ class EnergyMeter:
             self._last[index] = now
             self._joules += max(used, 0) * joules_per_unit
         return self._joules if self._counters else None
+
+
+def counted_by(device: torch.device | str) -> str:
+    """What a meter of the device counts the energy of, equal in every process whose meter counts the same.
+
+    A GPU by its number on the chip; for a CPU the machine, by what Linux names it since it was started: containers on
+    one machine have names of their own and the same counters.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        with suppress(AttributeError, RuntimeError, AssertionError):
+            return f"GPU {torch.cuda.get_device_properties(device).uuid}"
+    return f"{device} of {_text(_BOOT) or platform.node()}"
 
 
 _Source = tuple[Counter, float, int]

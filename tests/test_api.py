@@ -134,6 +134,55 @@ def test_wrong_arguments_are_refused_before_anything_is_written(
     assert list(workplace.iterdir()) == []
 
 
+def _must_not(*_: Any, **__: Any) -> None:
+    raise AssertionError("too late")
+
+
+def test_a_name_that_timm_knows_another_model_by_is_refused_before_the_data_are_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message = r"b/Linf/Taken cannot be saved: .* both it and a/Linf/taken as 'taken_cifar10_linf'; .*--name, .*--zoo"
+    shared: dict[str, Any] = {"dataset": "digits-8px", "settings": {"epochs": 1}, "robustbench_dataset": "cifar10"}
+    _train(name="taken", dataset_name="a", **shared)
+    monkeypatch.setattr("sam_bench.api.training.open_dataset", _must_not)
+    with pytest.raises(InputError, match=message):
+        _train(name="Taken", dataset_name="b", **shared)
+    # Of a named data set the name is known, too; the model's own name is no other model's.
+    with pytest.raises(InputError, match=r"digits-8px/Linf/taken cannot be saved"):
+        _train(name="taken", **shared)
+    with pytest.raises(AssertionError, match="too late"):
+        _train(name="taken", dataset_name="a", **shared)
+    assert not Path("runs/Taken").exists()
+
+
+def test_names_that_only_a_file_tells_are_checked_before_the_training(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
+    for name in ("set-1", "set_1"):
+        arrays = {"x_train": images, "y_train": np.arange(8) % 2, "x_test": images, "y_test": np.arange(8) % 2}
+        np.savez(workplace / f"{name}.npz", **arrays)
+    arguments: dict[str, Any] = {"name": "m", "image_size": None, "settings": {"epochs": 1, "batch_size": 4}}
+    _train(dataset="set-1.npz", **arguments)
+    monkeypatch.setattr("sam_bench.api.training.fit", _must_not)
+    with pytest.raises(
+        InputError, match=r"set_1/Linf/m cannot be saved: .* both it and set-1/Linf/m as 'm_set_1_linf'"
+    ):
+        _train(dataset="set_1.npz", run_dir=Path("runs/other"), **arguments)
+    assert not Path("runs/other").exists()
+
+
+@pytest.mark.parametrize("dataset", ["digits", "some.npz"])
+def test_a_zoo_that_cannot_be_written_is_refused_before_the_data_are_loaded(
+    dataset: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workplace / "file").write_text("")
+    monkeypatch.setattr("sam_bench.api.training.open_dataset", _must_not)
+    with pytest.raises(InputError, match=r"the zoo file/zoo cannot be written \(.*: Not a directory\); .*--zoo"):
+        _train(dataset=dataset, zoo=Path("file/zoo"))
+    assert [path.name for path in workplace.iterdir()] == ["file"]
+
+
 def test_timm_and_robustbench_find_a_model_that_shares_cifar10s_inputs(workplace: Path) -> None:
     import robustbench.utils
     import timm

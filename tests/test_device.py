@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from sam_bench import device as rooms
-from sam_bench.device import choose_device, choose_precision, device_name, package_versions, true_float32
+from sam_bench.device import (
+    choose_device,
+    choose_precision,
+    device_name,
+    missing_for_compile,
+    package_versions,
+    true_float32,
+)
 from sam_bench.errors import InputError
 
 CPU = torch.device("cpu")
@@ -35,6 +42,30 @@ def test_cuda_is_refused_where_there_is_none() -> None:
         choose_device("cuda")
 
 
+@pytest.mark.parametrize(
+    ("asked", "team", "chosen", "current"),
+    [
+        ("cuda:1", 1, "cuda:1", ["cuda:1"]),
+        ("cuda", 1, "cuda", []),
+        ("auto", 1, "cuda", []),
+        ("auto", 4, "cuda:1", ["cuda:1"]),
+    ],
+)
+def test_a_gpu_chosen_by_its_number_becomes_the_current_one(
+    asked: str, team: int, chosen: str, current: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams and allocations that name no device would otherwise be those of the first GPU."""
+    became: list[str] = []
+    make = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: make(*size))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: became.append(str(device)))
+    monkeypatch.setenv("WORLD_SIZE", str(team))
+    monkeypatch.setenv("LOCAL_RANK", "3" if team > 1 else "0")
+    assert str(choose_device(asked)[0]) == chosen and became == current
+
+
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 def test_a_precision_asked_for_is_given(name: str) -> None:
     assert choose_precision(name, CPU) == (name, "asked for")
@@ -53,6 +84,37 @@ def test_a_cpu_multiplies_in_bfloat16_only_where_it_has_a_unit_for_it(
 def test_an_unknown_precision_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"--precision '{name}' .*auto, bf16.*fp32"):
         choose_precision(name, CPU)
+
+
+@pytest.mark.parametrize(
+    ("device", "programs", "triton", "cc", "missing"),
+    [
+        ("cpu", {"g++"}, False, None, None),
+        ("cpu", {"clang++"}, False, "nothing", None),
+        ("cpu", {"gcc", "clang"}, True, None, "C++ compiler"),
+        ("cuda", {"gcc"}, True, None, None),
+        ("cuda:1", {"clang"}, True, None, None),
+        ("cuda", {"mycc"}, True, "mycc", None),
+        ("cuda", {"gcc"}, True, "mycc", "C compiler 'mycc' (CC)"),
+        ("cuda", {"g++"}, True, None, "C compiler"),
+        ("cuda", {"gcc", "g++"}, False, None, "Triton"),
+    ],
+)
+def test_what_torch_compile_needs_is_looked_for(
+    device: str,
+    programs: set[str],
+    triton: bool,
+    cc: str | None,
+    missing: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rooms.shutil, "which", lambda name: name if name in programs else None)
+    monkeypatch.setattr(rooms.importlib.util, "find_spec", lambda name: name if triton and name == "triton" else None)
+    if cc is None:
+        monkeypatch.delenv("CC", raising=False)
+    else:
+        monkeypatch.setenv("CC", cc)
+    assert missing_for_compile(torch.device(device)) == missing
 
 
 def test_a_device_is_named_as_a_person_would() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sam_bench.energy import EnergyMeter
+from sam_bench import energy
+from sam_bench.energy import EnergyMeter, counted_by
 from sam_bench.records import Cost
 
 WRAPS_AT = 262_143_328_850  # microjoules, as Intel's packages have it
@@ -73,6 +75,17 @@ def test_a_counter_that_vanishes_gives_none_from_then_on(tmp_path: Path) -> None
     assert meter.joules() is None
     file.write_text("2000000")
     assert meter.joules() is None
+
+
+def test_processes_know_whether_they_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine's CPUs are counted whole, whoever looks; a GPU by itself, whatever number it goes by."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"chip of {device}"))
+    cpu, first, second = (counted_by(device) for device in ("cpu", "cuda:0", "cuda:1"))
+    assert len({cpu, first, second}) == 3 and counted_by(torch.device("cpu")) == cpu
+    assert first == "GPU chip of cuda:0"
+    monkeypatch.setattr(energy, "_BOOT", Path("/nowhere"))
+    monkeypatch.setattr(energy.platform, "node", lambda: "this-machine")
+    assert counted_by("cpu") == "cpu of this-machine"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -17,6 +17,15 @@ from sam_bench.records import Cost, ModelCard, Norm, RobustBenchDataset
 from sam_bench.training import RunConfig, Trained
 
 
+def store_as(model: nn.Module, dtype: Literal["float32", "float16"]) -> None:
+    """Round a model's weights to what is stored of them, in place: that is what is measured and used."""
+    rounded = {
+        key: value.to(getattr(torch, dtype)) if value.is_floating_point() else value
+        for key, value in model.state_dict().items()
+    }
+    model.load_state_dict(rounded)
+
+
 def register(
     trained: Trained,
     config: RunConfig,
@@ -25,20 +34,14 @@ def register(
     threat: Norm,
     robustbench_dataset: RobustBenchDataset | None,
     device: torch.device,
-    zoo: Path,
+    store: zoos.Zoo,
     weights_dtype: Literal["float32", "float16"],
     authors: str,
     command: str,
 ) -> tuple[ModelCard, Path]:
-    """Put the run's result into the zoo: the weights as they are stored are what is measured."""
-    stored = {
-        key: value.to(getattr(torch, weights_dtype)) if value.is_floating_point() else value
-        for key, value in trained.model.state_dict().items()
-    }
-    trained.model.load_state_dict(stored)
+    """Put the run's result into the zoo; its weights are those that `store_as` has made of them."""
     hits = _hits(trained.model, data.test.to(device))
     passes, examples = trained.state.passes, config.train_examples
-    store = zoos.Zoo(zoo)
     card = store.save(
         trained.model,
         {

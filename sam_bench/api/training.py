@@ -13,8 +13,17 @@ from torch import nn
 
 from sam_bench import zoo as zoos
 from sam_bench.api.naming import default_name, describe
-from sam_bench.api.registering import register
-from sam_bench.data import Split, StreamedSplit, channel_stats, hold_out, known_stats, open_dataset
+from sam_bench.api.registering import register, store_as
+from sam_bench.data import (
+    Split,
+    StreamedSplit,
+    channel_stats,
+    first_examples,
+    hold_out,
+    known_name,
+    known_stats,
+    open_dataset,
+)
 from sam_bench.device import choose_device, choose_precision
 from sam_bench.distributed import Team, joined
 from sam_bench.errors import InputError
@@ -113,7 +122,8 @@ def train(
         device: `auto`, `cpu`, `cuda`, ….
         validation: Training images held out to watch the run; default one in 50, at most 1,000; 0 for none.
         validation_eps: Radius of the PGD-10 run on them; default: the recipe's own, else Linf 2/255.
-        limit_train: Train on the first so many images only.
+        limit_train: Train on the first so many images only; of a folder, whose images are sorted by class, on the
+            first of every class in turn.
         image_size: Resize to this many pixels (`digits` and folders).
         data_dir: Where torchvision's data sets are kept.
         dataset_name: What the data set is called on the card; default its own name.
@@ -127,10 +137,11 @@ def train(
         keep: How many epochs' checkpoints stay in `run_dir`.
         save_every: Minutes after which a checkpoint is written in the middle of an epoch.
         select: Register the weights of the `last` epoch, or of the one with the `best` robust accuracy on
-            the validation images.
+            the validation images, exactly as it was measured.
         on_nan: When the loss becomes NaN or infinite, `stop`, or `rollback` to the last checkpoint with half
             the learning rate, at most three times.
-        micro_batch: Examples differentiated at a time on a device, where a batch does not fit into it.
+        micro_batch: Examples differentiated at a time on a device, in training and validation, where a batch does not
+            fit into it.
         sync_ascent: On several devices, SAM's ascent along the gradient of the whole batch.
         sync_bn: On several devices, BatchNorm over the whole batch.
         allow_large_eps: Accept a radius that was probably meant in units of 1/255.
@@ -138,7 +149,7 @@ def train(
         command: For the card.
 
     Raises:
-        InputError: Something given is wrong; the message names it.
+        InputError: Something given is wrong, or the zoo could not take the result; the message names it.
         SamBenchError: Training diverged, or a file could not be written.
     """
     reporter = reporter or SilentReporter()
@@ -154,6 +165,8 @@ def train(
     check_seed(seed)
     if limit_train is not None and limit_train < 2:
         raise InputError(f"--limit-train {limit_train} must be at least 2: BatchNorm needs two images in a batch")
+    if validation is not None:
+        _check_selection(select, validation)
     if name is None:
         name = default_name(method.recipe, chosen, arch, arch_options or {})
     elif not re.fullmatch(NAME_PATTERN, name):
@@ -164,6 +177,14 @@ def train(
     with joined() as team:
         if not team.is_main:
             reporter = SilentReporter()
+        store = zoos.Zoo(zoos.zoo_dir(zoo))
+        if team.is_main:
+            # What would keep the result out of the zoo is said before the work, as far as it can be known by then.
+            called = known_name(dataset, name=dataset_name, image_size=image_size)
+            if called is None:
+                store.check_writable()
+            else:
+                store.check_place(zoos.Place(name, called, threat or norm, robustbench_dataset))
         where, why_device = choose_device(device)
         kind, why_precision = choose_precision(precision, where)
 
@@ -177,7 +198,9 @@ def train(
             name=dataset_name,
             image_size=image_size,
         )
+        robustbench_dataset = robustbench_dataset or data.robustbench
         if team.is_main:
+            store.check_place(zoos.Place(name, data.name, threat or norm, robustbench_dataset))
             team.wait()
         if data.train is None:
             raise InputError(f"data set {data.name} has no training images")
@@ -191,13 +214,14 @@ def train(
             std=std,
             options=arch_options or {},
         )
-        learnt = data.train.head(limit_train) if limit_train is not None else data.train
+        learnt = first_examples(data.train, limit_train) if limit_train is not None else data.train
         held_out = min(1000, len(learnt) // _VALIDATION_SHARE) if validation is None else validation
         if not 0 <= held_out <= len(learnt) - 2:
             raise InputError(
                 f"--validation {held_out} must be between 0 and {len(learnt) - 2}: there are {len(learnt)} training "
                 "images, and at least two must be left to learn from"
             )
+        _check_selection(select, held_out)
         watched = None
         if held_out:
             learnt, watched = hold_out(learnt, held_out, seed)
@@ -223,7 +247,11 @@ def train(
             train_examples=len(learnt),
             validation_examples=held_out,
             validation_norm=norm,
-            validation_eps=validation_eps or Radius(method.recipe.inputs.settings.get("eps", _VALIDATION_EPS[norm])),
+            validation_eps=(
+                validation_eps
+                if validation_eps is not None
+                else Radius(method.recipe.inputs.settings.get("eps", _VALIDATION_EPS[norm]))
+            ),
             seed=seed,
             precision=kind,
             compiled=compiled,
@@ -260,6 +288,7 @@ def train(
             keep=keep,
             save_every=60 * save_every,
         )
+        store_as(trained.model, weights_dtype)
         registered = None
         if team.is_main:
             registered = register(
@@ -267,9 +296,9 @@ def train(
                 config,
                 data,
                 threat=threat or norm,
-                robustbench_dataset=robustbench_dataset or data.robustbench,
+                robustbench_dataset=robustbench_dataset,
                 device=where,
-                zoo=zoos.zoo_dir(zoo),
+                store=store,
                 weights_dtype=weights_dtype,
                 authors=authors,
                 command=command,
@@ -291,6 +320,11 @@ def _shared(batch_size: int, team: Team, *, sync_ascent: bool, sync_bn: bool) ->
         f"{team.size} devices share every batch of {batch_size}, {part} examples each; weights perturbed {ascent}; "
         f"BatchNorm over {'the whole batch' if sync_bn else 'each part (--sync-bn: the whole)'}"
     )
+
+
+def _check_selection(select: str, held_out: int) -> None:
+    if select == "best" and not held_out:
+        raise InputError("--select best needs validation images to tell the best epoch by; give --validation N above 0")
 
 
 def _in_memory(train: Split | StreamedSplit) -> Split:

@@ -55,7 +55,11 @@ class _Eps(click.ParamType):  # generic only in newer versions of click than we 
 @click.option("--width", type=int, help="Channels of the first stage (ours).  [default: 64]")
 @click.option("--arch-option", multiple=True, metavar="KEY=VALUE", help="Any other option of the architecture.")
 @click.option("--name", help="Name in the zoo.  [default: made of recipe, settings and architecture]")
-@click.option("--limit-train", type=int, help="Train on the first so many images only, for a quick look.")
+@click.option(
+    "--limit-train",
+    type=int,
+    help="Train on the first so many images only, for a quick look; of a FOLDER, of every class in turn.",
+)
 @click.option(
     "--validation",
     type=int,
@@ -98,7 +102,7 @@ class _Eps(click.ParamType):  # generic only in newer versions of click than we 
     type=click.Choice(["last", "best"]),
     default="last",
     show_default=True,
-    help="Register the last epoch, or the one with the best robust accuracy on the validation images.",
+    help="Register the last epoch, or the one with the best robust accuracy on the validation images, as measured.",
 )
 @click.option(
     "--on-nan",
@@ -110,7 +114,7 @@ class _Eps(click.ParamType):  # generic only in newer versions of click than we 
 @click.option(
     "--micro-batch",
     type=click.IntRange(min=1),
-    help="Examples a device differentiates at a time; two at least where the network has BatchNorm.",
+    help="Examples a device runs at a time, in training (with BatchNorm two at least) and validation.",
 )
 @click.option("--sync-ascent", is_flag=True, help="On several devices: ascend along the whole batch's gradient.")
 @click.option("--sync-bn", is_flag=True, help="On several devices: BatchNorm over the whole batch.")

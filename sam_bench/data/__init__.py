@@ -3,8 +3,8 @@
 from sam_bench.data.augment import augment, crop_and_flip
 from sam_bench.data.batches import Batches, to_float
 from sam_bench.data.resized_crop import ResizedCrop
-from sam_bench.data.sources import data_sources, load_dataset, open_dataset
-from sam_bench.data.splits import Dataset, Split, channel_stats, hold_out, known_stats
+from sam_bench.data.sources import data_sources, known_name, load_dataset, open_dataset
+from sam_bench.data.splits import Dataset, Split, channel_stats, first_examples, hold_out, known_stats
 from sam_bench.data.stream_batches import StreamedBatches, make_batches
 from sam_bench.data.streaming import StreamedDataset, StreamedSplit, must_stream, stream_folder
 
@@ -20,7 +20,9 @@ __all__ = [
     "channel_stats",
     "crop_and_flip",
     "data_sources",
+    "first_examples",
     "hold_out",
+    "known_name",
     "known_stats",
     "load_dataset",
     "make_batches",

@@ -18,6 +18,9 @@ from sam_bench.seeds import generator, row_generator
 def to_float(images: Tensor) -> Tensor:
     """Bytes to float32 in [0, 1], with exactly the values of torchvision's ToTensor (division by 255).
 
+    The divisor is a tensor on the images' device, made there without a wait: by a number PyTorch's CUDA kernel does
+    not divide, it multiplies with the reciprocal, which rounds some of the 256 values to a neighbour.
+
     Args:
         images: uint8, any shape.
 
@@ -26,7 +29,7 @@ def to_float(images: Tensor) -> Tensor:
     """
     if images.dtype != torch.uint8:
         raise InputError(f"to_float takes uint8 images, not {images.dtype}")
-    return images.to(torch.float32).div_(255)
+    return images.to(torch.float32).div_(torch.full((), 255.0, device=images.device))
 
 
 class Batches:

@@ -81,22 +81,30 @@ def load_dataset(
     if name is not None:
         check_name(name, "name")
     check_image_size(image_size)
-    key = spec.lower()
-    sized = _SIZED.fullmatch(key)
-    if sized and key not in SOURCES and sized["base"] in SOURCES:
-        if image_size not in (None, int(sized["size"])):
-            raise InputError(
-                f"data set {spec!r} has images of {int(sized['size'])} pixels, but --image-size {image_size}"
-            )
-        key, image_size = sized["base"], int(sized["size"])
-        check_image_size(image_size)
-    if key in SOURCES:
+    named = _named(spec, image_size)
+    if named is not None:
+        key, size = named
         source = SOURCES[key]
         dataset = source.load(Path(data_dir).expanduser(), test_only)
-        dataset = _resized(dataset, image_size or source.image_size, plain=source.image_size)
+        dataset = _resized(dataset, size, plain=source.image_size)
     else:
         dataset = _load_path(spec, image_size=image_size, test_only=test_only)
     return dataset if name is None else replace(dataset, name=name)
+
+
+def known_name(spec: str, *, name: str | None = None, image_size: int | None = None) -> str | None:
+    """What a data set will be called, before it is loaded; None for a file or folder that was given no name.
+
+    Args:
+        spec: As for `load_dataset`, and so are the others.
+
+    Raises:
+        InputError: The name is not usable, or `spec` and `image_size` contradict each other.
+    """
+    if name is not None:
+        return check_name(name, "name")
+    named = _named(spec, image_size)
+    return None if named is None else _name_at(*named, plain=SOURCES[named[0]].image_size)
 
 
 def open_dataset(
@@ -134,6 +142,20 @@ def open_dataset(
     return load_dataset(spec, data_dir=data_dir, name=name, image_size=image_size)
 
 
+def _named(spec: str, image_size: int | None) -> tuple[str, int] | None:
+    """The named data set that is meant, and the size; None when it is none."""
+    key = spec.lower()
+    sized = _SIZED.fullmatch(key)
+    if sized and key not in SOURCES and sized["base"] in SOURCES:
+        if image_size not in (None, int(sized["size"])):
+            raise InputError(
+                f"data set {spec!r} has images of {int(sized['size'])} pixels, but --image-size {image_size}"
+            )
+        key, image_size = sized["base"], int(sized["size"])
+        check_image_size(image_size)
+    return (key, image_size or SOURCES[key].image_size) if key in SOURCES else None
+
+
 def _load_path(spec: str, *, image_size: int | None, test_only: bool) -> Dataset:
     try:
         path = Path(spec).expanduser()
@@ -159,4 +181,8 @@ def _resized(dataset: Dataset, size: int, *, plain: int) -> Dataset:
         test = Split(resize(dataset.test.images, size), dataset.test.labels)
         train = dataset.train and Split(resize(dataset.train.images, size), dataset.train.labels)
         dataset = replace(dataset, train=train, test=test, robustbench=None)
-    return dataset if size == plain else replace(dataset, name=f"{dataset.name[:90]}-{size}px")
+    return dataset if size == plain else replace(dataset, name=_name_at(dataset.name, size, plain=plain))
+
+
+def _name_at(name: str, size: int, *, plain: int) -> str:
+    return name if size == plain else f"{name[:90]}-{size}px"

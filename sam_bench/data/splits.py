@@ -157,12 +157,14 @@ S = TypeVar("S", bound="_Divisible")
 
 
 class _Divisible(Protocol):
-    """What `hold_out` needs of a split."""
+    """What `hold_out` and `first_examples` need of a split."""
 
     @property
     def labels(self) -> Tensor: ...
 
     def __len__(self) -> int: ...
+
+    def head(self: S, n: int) -> S: ...
 
     def select(self: S, indices: Tensor) -> S: ...
 
@@ -201,6 +203,26 @@ def hold_out(split: S, count: int, seed: int) -> tuple[S, S]:
     ranked = order[np.argsort(keys, kind="stable")]  # equal keys stay in the random order
     train, validation = (torch.from_numpy(np.sort(part)) for part in (ranked[count:], ranked[:count]))
     return split.select(train), split.select(validation)
+
+
+def first_examples(split: S, count: int) -> S:
+    """The first `count` examples, or all where there are fewer; where examples are sorted by class, of every class.
+
+    A folder is sorted by class: its first examples would all be of the first. Of a split that is sorted so, the
+    classes give their examples in turn (the first of each, then the second of each), which keep the split's order.
+
+    Args:
+        split: What to take from.
+        count: How many, at least 1.
+
+    Returns:
+        The examples; a smaller count takes a part of what a larger one takes.
+    """
+    labels = split.labels.cpu().numpy()
+    if count >= len(split) or np.any(np.diff(labels) < 0):
+        return split.head(count)
+    turn = np.arange(len(labels)) - np.searchsorted(labels, labels)  # an example's place in its class
+    return split.select(torch.from_numpy(np.sort(np.lexsort((labels, turn))[:count])))
 
 
 def channel_stats(split: Split) -> Stats:

@@ -15,7 +15,8 @@ class TRADES(Objective):
     """CE(x) + beta KL(p(x) || p(x')) (Zhang et al. 2019, equation 5).
 
     Two passes, not one over both inputs put together: BatchNorm normalises each of them by its own
-    statistics and its running ones see first the clean, then the perturbed batch, as in the authors' code.
+    statistics, as in the authors' code, and its running ones see first the clean, then the perturbed batch.
+    The authors' code runs the clean batch once more for the KL term, so that they end with the clean one.
     """
 
     compares_inputs = True

@@ -44,7 +44,7 @@ class Cost(Record):
     seconds: float = Field(ge=0, description="wall-clock time of the training steps, without validation")
     device: str = Field(description="name of the device the seconds were taken on")
     energy_joules: float | None = Field(
-        default=None, ge=0, description="energy that the device counted meanwhile; null where it does not tell"
+        default=None, ge=0, description="energy that the devices counted meanwhile; null where not all of it was told"
     )
 
     @property

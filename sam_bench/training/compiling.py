@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sam_bench.device import can_compile
+from sam_bench.device import missing_for_compile
 from sam_bench.modes import attacking
 from sam_bench.training.method import Method
 
@@ -33,8 +33,9 @@ def choose_compile(
         return asked == "on", "asked for"
     if device.type not in _RUN_FLOPS:
         return False, f"not tried on {device.type}"
-    if not can_compile(device):
-        return False, "there is no C++ compiler"
+    missing = missing_for_compile(device)
+    if missing is not None:
+        return False, f"there is no {missing}, which torch.compile needs"
     forward = image_flops(model, shape)
     attack, learn, objective = method.inputs.passes, method.weights.passes, method.objective.passes
     # Back costs as much as forward for the input and as much again for the weights.

@@ -85,7 +85,8 @@ class Figures:
             loss = torch.empty((), pin_memory=True).copy_(self._loss, non_blocking=True)
             counts = torch.empty(3, dtype=torch.int64, pin_memory=True).copy_(self._counts, non_blocking=True)
             event = torch.cuda.Event()
-            event.record()
+            # On the stream that copies: without an argument it is that of the current device, which may be another.
+            event.record(torch.cuda.current_stream(self._loss.device))
             self._arriving = loss, counts, event
         elif self._arriving[2].query():
             self._last, self._arriving = _seen(*self._arriving[:2]), None
@@ -109,12 +110,15 @@ class Spent:
     Args:
         device: What computes.
         seconds: Spent on it before, in a run that was interrupted.
-        joules: Likewise; None where they were not told.
+        joules: Likewise; None where they were not told, and so are not known of the whole.
+        meters: Whether this process counts energy; another one may count the same device's.
     """
 
-    def __init__(self, device: torch.device, seconds: float = 0.0, joules: float | None = None) -> None:
+    def __init__(
+        self, device: torch.device, seconds: float = 0.0, joules: float | None = 0.0, *, meters: bool = True
+    ) -> None:
         self._before, self._joules_before = seconds, joules
-        self._started, self._meter = time.monotonic(), EnergyMeter(device)
+        self._started, self._meter = time.monotonic(), EnergyMeter(device) if meters else None
 
     @property
     def seconds(self) -> float:
@@ -123,6 +127,6 @@ class Spent:
 
     @property
     def joules(self) -> float | None:
-        """Energy; None where the device does not tell."""
-        used = self._meter.joules()
-        return None if used is None else (self._joules_before or 0.0) + used
+        """Energy; None where the device does not tell, or did not before."""
+        used = 0.0 if self._meter is None else self._meter.joules()
+        return None if used is None or self._joules_before is None else self._joules_before + used

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from sam_bench.data import ResizedCrop, Split, StreamedSplit, make_batches
 from sam_bench.device import fastest_convolutions
 from sam_bench.distributed import ALONE, Team
+from sam_bench.energy import counted_by
 from sam_bench.errors import SamBenchError, StoppedError
 from sam_bench.perturb.inputs import PGD
 from sam_bench.progress import Reporter, Stage
@@ -131,6 +132,9 @@ class _Run:
         )
         self.state = RunState(devices=team.size)
         self.last_saved = ""
+        # Of the processes whose meters count the same (a machine's CPUs, or one GPU), the first alone looks.
+        counted = counted_by(self.device)
+        self.meters = team.collect(counted).index(counted) == team.rank
         self.total = config.recipe.epochs * len(self.batches)
 
     @property
@@ -185,11 +189,13 @@ class _Run:
                     if events is not None:
                         events.close()
         if self.config.select == "best" and self.state.best_epoch:
+            # As they were measured: an average is not made ready again, which would recompute BatchNorm's statistics.
             self.learned.load_state_dict(self.team.share(self.folder.load_best() if self.team.is_main else {}))
-        one_more_epoch = (x for x, _ in self.batches.epoch(self.config.recipe.epochs))
-        examples = self.step.method.averaging.finish(self.step.average, one_more_epoch)
-        self.state.passes.train_forward += self.team.total([examples])[0]
-        self._settle()
+        else:
+            one_more_epoch = (x for x, _ in self.batches.epoch(self.config.recipe.epochs))
+            examples = self.step.method.averaging.finish(self.step.average, one_more_epoch)
+            self.state.passes.train_forward += self.team.total([examples])[0]
+            self._settle()
         return Trained(model=self.learned, state=self.state)
 
     def _epoch(self, stage: Stage, request: StopRequest, save_every: float) -> None:
@@ -197,7 +203,9 @@ class _Run:
         step.passes = state.passes
         self.model.train()
         figures = Figures(device, state.sums)
-        spent = Spent(device, state.epoch_seconds, state.epoch_joules)
+        # A checkpoint holds the energy of all processes: one of them goes on from it.
+        joules_before = state.epoch_joules if self.team.is_main else 0.0
+        spent = Spent(device, state.epoch_seconds, joules_before, meters=self.meters)
         next_save = spent.seconds + save_every
         for batch, (x, y) in enumerate(batches.epoch(state.epoch, start=state.batch), start=state.batch):
             first, count, total = batches.place(batch)
@@ -237,7 +245,9 @@ class _Run:
 
     def _note(self, figures: Figures, spent: Spent) -> None:
         self.state.sums = figures.state()
-        self.state.epoch_seconds, self.state.epoch_joules = spent.seconds, spent.joules
+        joules = spent.joules
+        untold, told = self.team.total([float(joules is None), joules or 0.0])
+        self.state.epoch_seconds, self.state.epoch_joules = spent.seconds, None if untold else told
 
     def _save_within_epoch(self, *, signal_number: int) -> None:
         """Write a checkpoint between two batches, and leave if a signal asked for it (a number above 0)."""
@@ -272,16 +282,18 @@ class _Run:
             row["ascent_gradient_norm"] = ascent_norms / ascents
         if self.validation is not None and self.team.is_main:
             pgd = PGD(norm=self.config.validation_norm, eps=self.config.validation_eps, steps=10, bn_mode="eval")
-            measured = validate(self.learned, self.validation, pgd, seed=self.config.seed)
+            # No more at a time than learning takes: what follows a step has to fit where the step did.
+            share = -(-self.config.recipe.batch_size // self.team.size)
+            at_a_time = min(self.config.micro_batch or share, share)
+            measured = validate(self.learned, self.validation, pgd, seed=self.config.seed, at_a_time=at_a_time)
             row |= {"validation_accuracy": measured.clean, "validation_robust_accuracy": measured.robust}
             if (measured.robust, measured.clean) > state.best:
                 state.best, state.best_epoch = (measured.robust, measured.clean), state.epoch + 1
                 self.folder.save_best(state.best_epoch, self.learned.state_dict())
         state.epoch, state.seconds = state.epoch + 1, state.seconds + state.epoch_seconds
-        told = self.team.total([float(state.epoch_joules is not None), state.epoch_joules or 0.0])
-        if told[0] == self.team.size:
-            state.joules = (state.joules or 0.0) + told[1]
-        state.batch, state.sums, state.epoch_seconds, state.epoch_joules = 0, NO_SUMS, 0.0, None
+        if state.joules is not None:
+            state.joules = None if state.epoch_joules is None else state.joules + state.epoch_joules
+        state.batch, state.sums, state.epoch_seconds, state.epoch_joules = 0, NO_SUMS, 0.0, 0.0
         state.log.append(row)
         state.best_epoch = self.team.agree(state.best_epoch)
         if events is not None:

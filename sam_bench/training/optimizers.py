@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from sam_bench.errors import InputError, unknown_name
@@ -33,7 +33,13 @@ class SGD(Optimizer):
     """Stochastic gradient descent with momentum; decay enters through the gradient."""
 
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum")
-    nesterov: bool = Field(default=False, description="Nesterov's momentum")
+    nesterov: bool = Field(default=False, description="Nesterov's momentum; needs a momentum above 0")
+
+    @model_validator(mode="after")
+    def _check(self) -> SGD:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: needs a momentum above 0, and momentum is 0")
+        return self
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """`torch.optim.SGD`, fused where the device allows."""

@@ -51,9 +51,9 @@ class RunState:
         batch: Batches done of the epoch after those.
         sums: What `Figures` summed over these batches.
         epoch_seconds: Time they took.
-        epoch_joules: Energy the devices used for them; None where they do not tell.
+        epoch_joules: Energy that all devices of the run used for them; None where not all of it was told.
         seconds: Time of the epochs done.
-        joules: Energy of the epochs done.
+        joules: Energy of the epochs done; None where not all of it was told.
         passes: Passes so far.
         log: A row an epoch done.
         lr_scale: Multiplies the learning rate: halved by every rollback.
@@ -67,9 +67,9 @@ class RunState:
     batch: int = 0
     sums: Sums = NO_SUMS
     epoch_seconds: float = 0.0
-    epoch_joules: float | None = None
+    epoch_joules: float | None = 0.0
     seconds: float = 0.0
-    joules: float | None = None
+    joules: float | None = 0.0
     passes: Passes = field(default_factory=Passes)
     log: list[LogRow] = field(default_factory=list)
     lr_scale: float = 1.0

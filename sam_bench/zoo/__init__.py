@@ -13,13 +13,14 @@ from sam_bench.zoo.paths import zoo_dir
 if TYPE_CHECKING:
     from sam_bench.zoo.checkpoint import read_state_dict
     from sam_bench.zoo.loading import LoadedModel, load_model
-    from sam_bench.zoo.names import full_name, robustbench_name, timm_name
+    from sam_bench.zoo.names import Place, full_name, robustbench_name, timm_name
     from sam_bench.zoo.register import hidden_robustbench_model, register_zoo
     from sam_bench.zoo.store import Problem, Zoo
     from sam_bench.zoo.weights import state_dict_sha256
 
 __all__ = [
     "LoadedModel",
+    "Place",
     "Problem",
     "Zoo",
     "full_name",
@@ -35,6 +36,7 @@ __all__ = [
 
 _HOMES = {
     "LoadedModel": "loading",
+    "Place": "names",
     "Problem": "store",
     "Zoo": "store",
     "full_name": "names",

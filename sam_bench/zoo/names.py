@@ -7,9 +7,36 @@ dots left in.
 
 from __future__ import annotations
 
-from typing import get_args
+from dataclasses import dataclass
+from typing import Protocol, get_args
 
-from sam_bench.records import ModelCard, RobustBenchDataset
+from sam_bench.records import ModelCard, Norm, RobustBenchDataset
+
+
+class Named(Protocol):
+    """What a model is called by: a card, or what is known of one before there is a model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def threat(self) -> Norm: ...
+
+    @property
+    def robustbench_dataset(self) -> RobustBenchDataset | None: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is going to be in a zoo."""
+
+    name: str
+    dataset: str
+    threat: Norm
+    robustbench_dataset: RobustBenchDataset | None = None
 
 
 def timm_form(text: str) -> str:
@@ -17,19 +44,19 @@ def timm_form(text: str) -> str:
     return text.lower().replace("-", "_").replace(".", "")
 
 
-def timm_name(card: ModelCard) -> str:
+def timm_name(card: Named) -> str:
     """The card's timm name, `<name>_<dataset>_<threat>`: what `timm.create_model` takes."""
     return f"{timm_form(card.name)}_{timm_form(card.dataset)}_{timm_form(card.threat)}"
 
 
-def robustbench_dataset(card: ModelCard) -> str | None:
+def robustbench_dataset(card: Named) -> str | None:
     """The RobustBench data set under which the model is found there; None if there is none."""
     if card.robustbench_dataset is not None:
         return card.robustbench_dataset
     return card.dataset if card.dataset in get_args(RobustBenchDataset) else None
 
 
-def timm_names(card: ModelCard) -> list[str]:
+def timm_names(card: Named) -> list[str]:
     """Every dot-free name the card is registered under: its own, then the one RobustBench asks for."""
     names = [timm_name(card)]
     listed = robustbench_dataset(card)
@@ -61,6 +88,6 @@ def robustbench_name(card: ModelCard) -> str | None:
     return None if robustbench_dataset(card) is None else card.name.replace(".", "")
 
 
-def full_name(card: ModelCard) -> str:
+def full_name(card: Named) -> str:
     """`<dataset>/<threat>/<name>`, which names one card of a zoo without doubt."""
     return f"{card.dataset}/{card.threat}/{card.name}"

@@ -12,6 +12,7 @@ left over, which `Zoo.strays` lists.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from torch import nn
 
 from sam_bench.errors import InputError, SamBenchError, unknown_name
 from sam_bench.records import Architecture, ModelCard, first_problem, read_record, write_atomic, write_record
-from sam_bench.zoo.names import full_name, timm_names
+from sam_bench.zoo.names import Named, full_name, timm_names
 from sam_bench.zoo.weights import StateDict, StorageDtype, first_non_finite, fit, misfit, pack, unpack
 
 
@@ -190,14 +191,43 @@ class Zoo:
         if previous is not None and previous != weights:
             _remove(previous)
 
-    def _refuse_taken_names(self, card: ModelCard) -> None:
-        names = set(timm_names(card))
+    def check_place(self, place: Named) -> None:
+        """Refuse, before there is a model, what `save` would refuse for its names or could not write.
+
+        Raises:
+            InputError: Another model has one of the names timm would know it by, or its folder cannot be written.
+        """
+        self._refuse_taken_names(place)
+        self.check_writable(place.dataset, place.threat)
+
+    def check_writable(self, *below: str) -> None:
+        """Refuse a zoo that cannot be written; nothing is left in it.
+
+        Args:
+            below: Folders below the zoo's own, where they are known.
+
+        Raises:
+            InputError: It cannot; says why.
+        """
+        folder = self.root.absolute().joinpath(*below)
+        try:
+            while not folder.exists():
+                folder = folder.parent
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"the zoo {self.root} cannot be written ({folder}: {error.strerror or error}); choose another --zoo"
+            ) from error
+
+    def _refuse_taken_names(self, place: Named) -> None:
+        names = set(timm_names(place))
         for other in self.cards():
             taken = names & set(timm_names(other))
-            if taken and full_name(other) != full_name(card):
+            if taken and full_name(other) != full_name(place):
                 raise InputError(
-                    f"{full_name(card)} cannot be saved: timm and RobustBench would know both it and "
-                    f"{full_name(other)} as {min(taken)!r}; give it another name"
+                    f"{full_name(place)} cannot be saved: timm and RobustBench would know both it and "
+                    f"{full_name(other)} as {min(taken)!r}; give it another --name, or put it into another --zoo"
                 )
 
     def _weights_named_by(self, path: Path) -> Path | None:

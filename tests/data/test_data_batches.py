@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import ToTensor
 
 from sam_bench.data import Batches, Split, to_float
@@ -178,6 +179,28 @@ def test_to_float_gives_totensors_values_for_all_256_bytes():
     ours = to_float(torch.from_numpy(pixels)[None, None])[0]
     theirs = ToTensor()(Image.fromarray(pixels))
     assert torch.equal(ours, theirs) and ours.dtype == torch.float32
+
+
+class Divisors(TorchDispatchMode):
+    """Notes what tensors are divided by."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.div, torch.ops.aten.div_):
+            self.seen.append(args[1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_to_float_divides_by_a_tensor_on_the_images_own_device():
+    """CUDA's kernel multiplies with the reciprocal of a number, and of a tensor on the CPU: that is no division."""
+    every = torch.arange(256, dtype=torch.uint8)
+    assert not torch.equal(to_float(every), every.float() * (1 / torch.tensor(255.0)))
+    with Divisors() as divisors:
+        to_float(every.to("meta"))
+    assert [(each.device.type, each.shape) for each in divisors.seen] == [("meta", ())]
 
 
 def test_to_float_refuses_what_is_float_already():

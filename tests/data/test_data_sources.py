@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import datasets
 
-from sam_bench.data import channel_stats, data_sources, load_dataset
+from sam_bench.data import channel_stats, data_sources, known_name, load_dataset
 from sam_bench.data.images import name_from_file, resize
 from sam_bench.errors import InputError
 from sam_bench.records import NAME_PATTERN
@@ -28,6 +28,26 @@ DIGITS = {
         "bd60575e380976f2fdf5b55fbd41185423eb3519ffa3e09bc3069115c19f741d",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"spec": "digits"},
+        {"spec": "Digits-8px"},
+        {"spec": "digits", "image_size": 16},
+        {"spec": "digits", "image_size": 8},
+        {"spec": "digits", "name": "mine"},
+    ],
+)
+def test_the_name_is_known_before_anything_is_loaded(asked):
+    assert known_name(**asked) == load_dataset(**asked).name
+
+
+def test_the_name_of_a_file_is_known_only_where_one_is_given():
+    assert known_name("some.npz") is None and known_name("some.npz", name="mine") == "mine"
+    with pytest.raises(InputError, match="is not usable as a data set's name"):
+        known_name("digits", name="../up")
 
 
 class TestDigits:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam_bench.data import Dataset, Split, channel_stats, hold_out, known_stats
+from sam_bench.data import Dataset, Split, channel_stats, first_examples, hold_out, known_stats
 from sam_bench.errors import InputError
 
 
@@ -42,6 +44,27 @@ class TestSplit:
         assert len(split.head(99)) == 4
         with pytest.raises(InputError, match="at least 1, not 0"):
             split.head(0)
+
+    @given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=30), count=st.integers(1, 35))
+    def test_the_first_examples_of_what_is_sorted_by_class_are_of_every_class_in_turn(self, labels, count):
+        split, wanted = make_split(sorted(labels)), min(count, len(labels))
+        found = first_examples(split, count)
+        where = [int((split.images == image).flatten(1).all(1).nonzero()[0]) for image in found.images]
+        assert where == sorted(set(where)) and len(where) == wanted
+        sizes = Counter(labels)
+        given = Counter(found.labels.tolist())
+        # Nobody has given two more than one who has some left, and each has given its first.
+        for one, other in itertools.product(sizes, sizes):
+            assert given[one] <= given[other] + (one < other) or given[other] == sizes[other]
+        for label in sizes:
+            assert [index for index in where if split.labels[index] == label] == [
+                int(index) for index in (split.labels == label).nonzero()[: given[label]]
+            ]
+
+    def test_the_first_examples_of_what_is_mixed_are_the_first(self):
+        split = make_split([0, 2, 1, 0, 2])
+        assert torch.equal(first_examples(split, 3).images, split.images[:3])
+        assert first_examples(split, 9) is split
 
     def test_moving_to_where_it_is_copies_nothing(self):
         split = make_split([0, 1])

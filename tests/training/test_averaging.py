@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from training_samples import assert_same, method_of, run
+from training_samples import assert_same, digits, method_of, run
 
 from sam_bench.averaging import AVERAGES, EMA, SWA, Averaging
 from sam_bench.modes import batch_norms
@@ -170,3 +170,12 @@ def test_the_loop_averages_from_when_it_is_told_and_recomputes_batch_norm_at_the
     assert not torch.allclose(weights["norm.running_mean"], mean)
     # One more pass over the 24 images, for the statistics.
     assert trained.state.passes.train_forward == trained.state.passes.train_backward + 24
+
+
+def test_the_best_epoch_of_an_average_is_registered_as_it_was_measured(tmp_path: Path) -> None:
+    method = method_of("swa", {"epochs": 4, "average_from": 0.5})
+    trained = run(tmp_path, method, validation=digits().select(torch.arange(300, 400)), select="best")
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert best["epoch"] == trained.state.best_epoch > 0
+    assert_same(dict(trained.model.state_dict()), dict(best["model"]))
+    assert trained.state.passes.train_forward == trained.state.passes.train_backward

@@ -163,6 +163,42 @@ def test_torchrun_trains_registers_once_and_goes_on_from_where_it_was(tmp_path: 
         torch.testing.assert_close(resumed[name], value, rtol=1e-4, atol=1e-5)
 
 
+HALF = """
+import sys
+import torch
+from sam_bench import train
+from sam_bench.distributed import joined
+from sam_bench.training import figures
+
+class Meter:
+    def __init__(self, device): ...
+    def joules(self): return 5.0
+
+figures.EnergyMeter = Meter
+with joined() as team:
+    trained = train(
+        "standard", "digits-8px", arch="preactresnet10", arch_options={"width": 2}, limit_train=64,
+        settings={"epochs": 1, "batch_size": 32, "crop_padding": 0}, device="cpu", precision="fp32",
+        validation=0, weights_dtype="float16",
+    )
+    found = {"weights": dict(trained.model.state_dict()), "joules": trained.card.cost.energy_joules}
+    torch.save(found, f"{sys.argv[1]}/{team.rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_every_process_returns_the_weights_that_are_stored_and_a_machines_energy_counts_once(tmp_path: Path) -> None:
+    script = tmp_path / "half.py"
+    script.write_text(HALF)
+    done = launch([str(script), str(tmp_path)], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert first["joules"] == second["joules"] == 5.0
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+        assert torch.equal(value, value.half().float()) or not value.is_floating_point(), name
+
+
 @pytest.mark.parametrize("shards", [2, 3])
 def test_shards_of_a_batch_are_the_batch(shards: int) -> None:
     split = digits().head(50)

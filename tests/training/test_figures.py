@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from hypothesis import given
@@ -54,8 +56,65 @@ def test_the_first_loss_that_is_no_number_is_named_whatever_follows() -> None:
     assert seen is not None and seen.bad_step == 6
 
 
-def test_time_and_energy_go_on_from_what_was_spent_before() -> None:
-    spent = Spent(CPU, seconds=100.0, joules=7.0)
-    assert spent.seconds >= 100
-    # Most machines that run tests do not tell their energy; one that does has not used less than nothing.
-    assert spent.joules is None or spent.joules >= 7
+class OnSecondGPU(torch.Tensor):
+    """A tensor of the CPU that says it is on the second GPU."""
+
+    device = torch.device("cuda", 1)
+
+
+class Event:
+    """Has arrived as soon as it was recorded; remembers where."""
+
+    streams: ClassVar[list[object]] = []
+
+    def record(self, stream: object = "the current device's") -> None:
+        self.streams.append(stream)
+
+    def query(self) -> bool:
+        return True
+
+
+def test_what_arrives_from_a_second_gpu_is_waited_for_on_its_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, **options: make(*size, **options))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"{device}'s")
+    monkeypatch.setattr(Event, "streams", [])
+    figures = Figures(CPU)
+    figures.add(result(1.0), examples=4, step=0)
+    figures._loss = figures._loss.as_subclass(OnSecondGPU)
+    assert figures.look() is None
+    seen = figures.look()
+    assert seen is not None and seen.examples == 4
+    assert Event.streams == ["cuda:1's"]
+
+
+class Meter:
+    """Has counted five joules whenever it is looked at, or does not tell."""
+
+    told: ClassVar[bool] = True
+
+    def __init__(self, device: torch.device) -> None: ...
+
+    def joules(self) -> float | None:
+        return 5.0 if self.told else None
+
+
+@pytest.mark.parametrize(
+    ("before", "told", "meters", "joules"),
+    [
+        (0.0, True, True, 5.0),
+        (7.0, True, True, 12.0),
+        (7.0, False, True, None),
+        (None, True, True, None),  # what was not told before is not nothing
+        (7.0, False, False, 7.0),  # another process looks
+        (None, True, False, None),
+    ],
+)
+def test_time_and_energy_go_on_from_what_was_spent_before(
+    before: float | None, told: bool, meters: bool, joules: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sam_bench.training.figures.EnergyMeter", Meter)
+    monkeypatch.setattr(Meter, "told", told)
+    spent = Spent(CPU, seconds=100.0, joules=before, meters=meters)
+    assert spent.seconds >= 100 and spent.joules == joules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -17,8 +19,10 @@ from training_samples import assert_same, digits, method_of, run, saved, tiny_ne
 
 from sam_bench import api
 from sam_bench.data import Batches, hold_out, load_dataset
-from sam_bench.errors import SamBenchError
+from sam_bench.errors import InputError, SamBenchError
 from sam_bench.models import NormalizedModel
+from sam_bench.records import Radius, read_record
+from sam_bench.training import RunConfig
 from sam_bench.training.schedules import SCHEDULES
 
 
@@ -186,6 +190,35 @@ def test_held_out_images_are_never_trained_on_and_test_images_not_looked_at_befo
     last_of_training = max(number for number, (training, _) in enumerate(seen) if training)
     assert any(rows(x) == rows(validation.images) for _, x in seen[:first_test])
     assert last_of_training < first_test == len(seen) - 1
+
+
+@pytest.mark.parametrize("validation", [0, None])  # None: one in 50, of 48 images none
+def test_the_best_epoch_cannot_be_told_without_validation_images(validation: int | None, tmp_path: Path) -> None:
+    data = npz(tmp_path / "noise.npz", test_seed=1)
+    with pytest.raises(InputError, match=r"--select best needs validation images .*--validation N above 0"):
+        train_on(data, tmp_path, validation=validation, select="best")
+    assert list(tmp_path.iterdir()) == [data]
+
+
+def test_a_validation_radius_of_zero_is_zero(tmp_path: Path) -> None:
+    data = npz(tmp_path / "noise.npz", test_seed=1)
+    settings = {"epochs": 1, "batch_size": 16, "crop_padding": 0, "inputs": "pgd", "steps": 1}
+    train_on(data, tmp_path, validation=8, validation_eps=Radius("0"), settings=settings)
+    (row,) = saved(tmp_path / "run")["state"]["log"]
+    assert row["validation_robust_accuracy"] == row["validation_accuracy"]
+    assert read_record(tmp_path / "run/config.json", RunConfig).validation_eps == 0
+
+
+def test_a_part_of_a_folder_has_every_class(tmp_path: Path) -> None:
+    draws = np.random.RandomState(0)
+    for part, name, number in itertools.product(("train", "test"), "abc", range(10)):
+        (tmp_path / "pets" / part / name).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(draws.randint(0, 256, (8, 8), dtype=np.uint8))
+        image.save(tmp_path / "pets" / part / name / f"{number}.png")
+    card = train_on(tmp_path / "pets", tmp_path, limit_train=12, validation=0).card
+    train = load_dataset(str(tmp_path / "pets")).train
+    expected = train.select(torch.tensor([first + place for first in (0, 10, 20) for place in range(4)]))
+    assert card.train_fingerprint == expected.fingerprint
 
 
 def test_what_is_learned_does_not_depend_on_the_test_set(tmp_path: Path) -> None:

@@ -170,3 +170,8 @@ def test_what_timm_cannot_do_for_us_is_refused_in_one_sentence(spec: dict[str, A
     with pytest.raises(InputError, match=message) as caught:
         build(method="timm", **spec).build(weights())
     assert "\n" not in str(caught.value)
+
+
+def test_nesterov_without_momentum_is_refused_by_the_name_of_the_field() -> None:
+    with pytest.raises(InputError, match=r"^optimizer\.nesterov: needs a momentum above 0, and momentum is 0$"):
+        build(method="sgd", nesterov=True, momentum=0)

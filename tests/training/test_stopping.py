@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -191,6 +192,32 @@ def test_as_many_epochs_stay_as_were_asked_for_and_any_can_be_gone_on_from(tmp_p
     (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint-epoch00003.pt").read_bytes())
     run(tmp_path, method, resume=True, keep=2)
     assert_same(whole, saved(tmp_path))
+
+
+class Meter:
+    """Has counted five joules whenever it is looked at, where the machine tells."""
+
+    told: ClassVar[bool] = True
+
+    def __init__(self, device: torch.device) -> None: ...
+
+    def joules(self) -> float | None:
+        return 5.0 if self.told else None
+
+
+@pytest.mark.parametrize(("before", "after", "joules"), [(True, True, 20), (True, False, None), (False, True, None)])
+@pytest.mark.parametrize("stop", [1, 4], ids=["in the first epoch", "in the second"])
+def test_the_energy_of_a_run_is_that_of_all_its_parts_or_not_told(
+    before: bool, after: bool, joules: float | None, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sam_bench.training.figures.EnergyMeter", Meter)
+    monkeypatch.setattr(Meter, "told", before)
+    method = method_of("standard", {"epochs": 3})
+    with pytest.raises(StoppedError):
+        run(tmp_path, method, reporter=Signals(stop))
+    monkeypatch.setattr(Meter, "told", after)
+    # Three epochs, one of them in two parts: four meters.
+    assert run(tmp_path, method, resume=True).state.joules == joules
 
 
 def test_the_best_epoch_is_the_one_that_did_best_on_the_validation_split(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench.attacks.judge import pad
-from sam_bench.device import can_compile, true_float32
+from sam_bench.device import missing_for_compile, true_float32
 from sam_bench.errors import InputError
 
 Objective = Callable[[Tensor], Tensor]
@@ -30,7 +30,7 @@ class Oracle:
         device: Where the model is.
 
     Raises:
-        InputError: Compiling was asked for, and there is no compiler.
+        InputError: Compiling was asked for, and something that it needs is missing.
     """
 
     def __init__(
@@ -43,8 +43,9 @@ class Oracle:
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        if compiled and not can_compile(device):
-            raise InputError("--compile on: torch.compile needs a C++ compiler, and none is found; leave it away")
+        missing = missing_for_compile(device) if compiled else None
+        if missing is not None:
+            raise InputError(f"--compile on: there is no {missing}, which torch.compile needs; leave it away")
         self._model, self.rows, self._device = model, rows, device
         # On a CPU one graph serves batches of any size, and in it, too, an example's numbers do not depend
         # on the others; a GPU sees batches of one size only.
