@@ -183,6 +183,17 @@ def test_a_zoo_that_cannot_be_written_is_refused_before_the_data_are_loaded(
     assert [path.name for path in workplace.iterdir()] == ["file"]
 
 
+def test_a_few_examples_of_a_sorted_test_set_are_of_every_class(workplace: Path) -> None:
+    test = load_dataset("digits", image_size=8, test_only=True).test
+    order = test.labels.argsort(stable=True)
+    images = test.images[order].permute(0, 2, 3, 1).numpy()
+    np.savez("sorted.npz", x_train=images, y_train=test.labels[order], x_test=images, y_test=test.labels[order])
+    _train(dataset="sorted.npz", name="sorted", limit_train=40, settings={"epochs": 1})
+    record = evaluate("sorted", attack="fgsm", eps="4/255", dataset="sorted.npz", n_examples=20)
+    ten_twice = test.select(torch.cat([(test.labels == label).nonzero().flatten()[:2] for label in range(10)]))
+    assert record.n_examples == 20 and record.dataset_fingerprint == ten_twice.fingerprint
+
+
 def test_timm_and_robustbench_find_a_model_that_shares_cifar10s_inputs(workplace: Path) -> None:
     import robustbench.utils
     import timm

@@ -16,7 +16,7 @@ from sam_bench import zoo as zoos
 from sam_bench.api.listing import settings_of_attacks
 from sam_bench.api.record_files import check_folder, default_record_path
 from sam_bench.attacks import ATTACKS, Attack
-from sam_bench.data import Dataset, data_sources, load_dataset
+from sam_bench.data import Dataset, data_sources, first_examples, load_dataset
 from sam_bench.device import choose_device, device_name
 from sam_bench.distributed import LONG_PATIENCE, joined
 from sam_bench.errors import InputError
@@ -69,7 +69,7 @@ def evaluate(
         eps: Its radius for inputs in [0, 1], as `8/255` or a number; default 8/255 in Linf, 0.5 in L2, 12 in L1.
         settings: The attack's own settings: `{"steps": 20}`.
         dataset: As for `train`; default the one on the model's card, else `cifar10`.
-        n_examples: The first so many test images; default all.
+        n_examples: The first so many test images, of every class in turn where they are sorted by class; default all.
         batch_size: Examples at a time; `auto`: what a GPU has room for and the examples fill, 128 elsewhere. Verdicts
             depend on it with AutoAttack's reference engine, with upstream's draws and with other packages' attacks
             only, for which `auto` is 128.
@@ -166,7 +166,7 @@ def evaluate_curve(
             raise InputError(
                 f"--n-examples {n_examples} must be between 1 and {len(data.test)}, the size of {data.name}'s test set"
             )
-        test = data.test if n_examples is None else data.test.head(n_examples)
+        test = data.test if n_examples is None else first_examples(data.test, n_examples)
         named: dict[str, Any] = {"n_examples": n_examples, "seed": seed, "settings": settings or {}}
         paths = [output or default_record_path(loaded.name, attack, norm, eps, **named) for eps in found]
         check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours

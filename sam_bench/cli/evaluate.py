@@ -41,7 +41,11 @@ class _BatchSize(click.IntRange):
     "[default: 8/255; L2: 0.5; L1: 12]",
 )
 @click.option("--dataset", help="As for `train`.  [default: the one on the model's card]")
-@click.option("--n-examples", type=int, help="The first so many test images.  [default: all]")
+@click.option(
+    "--n-examples",
+    type=int,
+    help="The first so many test images; of every class in turn where they are sorted by it.  [default: all]",
+)
 @click.option(
     "--batch-size",
     type=_BatchSize(min=1),

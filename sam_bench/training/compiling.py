@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sam_bench.device import missing_for_compile
+from sam_bench.errors import InputError
 from sam_bench.modes import attacking
 from sam_bench.training.method import Method
 
@@ -28,12 +29,17 @@ def choose_compile(
         shape: Of an image, (C, H, W).
         examples: Training images.
         device: Where.
+
+    Raises:
+        InputError: It is asked for where something is missing that it needs.
     """
+    missing = missing_for_compile(device)
+    if asked == "on" and missing is not None:
+        raise InputError(f"--compile on: there is no {missing}, which torch.compile needs; use auto or off")
     if asked != "auto":
         return asked == "on", "asked for"
     if device.type not in _RUN_FLOPS:
         return False, f"not tried on {device.type}"
-    missing = missing_for_compile(device)
     if missing is not None:
         return False, f"there is no {missing}, which torch.compile needs"
     forward = image_flops(model, shape)

@@ -202,8 +202,8 @@ class _Run:
         state, step, batches, device = self.state, self.step, self.batches, self.device
         step.passes = state.passes
         self.model.train()
-        figures = Figures(device, state.sums)
-        # A checkpoint holds the energy of all processes: one of them goes on from it.
+        # A checkpoint holds the sums and the energy of all processes: one of them goes on from it.
+        figures = Figures(device, state.sums if self.team.is_main else NO_SUMS)
         joules_before = state.epoch_joules if self.team.is_main else 0.0
         spent = Spent(device, state.epoch_seconds, joules_before, meters=self.meters)
         next_save = spent.seconds + save_every
@@ -236,7 +236,7 @@ class _Run:
                     self._save_within_epoch(signal_number=news - _STOP)
                     next_save = spent.seconds + save_every
             if seen and (batch % _SHOW_EVERY == 0 or last):
-                rate = seen.examples * self.team.size / spent.seconds
+                rate = min(state.batch * self.config.recipe.batch_size, self.config.train_examples) / spent.seconds
                 stage.update(
                     self.done,
                     f"epoch {state.epoch + 1}, loss {seen.loss:.3f}, accuracy {seen.accuracy:.1%}, {rate:.0f} images/s",
@@ -244,7 +244,7 @@ class _Run:
         self._note(figures, spent)
 
     def _note(self, figures: Figures, spent: Spent) -> None:
-        self.state.sums = figures.state()
+        self.state.sums = tuple(self.team.total(figures.state()))
         joules = spent.joules
         untold, told = self.team.total([float(joules is None), joules or 0.0])
         self.state.epoch_seconds, self.state.epoch_joules = spent.seconds, None if untold else told
@@ -268,7 +268,7 @@ class _Run:
         state = self.state
         self._settle()
         self._stop_if_weights_diverged()
-        losses, hits, seen, norms, steps, ascent_norms, ascents = self.team.total(state.sums)
+        losses, hits, seen, norms, steps, ascent_norms, ascents = state.sums
         row: LogRow = {
             "epoch": state.epoch + 1,
             "loss": losses / seen,

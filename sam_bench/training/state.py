@@ -49,7 +49,7 @@ class RunState:
     Attributes:
         epoch: Epochs done.
         batch: Batches done of the epoch after those.
-        sums: What `Figures` summed over these batches.
+        sums: What `Figures` summed over these batches, in all processes.
         epoch_seconds: Time they took.
         epoch_joules: Energy that all devices of the run used for them; None where not all of it was told.
         seconds: Time of the epochs done.

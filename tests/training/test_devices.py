@@ -163,6 +163,40 @@ def test_torchrun_trains_registers_once_and_goes_on_from_where_it_was(tmp_path: 
         torch.testing.assert_close(resumed[name], value, rtol=1e-4, atol=1e-5)
 
 
+WITHIN = """
+import shutil, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from training_samples import digits, method_of, run
+from sam_bench.distributed import joined
+from sam_bench.training.folder import RunFolder
+
+save = RunFolder.save
+def kept(self, state, tensors, **options):
+    save(self, state, tensors, **options)
+    if state.batch == 2 and self.path.name == "whole":
+        shutil.copytree(self.path, self.path.with_name("parts"))
+RunFolder.save = kept
+
+with joined() as team:
+    options = {"train": digits().head(38), "team": team, "save_every": 0.0}
+    for name in ("whole", "parts"):
+        rows = run(Path(sys.argv[2]) / name, method_of("sam", {"epochs": 1}), resume=True, **options).state.log
+        if team.is_main:
+            print(*(rows[0][key] for key in ("loss", "train_accuracy", "gradient_norm", "ascent_gradient_norm")))
+"""
+
+
+@pytest.mark.slow
+def test_a_team_goes_on_within_an_epoch_with_the_figures_of_all(tmp_path: Path) -> None:
+    script = tmp_path / "within.py"
+    script.write_text(WITHIN)
+    done = launch([str(script), str(Path(__file__).parent), str(tmp_path)], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole, parts = ([float(each) for each in line.split()] for line in done.stdout.splitlines())
+    assert whole == pytest.approx(parts, rel=1e-5) and len(whole) == 4
+
+
 HALF = """
 import sys
 import torch

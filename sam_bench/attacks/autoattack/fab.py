@@ -112,6 +112,12 @@ class FAB(Search[FABRows]):
         rows.point = torch.where(wide(wrong, point), clean + (point - clean) * _BACKWARD, point)
         rows.iteration += 1
 
+    def turned_down(self, rows: FABRows, which: Tensor) -> Tensor:
+        """The distance was one of bfloat16 or TF32: an adversarial example of float32 may lie farther away."""
+        if not self.draws.in_step:  # upstream keeps it
+            rows.nearest[which] = _FAR
+        return super().turned_down(rows, which)
+
     def _targeted_plane(self, rows: FABRows) -> tuple[Tensor, Tensor]:
         """Difference of the target's logit to the label's, and its gradient."""
 
