@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sam_bench.attacks import Attack, Verdict
 from sam_bench.distributed import Team
+from sam_bench.errors import InputError
 from sam_bench.evaluation.journal import Journal, Known, write_witnesses
 from sam_bench.evaluation.opinion import opinion_on, with_opinion
 from sam_bench.evaluation.run import Evaluation, record_of, settings_of
@@ -52,7 +53,10 @@ class Recording:
             smaller: The record at the next smaller radius of the curve.
         """
         journal, opinions = Journal(path.with_suffix(".progress")), Journal(path.with_suffix(".opinion.progress"))
-        record = self.team.share(finished(path, evaluation) if self.resume and self.team.is_main else None)
+        record = None
+        if self.resume and self.team.is_main:
+            record = finished(path, evaluation, begun=journal.is_of(evaluation.identity()))
+        record = self.team.share(record)
         if record is not None and (self.second is None or record.second_opinion is not None):
             self.reporter.say(f"{path} is finished: nothing to resume")
             if journal.is_of(evaluation.identity()):  # of a process that was killed as it was done
@@ -131,17 +135,35 @@ def broken(record: EvaluationRecord) -> dict[int, Verdict]:
     }
 
 
-def finished(path: Path, evaluation: Evaluation) -> EvaluationRecord | None:
-    """The record at `path`, when it is of this evaluation."""
+def finished(path: Path, evaluation: Evaluation, *, begun: bool = False) -> EvaluationRecord | None:
+    """The record at `path`, when it is of this evaluation.
+
+    Args:
+        path: Where it would be.
+        evaluation: What is asked for.
+        begun: It was begun already: a record of another one is about to be replaced.
+
+    Raises:
+        InputError: It is of another evaluation, and nobody said that it can go; names the first field that differs.
+    """
     if not path.exists():
         return None
     record = read_record(path, EvaluationRecord)
-    identity = evaluation.identity()
-    fields = ("checkpoint_sha256", "dataset", "dataset_fingerprint", "attack", "engine", "norm", "eps", "seed")
-    # The batch size is in the identity only where verdicts depend on it.
-    same = all(
-        str(getattr(record, field)) == str(identity[field]) for field in (*fields, "batch_size") if field in identity
-    )
-    version = str(evaluation.attack.model_dump().get("version", ""))
-    complete = record.settings == settings_of(evaluation.attack) and record.version == version
-    return record if same and complete and record.carried == len(evaluation.carried) else None
+    identity = evaluation.identity()  # with the batch size only where verdicts depend on it
+    names = ["n_examples", *(name for name in identity if name not in ("n_examples", "settings", "carried"))]
+    pairs = {name: (getattr(record, name), identity[name]) for name in names}
+    pairs |= {
+        "version": (record.version, str(evaluation.attack.model_dump().get("version", ""))),
+        "settings": (record.settings, settings_of(evaluation.attack)),
+        "carried": (record.carried, len(evaluation.carried)),
+    }
+    differing = [name for name, (there, here) in pairs.items() if str(there) != str(here)]
+    if differing and begun:
+        return None
+    if differing:
+        there, here = pairs[differing[0]]
+        raise InputError(
+            f"cannot resume {path}: it is a finished record of {differing[0]} = {there!s} and this command gives "
+            f"{here!s}; choose another --output, or leave --resume away to replace it"
+        )
+    return record

@@ -21,6 +21,9 @@ from sam_bench.parallel import Job, run_jobs
 from sam_bench.progress import Reporter, Stage
 from sam_bench.records import Norm
 
+_PIECE = 2**29
+"""Bytes of float32 inputs that a shard may have at a time."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -47,6 +50,16 @@ class Shard:
     eps: float
     seed: int
     batch_size: int
+
+    def pieces(self) -> list[Shard]:
+        """The shard in pieces whose inputs, four times as large as their images, stay within a bound."""
+        count = max(self.batch_size, _PIECE // (4 * max(1, self.images[:1].numel())))
+        return [
+            replace(self, images=images, labels=labels, index=index, withstood=withstood)
+            for images, labels, index, withstood in zip(
+                *(each.split(count) for each in (self.images, self.labels, self.index, self.withstood)), strict=True
+            )
+        ]
 
     def left(self, known: Mapping[int, Verdict]) -> Shard | None:
         """The shard without the examples that are settled, None where all are.
@@ -111,15 +124,19 @@ def attack_shard(shard: Shard, place: Workplace, *, device: torch.device, report
         reporter: Where progress goes.
     """
     place.folder.mkdir(parents=True, exist_ok=True)
-    with Journal(place.folder).writer(place.session, shard.number) as writer, ExitStack() as stages:
-        search(
-            shard,
-            place,
-            device=device,
-            told=lambda verdict: writer.verdict(verdict, witness=place.keep_witnesses),
-            doubted=writer.doubt,
-            progress=_displayed(reporter, stages, len(shard.index)),
-        )
+    # What an example meets does not depend on the others, but for attacks whose batches have to be whole.
+    pieces = shard.pieces() if place.attack.per_example else [shard]
+    with Journal(place.folder).writer(place.session, shard.number) as writer:
+        for piece in pieces:
+            with ExitStack() as stages:
+                search(
+                    piece,
+                    place,
+                    device=device,
+                    told=lambda verdict: writer.verdict(verdict, witness=place.keep_witnesses),
+                    doubted=writer.doubt,
+                    progress=_displayed(reporter, stages, len(piece.index)),
+                )
 
 
 def search(

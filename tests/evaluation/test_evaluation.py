@@ -12,12 +12,14 @@ import torch
 from evaluation_samples import Nearest, digits, evaluate, evaluation_of, loaded
 from torch import Tensor, nn
 
-from sam_bench.attacks import ATTACKS, Attack, Progress
+from sam_bench.attacks import ATTACKS, Attack, Progress, Verdict
+from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.base import Found, Task
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.data import Split, to_float
 from sam_bench.device import package_versions
-from sam_bench.errors import SamBenchError
+from sam_bench.errors import InputError, SamBenchError
+from sam_bench.evaluation import shards
 from sam_bench.evaluation.recording import finished
 from sam_bench.progress import SilentReporter
 from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, Radius, write_record
@@ -137,23 +139,52 @@ def test_each_attack_of_an_ensemble_is_counted_in_its_order(nearest: Nearest, te
 
 
 @pytest.mark.parametrize(
-    ("attack", "changes", "same"),
+    ("attack", "changes", "differs"),
     [
-        (PGDAttack(steps=2), {}, True),
-        (PGDAttack(steps=2), {"batch_size": 16}, True),
-        (PGDAttack(steps=2), {"seed": 4}, False),
-        (PGDAttack(steps=2), {"dataset": "figures"}, False),
-        (Chain(), {}, True),
-        (Chain(), {"batch_size": 16}, False),
+        (PGDAttack(steps=2), {}, None),
+        (PGDAttack(steps=2), {"batch_size": 16}, None),
+        (PGDAttack(steps=2), {"seed": 4}, "seed = 3 and this command gives 4"),
+        (PGDAttack(steps=2), {"eps": Radius("8/255")}, "eps = 16/255 and this command gives 8/255"),
+        (PGDAttack(steps=2), {"dataset": "figures"}, "dataset = digits and this command gives figures"),
+        (PGDAttack(steps=2), {"attack": PGDAttack(steps=3)}, r"settings = .*'steps': 2.* gives .*'steps': 3"),
+        (PGDAttack(steps=2), {"carried": {1: Verdict(1, "pgd")}}, "carried = 0 and this command gives 1"),
+        (Chain(), {}, None),
+        (Chain(), {"batch_size": 16}, "batch_size = 25 and this command gives 16"),
     ],
 )
-def test_a_finished_record_is_of_an_evaluation_with_the_same_identity_only(
-    attack: Attack, changes: dict[str, Any], same: bool, nearest: Nearest, test_split: Split, tmp_path: Path
+def test_a_finished_record_is_given_back_for_its_own_evaluation_and_kept_from_any_other(
+    attack: Attack, changes: dict[str, Any], differs: str | None, nearest: Nearest, test_split: Split, tmp_path: Path
 ) -> None:
+    path = tmp_path / "record.json"
     record = evaluate(nearest, test_split, attack)
-    write_record(tmp_path / "record.json", record)
-    found = finished(tmp_path / "record.json", evaluation_of(nearest, test_split, attack, **changes))
-    assert found == (record if same else None)
+    write_record(path, record)
+    other = evaluation_of(nearest, test_split, **{"attack": attack, **changes})
+    if differs is None:
+        assert finished(path, other) == record
+        return
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=rf"cannot resume .*record\.json: it is a finished record of {differs}"):
+        finished(path, other)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("attack", [PGDAttack(steps=3), AutoAttack(version="custom", suite=("apgd-ce", "fab"))])
+def test_the_inputs_that_are_held_at_a_time_are_bounded(
+    attack: Attack, nearest: Nearest, test_split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate(nearest, test_split, attack, batch_size=16)
+    held: list[int] = []
+    run = type(attack).run
+
+    def watched(self: Attack, model: nn.Module, x: Tensor, *args: Any, **options: Any) -> Any:
+        held.append(len(x))
+        return run(self, model, x, *args, **options)
+
+    monkeypatch.setattr(type(attack), "run", watched)
+    monkeypatch.setattr(shards, "_PIECE", 17 * 4 * 64)
+    parts = evaluate(nearest, test_split, attack, batch_size=16)
+    assert held == [17, 17, 17, 9]
+    assert parts.verdicts == whole.verdicts and parts.warnings == whole.warnings
 
 
 class Recording(SilentReporter):
