@@ -57,8 +57,7 @@ def setting_options(settings: dict[str, list[tuple[str, FieldInfo]]]) -> Callabl
             owners = settings[name]
             field = owners[0][1]
             option = f"--{name.replace('_', '-')}"
-            methods = ", ".join(dict.fromkeys(method for method, _ in owners))
-            text = f"{_sentence(field.description or name)}  [{methods}]"
+            text = _described(name, owners)
             if field.annotation is bool:
                 decorator = click.option(f"{option}/--no-{option[2:]}", name, default=None, help=text)
             elif typing.get_origin(field.annotation) is tuple:
@@ -69,6 +68,17 @@ def setting_options(settings: dict[str, list[tuple[str, FieldInfo]]]) -> Callabl
         return function
 
     return decorate
+
+
+def _described(name: str, owners: list[tuple[str, FieldInfo]]) -> str:
+    """What the setting is, for each of the methods that have it; what most of them say comes first."""
+    said: dict[str, list[str]] = {}
+    for method, field in owners:
+        methods = said.setdefault(field.description or name, [])
+        if method not in methods:
+            methods.append(method)
+    ordered = sorted(said.items(), key=lambda each: -len(each[1]))
+    return "  ".join(f"{_sentence(text)}  [{', '.join(methods)}]" for text, methods in ordered)
 
 
 def _sentence(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -105,7 +106,7 @@ def main() -> NoReturn:
             result = cli.main(prog_name="sam-bench", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
     except SamBenchError as error:
-        _fail(str(error), error.exit_code)
+        _fail(_as_typed(str(error)), error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -121,6 +122,18 @@ def main() -> NoReturn:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", SamBenchError.exit_code)
+
+
+def _as_typed(message: str) -> str:
+    """A setting is called by the option that sets it, not by its place in a recipe."""
+    found = re.match(r"(attack|inputs|weights|objective|averaging|optimizer|schedule)\.(\w+): ", message)
+    if not found:
+        return message
+    option = f"--{found[2].replace('_', '-')}"
+    typed = any(word == option or word.startswith(f"{option}=") for word in sys.argv)
+    # Every setting of an attack is an option of `evaluate`; of what a recipe says, only some may have been typed.
+    is_option = typed or (found[1] == "attack" and sys.argv[1:2] == ["evaluate"])
+    return f"{option}: {message[found.end() :]}" if is_option else message
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

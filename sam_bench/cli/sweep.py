@@ -13,7 +13,7 @@ from sam_bench import api
 from sam_bench.cli import common
 from sam_bench.cli.evaluate import command as evaluate
 from sam_bench.cli.train import command as train
-from sam_bench.errors import SamBenchError
+from sam_bench.errors import InputError, SamBenchError
 
 _OF_A_RUN = {"name", "run_dir", "resume", "quiet", "as_json"}
 _THE_SAME = {"arch_option", "zoo", "data_dir", "device", "authors", "dataset_name", "keep", "save_every"}
@@ -100,6 +100,8 @@ def command(
     """
     names = ("executor", "ray_address", "attack", "n_examples", "workers", "run_dir", "zoo", "data_dir", "device")
     given = {name: options.pop(name) for name in names}
+    if given["attack"] is None:
+        _refuse_idle_attack_options()
     grid = {name: value if isinstance(value, list) else [value] for name, value in options.items() if value is not None}
     result = api.sweep(
         grid,
@@ -123,6 +125,16 @@ def command(
             f"{len(result.failed)} of {len(result.rows)} runs failed: {', '.join(row.name for row in result.failed)}; "
             "mend what can be mended and run the same command again"
         )
+
+
+def _refuse_idle_attack_options() -> None:
+    """Without --attack nothing is attacked: who gave one of its options would wait for nothing."""
+    context = click.get_current_context()
+    for name in ("attack_norm", "attack_eps", "attack_setting", "n_examples"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise InputError(
+                f"--{name.replace('_', '-')} does nothing without --attack; add --attack pgd, or --attack autoattack"
+            )
 
 
 def _table(result: api.SweepResult) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,10 @@ def fit(
         SamBenchError: A file could not be written.
     """
     run = _Run(model, method, train, validation, config=config, folder=folder, reporter=reporter, team=team)
-    run.open(resume=resume)
-    with listening() as request, fastest_convolutions(), room_for_graphs(config.compiled):
-        return run.finish(request, keep=keep, save_every=save_every)
+    with run.folder.claimed() if team.is_main else nullcontext():
+        run.open(resume=resume)
+        with listening() as request, fastest_convolutions(), room_for_graphs(config.compiled):
+            return run.finish(request, keep=keep, save_every=save_every)
 
 
 class _Run:

@@ -126,7 +126,8 @@ def _from_path(path: Path, architecture: Architecture | None) -> LoadedModel:
     state = read_state_dict(path)
     if architecture is None:
         raise InputError(
-            f"{path} holds weights but not what they belong to: give architecture= as well, for example "
+            f"{path} holds weights but not what they belong to: name a model of the zoo or a card (.json), which both "
+            "know it, or in Python give load_model an architecture=, for example "
             "architecture_for('preactresnet18', num_classes=10, in_channels=3, image_size=32, mean=..., std=..., "
             "options={'width': 64}), with the mean and std it was trained with"
         )

@@ -170,6 +170,8 @@ def test_a_sweep_goes_on_where_it_was_interrupted_and_does_not_take_another_run_
         (["--attack", "pdg"], "unknown attack 'pdg'. Did you mean 'pgd'"),
         (["--attack", "pgd", "--attack-setting", "stepz=3"], "attack.stepz: attack 'pgd' takes "),
         (["--attack", "pgd", "--attack-eps", "8"], "--attack-eps 8 is too large for Linf"),
+        (["--attack-eps", "1/255"], "--attack-eps does nothing without --attack; add --attack pgd"),
+        (["--n-examples", "20"], "--n-examples does nothing without --attack"),
         (["--attack", "pgd", "--attack-eps", ""], "--attack-eps names no radius"),
         (["--ray-address", "auto"], "--ray-address auto goes with --executor ray only"),
     ],

@@ -230,3 +230,27 @@ def test_a_checkpoint_of_another_version_is_refused_and_stays(tmp_path: Path) ->
         assert file.read_bytes() == before
     torch.save(content, file)
     assert run(tmp_path, method, resume=True).state.epoch == 2
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from sam_bench.training.folder import RunFolder
+
+with RunFolder(Path(sys.argv[1])).claimed():
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_in_use_is_refused_until_its_process_ends_however_it_ends(tmp_path: Path) -> None:
+    method = method_of("standard")
+    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "claimed\n"
+        with pytest.raises(InputError, match=rf"is in use by process {holder.pid} on .*; wait for it"):
+            run(tmp_path, method)
+        holder.kill()
+        holder.wait()
+    assert run(tmp_path, method).state.epoch == 2
+    assert not (tmp_path / "in-use").exists()
