@@ -19,7 +19,7 @@ from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.attacks.margin import PGDMarginAttack
 from sam_bench.records import Norm
 
-RADII: dict[Norm, float] = {"Linf": 0.02, "L2": 0.25, "L1": 1.5}
+RADII: dict[Norm, float] = {"Linf": 0.03, "L2": 0.4, "L1": 2.5}
 
 
 def _suite(*names: str, rng: str = "counter") -> AutoAttack:
