@@ -105,23 +105,27 @@ class _Run:
         """
         task = self._task
         positions = (self.standing & (task.withstood <= before)).nonzero().flatten()
-        total, done = len(positions), 0
-        task.progress(Progress(part.attack, 0, total, int(self.standing.sum())))
+        total, done, robust = len(positions), 0, int(self.standing.sum())
+
+        # Told at every look and of all that it settled at once: Square's and FAB's examples end together, and an
+        # estimate made from the first of them would be of hours.
+        def tell() -> None:
+            task.progress(Progress(part.attack, done, total, robust))
 
         def settled(position: int, stands: bool) -> None:
-            nonlocal done
-            done += 1
+            nonlocal done, robust
+            done, robust = done + 1, robust - (not stands)
             self._tell_of_flat_starts()
             self.standing[position] = stands
             if stands:
                 task.withstand(position, before + 1)
-            task.progress(Progress(part.attack, done, total, int(self.standing.sum())))
 
         def confirm(positions: Tensor, candidates: Tensor) -> Tensor:
             self._tell_of_flat_starts()
             return task.confirm(positions, candidates, part.attack)
 
-        pool = Pool(capacity=self._capacity, confirm=confirm, settled=settled)
+        tell()
+        pool = Pool(capacity=self._capacity, confirm=confirm, settled=settled, looked=tell)
         if self._engine.rng == "upstream":
             pool.in_cohorts(lambda: self._search(part, UpstreamDraws(task.seed)), positions)
         else:

@@ -30,11 +30,13 @@ class Pool:
         capacity: Rows of the batch.
         confirm: Has the last word on a witness.
         settled: Told of each example as the attack is done with it.
+        looked: Called after each look at the rows, when all that it settled has been told.
     """
 
     capacity: int
     confirm: Confirm
     settled: Settled
+    looked: Callable[[], None] = lambda: None
 
     def refilled(self, search: Search[Any], positions: Tensor) -> None:
         """Examples in any mixture: a row that is free takes the next example, or the next trial of one.
@@ -56,9 +58,11 @@ class Pool:
                 begun = _begin(search, incoming)
                 rows = begun if rows is None else join(rows, begun)
             if rows is None:
+                self.looked()
                 return
             done, over = self._advance(search, rows)
             if not done and not over:
+                self.looked()
                 continue
             entries = _entries(rows)
             gone = {entries[row][0]: stands for row, stands in done.items()}
@@ -68,6 +72,7 @@ class Pool:
             for row in over:
                 if entries[row][0] not in gone and queue.failed(entries[row][0]):
                     self.settled(entries[row][0], True)
+            self.looked()
             leaving = {*over, *(row for row, entry in enumerate(entries) if entry[0] in gone)}
             rows = _without(rows, leaving)
 
@@ -90,10 +95,12 @@ class Pool:
                     standing += [entries[row][0] for row in over]
                     for row, stands in done.items():
                         self.settled(entries[row][0], stands)
+                    self.looked()
                     rows = _without(rows, {*done, *over})
                 standing.sort()
             for position in standing:
                 self.settled(position, True)
+            self.looked()
 
     def _to_attack(self, search: Search[Any], positions: Tensor) -> Tensor:
         """The examples to attack: all, unless errors are random. Then an error at the clean input is the candidate."""
