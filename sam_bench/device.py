@@ -76,11 +76,11 @@ def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device, without waiting for what that device is doing.
+    """A tensor on a device, from the CPU without waiting for what that device is doing.
 
     A plain `to` does wait: a GPU would run dry at every batch.
     """
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    return (tensor.pin_memory() if device.type == "cuda" and tensor.is_cpu else tensor).to(device, non_blocking=True)
 
 
 @contextmanager

@@ -55,8 +55,8 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: in
 
     Args:
         images: [B, C, H, W], any type and device.
-        offsets: int64 [B, 2] on the CPU: top and left of the window, from 0 to 2 * padding.
-        flips: bool [B] on the CPU: mirror left and right.
+        offsets: int64 [B, 2] on any device: top and left of the window, from 0 to 2 * padding.
+        flips: bool [B] on any device: mirror left and right.
         padding: Pixels added on every side.
         padding_mode: 'reflect' (without repeating the edge) or 'zeros'.
 
