@@ -56,12 +56,8 @@ class Known:
         doubts: list[str] = []
         sessions: dict[str, float] = {}
         for part in parts:
-            for place, verdict in part.verdicts.items():
-                before = verdicts.get(place)
-                if before is None or before.verdict is None:
-                    verdicts[place] = verdict
-                elif before.witness is None and before.verdict == verdict.verdict:
-                    verdicts[place] = replace(before, witness=verdict.witness)
+            for verdict in part.verdicts.values():
+                _take(verdicts, verdict)
             doubts += part.doubts
             for session, seconds in part.sessions.items():
                 sessions[session] = max(sessions.get(session, 0.0), seconds)
@@ -139,10 +135,7 @@ class Journal:
                     doubts.append(entry["doubt"])
                     continue
                 verdict = _from_entry(entry, witness=witnesses)
-                before = verdicts.get(verdict.example)
-                # Two processes may have had the same example: what is settled stays.
-                if before is None or before.verdict is None:
-                    verdicts[verdict.example] = verdict
+                _take(verdicts, verdict)
                 seconds[session] = max(seconds.get(session, 0.0), entry["seconds"])
         return Known(verdicts, list(dict.fromkeys(doubts)), seconds)
 
@@ -277,6 +270,15 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 f"{path}, line {number}, is damaged ({error}); delete the file to have its examples done again"
             ) from error
         yield entry
+
+
+def _take(verdicts: dict[int, Verdict], verdict: Verdict) -> None:
+    """Two processes may have had the same example: what is settled stays, and gets the witness it lacks."""
+    before = verdicts.get(verdict.example)
+    if before is None or before.verdict is None:
+        verdicts[verdict.example] = verdict
+    elif before.witness is None and before.verdict == verdict.verdict:
+        verdicts[verdict.example] = replace(before, witness=verdict.witness)
 
 
 def _from_entry(entry: Mapping[str, Any], *, witness: bool) -> Verdict:
