@@ -146,9 +146,7 @@ def evaluate_curve(
         A record for each radius, the smallest first.
     """
     reporter = reporter or SilentReporter()
-    found = sorted(
-        {float(each): each for each in parse_radii(radii, norm, allow_large_eps=allow_large_eps)}.values(), key=float
-    )
+    found = sorted(parse_radii(radii, norm, allow_large_eps=allow_large_eps), key=float)
     check_seed(seed)
     chosen = _build_attack(attack, settings or {})
     chosen.check(norm)
@@ -271,7 +269,7 @@ def parse_radii(
         option: What messages call it.
 
     Raises:
-        InputError: There is none, one of them is no radius, or was probably meant in units of 1/255.
+        InputError: There is none, one of them is no radius, is there twice or was probably meant in units of 1/255.
     """
     if radii is None:
         return [USUAL_EPS[norm]]
@@ -284,6 +282,8 @@ def parse_radii(
         except ValueError as error:
             raise InputError(f"{option}: {error}") from error
         check_eps(norm, parsed[-1], allow_large=allow_large_eps, option=option)
+        if float(parsed[-1]) in map(float, parsed[:-1]):
+            raise InputError(f"{option} has {parsed[-1]} twice; take one of them away")
     return parsed
 
 

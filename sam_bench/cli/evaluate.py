@@ -26,6 +26,16 @@ class _BatchSize(click.IntRange):
 @click.argument("model")
 @click.option("--attack", default="autoattack", show_default=True, help=f"{', '.join(_ATTACKS)}.")
 @click.option(
+    "--search-precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="What AutoAttack searches in; bf16 is short for --attack autoattack-bf16, which goes under its own name.",
+)
+@click.option(
+    "--screen", is_flag=True, help="Short for --attack autoattack-screen: APGD-CE and APGD-T alone, an upper bound."
+)
+@click.option(
     "--attack-setting",
     "attack_settings",
     multiple=True,
@@ -100,6 +110,9 @@ class _BatchSize(click.IntRange):
 @common.setting_options(_SETTINGS)
 def command(
     model: str,
+    attack: str,
+    search_precision: str,
+    screen: bool,
     eps: str | None,
     output: Path | None,
     attack_settings: tuple[str, ...],
@@ -131,6 +144,7 @@ def command(
         model,
         radii,
         output=output,
+        attack=_variant(attack, bf16=search_precision == "bf16", screen=screen),
         settings=settings,
         reporter=common.reporter(quiet),
         command=common.command_line(),
@@ -154,3 +168,16 @@ def command(
     if as_json:
         dumped = [record.model_dump(mode="json", exclude_none=True) for record in records]
         common.print_json(dumped[0] if len(dumped) == 1 else {"records": dumped})
+
+
+def _variant(attack: str, *, bf16: bool, screen: bool) -> str:
+    """The attack that AutoAttack becomes by the options that say how it is searched."""
+    options = ["--search-precision bf16"] * bf16 + ["--screen"] * screen
+    if not options:
+        return attack
+    variant = "autoattack-screen" if screen else "autoattack-bf16"
+    if len(options) > 1:
+        raise click.UsageError(f"{options[0]} and {options[1]} do not go together; leave one of them away")
+    if attack not in ("autoattack", variant):
+        raise click.UsageError(f"{options[0]} is for --attack autoattack, not {attack}; leave it away")
+    return variant

@@ -14,7 +14,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sam_bench.attacks import Verdict
 from sam_bench.errors import InputError, SamBenchError
+from sam_bench.locks import claimed
 from sam_bench.records import write_atomic
 
 _SYNC_EVERY = 5.0  # seconds between two times that the disk is waited for; a killed process loses nothing anyway
@@ -74,6 +75,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._identity_file = path / "identity.json"
+
+    def claimed(self) -> AbstractContextManager[None]:
+        """Keep other processes out for the time of a block: two would do the same work.
+
+        Raises:
+            InputError: Another process has the folder.
+        """
+        return claimed(self.path, otherwise="choose another --output")
 
     def open(self, identity: Mapping[str, Any], *, resume: bool) -> Known:
         """Claim the folder for an evaluation, and read what is known already, without the witnesses.

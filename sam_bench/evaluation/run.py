@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -145,7 +146,7 @@ def run_evaluation(
         A verdict for every example.
 
     Raises:
-        InputError: The journal holds another evaluation, or the attack cannot be shared.
+        InputError: The journal holds another evaluation or is in use, or the attack cannot be shared.
         SamBenchError: A file could not be written, or a worker died.
     """
     attack = evaluation.attack
@@ -154,38 +155,39 @@ def run_evaluation(
             f"{attack.method} as asked for ({attack.implementation}) cannot be shared among processes: what it draws "
             f"for an example depends on the others in its batch; leave {'--executor' if executor else '--workers'} away"
         )
-    # Rank 0 first: it speaks. Then every other one, whose disk may be another, with leftovers of its own.
-    if team.is_main:
-        journal.open(evaluation.identity(), resume=resume)
-    team.wait()
-    known = Known.together(team.collect(journal.open(evaluation.identity(), resume=resume)))
-    verdicts = dict(evaluation.carried) | known.verdicts
-    settled = {place for place, verdict in verdicts.items() if verdict.verdict is not None}
-    left = [place for place in range(len(evaluation.test)) if place not in settled]
-    if known.verdicts:
-        reporter.say(f"resuming {journal.path}: {len(settled):,} of {len(evaluation.test):,} examples are settled")
-    place = Workplace(
-        module=evaluation.model.module,
-        attack=attack,
-        folder=journal.path,
-        session=max(team.collect(journal.new_session())),
-        keep_witnesses=keep_witnesses,
-    )
-    if left and executor:
-        executor.attack(evaluation.shards(verdicts, left, executor.count(len(left))), place, reporter=reporter)
-    elif left and workers > 1 and team.size == 1:
-        shards = evaluation.shards(verdicts, left, min(workers, len(left)))
-        attack_in_processes(shards, place, device=device, reporter=reporter)
-    elif left:
-        mine = evaluation.shards(verdicts, left, team.size)[team.rank]
-        if len(mine.index):
-            attack_shard(mine, place, device=device, reporter=reporter)
-    team.wait()
-    # Each process reads its own files, which it can see wherever they are; rank 0 alone takes the witnesses.
-    share = team.rank, team.size
-    found = Known.together([*team.collect(journal.read(witnesses=False, share=share)), known])
-    if keep_witnesses:
-        found = Known.together([found, *team.gather(journal.read(share=share))])
+    with journal.claimed() if team.is_main else nullcontext():
+        # Rank 0 first: it speaks. Then every other one, whose disk may be another, with leftovers of its own.
+        if team.is_main:
+            journal.open(evaluation.identity(), resume=resume)
+        team.wait()
+        known = Known.together(team.collect(journal.open(evaluation.identity(), resume=resume)))
+        verdicts = dict(evaluation.carried) | known.verdicts
+        settled = {place for place, verdict in verdicts.items() if verdict.verdict is not None}
+        left = [place for place in range(len(evaluation.test)) if place not in settled]
+        if known.verdicts:
+            reporter.say(f"resuming {journal.path}: {len(settled):,} of {len(evaluation.test):,} examples are settled")
+        place = Workplace(
+            module=evaluation.model.module,
+            attack=attack,
+            folder=journal.path,
+            session=max(team.collect(journal.new_session())),
+            keep_witnesses=keep_witnesses,
+        )
+        if left and executor:
+            executor.attack(evaluation.shards(verdicts, left, executor.count(len(left))), place, reporter=reporter)
+        elif left and workers > 1 and team.size == 1:
+            shards = evaluation.shards(verdicts, left, min(workers, len(left)))
+            attack_in_processes(shards, place, device=device, reporter=reporter)
+        elif left:
+            mine = evaluation.shards(verdicts, left, team.size)[team.rank]
+            if len(mine.index):
+                attack_shard(mine, place, device=device, reporter=reporter)
+        team.wait()
+        # Each process reads its own files, which it can see wherever they are; rank 0 alone takes the witnesses.
+        share = team.rank, team.size
+        found = Known.together([*team.collect(journal.read(witnesses=False, share=share)), known])
+        if keep_witnesses:
+            found = Known.together([found, *team.gather(journal.read(share=share))])
     verdicts = dict(evaluation.carried) | found.verdicts
     return replace(found, verdicts=verdicts, doubts=_doubts_of_the_whole(attack, verdicts, found.doubts))
 

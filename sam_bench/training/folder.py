@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import csv
-import errno
-import fcntl
 import io
 import os
 import pickle
-import platform
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sam_bench.errors import InputError, SamBenchError
+from sam_bench.locks import claimed
 from sam_bench.records import read_record, write_atomic, write_record
 from sam_bench.training.state import LogRow, RunConfig, RunState
 from sam_bench.training.step import Passes
@@ -44,42 +41,14 @@ class RunFolder:
         self.checkpoint_file = path / "checkpoint.pt"
         self.best_file = path / "best.pt"
         self.log_file = path / "log.csv"
-        self._lock_file = path / "in-use"
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self) -> AbstractContextManager[None]:
         """Keep other processes out of the folder for the time of a block: two would write one checkpoint.
-
-        The lock is the system's and ends with the process, however that ends.
 
         Raises:
             InputError: Another process has it.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = self._lock_file.open("a+", encoding="utf-8")
-        except OSError:  # what is to be written there first will say why not
-            yield
-            return
-        with file:
-            try:
-                # Not `flock`: the processes that load data would inherit that, and might outlive this one.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):  # else the file system knows no locks
-                    file.seek(0)
-                    raise InputError(
-                        f"{self.path} is in use by {file.read() or 'another process'}; wait for it, or choose another "
-                        "--name or --run-dir"
-                    ) from error
-            with suppress(OSError):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {platform.node()}")
-                file.flush()
-            try:
-                yield
-            finally:
-                self._lock_file.unlink(missing_ok=True)
+        return claimed(self.path, otherwise="choose another --name or --run-dir")
 
     def open(self, config: RunConfig, *, resume: bool) -> bool:
         """Claim the folder for a run.

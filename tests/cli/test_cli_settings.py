@@ -101,6 +101,14 @@ def test_train_says_what_is_wrong_with_an_option(cli: CommandLine, arguments: li
         (["--eps", "-1/255"], "--eps: '-1/255' is not a radius"),
         (["--eps", ""], "--eps names no radius; give one or several, as in 1/255,2/255, or leave it away"),
         (["--eps", "1/255,"], "--eps: '' is not a radius: write a number or a fraction such as 8/255"),
+        (["--eps", "2/255,1/255,2/255"], "--eps has 2/255 twice; take one of them away"),
+        (["--search-precision", "bf16"], "--search-precision bf16 is for --attack autoattack, not pgd; leave it away"),
+        (["--screen"], "--screen is for --attack autoattack, not pgd; leave it away"),
+        (
+            ["--attack", "autoattack", "--screen", "--search-precision", "bf16"],
+            "--search-precision bf16 and --screen do not go together; leave one of them away",
+        ),
+        (["--search-precision", "fp16"], "Invalid value for '--search-precision': 'fp16' is not one of 'fp32', 'bf16'"),
         (["--norm", "L0"], "Invalid value for '--norm': 'L0' is not one of 'Linf', 'L2', 'L1'."),
         (["--norm", "L1", "--attack", "pgd"], "--norm L1: pgd searches in L2 and Linf; attack with autoattack"),
         (["--seed", "-1"], "--seed -1 must be between 0 and 9223372036854775807"),
@@ -126,6 +134,20 @@ def test_without_eps_the_radius_is_the_usual_one_of_the_norm(with_tiny: CommandL
     attack = ["--attack", "autoattack", "--version", "custom", "--suite", "square"] if norm == "L1" else []
     record = with_tiny.done(*_EVALUATE, *attack, "--norm", norm, "--json").json
     assert (record["norm"], record["eps"]) == (norm, eps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "attack"),
+    [(["--screen"], "autoattack-screen"), (["--search-precision", "bf16"], "autoattack-bf16")],
+)
+def test_autoattack_searched_otherwise_goes_under_a_name_of_its_own(
+    with_tiny: CommandLine, arguments: list[str], attack: str
+) -> None:
+    record = with_tiny.done("evaluate", "tiny", "--n-examples", "2", "--eps", "0.4", *arguments, "--json").json
+    assert record["attack"] == attack
+    assert record["warnings"]
+    (written,) = with_tiny.folder.glob("evaluations/tiny/*.json")
+    assert written.name.startswith(f"{attack}-Linf-0.4")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

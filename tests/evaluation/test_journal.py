@@ -208,6 +208,31 @@ def test_an_evaluation_of_something_else_is_not_continued(
         finish(begun, tmp_path)
 
 
+HOLDS = """
+import sys
+from pathlib import Path
+from sam_bench.evaluation import Journal
+
+with Journal(Path(sys.argv[1])).claimed():
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_an_evaluation_under_way_is_refused_to_another_process_until_it_ends(nearest: Nearest, tmp_path: Path) -> None:
+    evaluation, folder = evaluation_of(nearest, digits(4)), tmp_path / "a.progress"
+    command = [sys.executable, "-c", HOLDS, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "claimed\n"
+        with pytest.raises(InputError, match=rf"a.progress is in use by process {holder.pid} on .*; wait for it, or"):
+            finish(evaluation, folder, resume=True)
+        assert [file.name for file in folder.iterdir()] == ["in-use"]
+        holder.kill()
+        holder.wait()
+    assert len(finish(evaluation, folder).verdicts) == 4
+    assert not (folder / "in-use").exists()
+
+
 @pytest.mark.slow
 def test_processes_that_share_the_examples_find_what_one_finds(nearest: Nearest, tmp_path: Path) -> None:
     evaluation = evaluation_of(nearest, digits(40), SUITE, batch_size=16)
