@@ -51,6 +51,7 @@ class Row:
     times_sam: float | None
     forward: float
     backward: float
+    weight_gradients: float
     peak_mib: float | None = None
 
 
@@ -122,6 +123,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
                 times_sam=_ratio(seconds[name], seconds["sam"]) if "sam" in seconds else None,
                 forward=runner.step.passes.train_forward / examples,
                 backward=runner.step.passes.train_backward / examples,
+                weight_gradients=runner.step.passes.weight_gradients / examples,
             )
         )
     return rows
@@ -172,16 +174,16 @@ def _memory_elsewhere(method: str) -> float:
 
 
 def _table(rows: list[Row]) -> str:
-    lines = [
-        "| method | settings | ms a step (lowest to highest) | × standard | × SAM | forward | backward | peak MiB |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    head = "| method | settings | ms a step (lowest to highest) | × standard | × SAM | "
+    head += "forward | backward | weight gradients | peak MiB |"
+    lines = [head, "|" + " --- |" * (head.count("|") - 1)]
     for row in rows:
         sam = "" if row.times_sam is None else f"{row.times_sam:.2f}"
         peak = "" if row.peak_mib is None else f"{row.peak_mib:.0f}"
         lines.append(
             f"| {row.method} | {row.settings} | {row.milliseconds:.1f} ({row.lowest:.1f} to {row.highest:.1f}) "
-            f"| {row.times_standard:.2f} | {sam} | {row.forward:.2f} | {row.backward:.2f} | {peak} |"
+            f"| {row.times_standard:.2f} | {sam} | {row.forward:.2f} | {row.backward:.2f} "
+            f"| {row.weight_gradients:.2f} | {peak} |"
         )
     return "\n".join(lines)
 

@@ -61,6 +61,7 @@ def register(
             "cost": Cost(
                 train_forward=passes.train_forward / examples,
                 train_backward=passes.train_backward / examples,
+                weight_gradients=passes.weight_gradients / examples,
                 attack_forward=passes.attack_forward / examples,
                 attack_backward=passes.attack_backward / examples,
                 seconds=trained.state.seconds,

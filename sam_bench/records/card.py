@@ -39,6 +39,12 @@ class Cost(Record):
 
     train_forward: float = Field(ge=0, description="forward passes per example, weights' side")
     train_backward: float = Field(ge=0, description="backward passes per example, weights' side")
+    weight_gradients: float | None = Field(
+        default=None,
+        ge=0,
+        description="gradients by the weights computed per example, those by some of them as their share of all; "
+        "null where they were not counted",
+    )
     attack_forward: float = Field(default=0, ge=0, description="forward passes per example, inputs' side")
     attack_backward: float = Field(default=0, ge=0, description="backward passes per example, inputs' side")
     seconds: float = Field(ge=0, description="wall-clock time of the training steps, without validation")

@@ -23,7 +23,7 @@ from sam_bench.records import read_record, write_atomic, write_record
 from sam_bench.training.state import LogRow, RunConfig, RunState
 from sam_bench.training.step import Passes
 
-_FORMAT = 3
+_FORMAT = 4
 """What a checkpoint's `state` and tensors mean; raised with every change of either, so that no version of this
 program goes on from what it would misread. Checkpoints before the second had no number."""
 

@@ -27,6 +27,7 @@ class Passes:
 
     train_forward: float = 0.0
     train_backward: float = 0.0
+    weight_gradients: float = 0.0
     attack_forward: float = 0.0
     attack_backward: float = 0.0
 
@@ -188,3 +189,4 @@ class TrainingStep:
         self.passes.attack_backward += backward * examples
         self.passes.train_forward += batch.forward * examples
         self.passes.train_backward += batch.backward * examples
+        self.passes.weight_gradients += batch.weight_gradients * examples

@@ -58,6 +58,8 @@ class BatchLoss:
         parameters: The trainable parameters.
         forward: Forward passes so far, times the share of the batch that was in them.
         backward: Backward passes, likewise.
+        weight_gradients: How often the gradient by the weights was computed, likewise; that by some of them
+            counts as their share of all weights.
         losses: Loss of each example in the last pass, float [B] or as many as were chosen; detached.
         hits: Examples classified correctly in the first pass, a scalar on the device; where that pass saw
             only some, as many of the whole batch as their share.
@@ -92,6 +94,7 @@ class BatchLoss:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.forward = 0.0
         self.backward = 0.0
+        self.weight_gradients = 0.0
         self.losses = torch.empty(0)
         self.hits: Tensor | None = None
         self.ascent_norm: Tensor | None = None
@@ -136,6 +139,7 @@ class BatchLoss:
         count = len(self) if rows is None else len(rows)
         found: list[Tensor] = []
         hits: list[Tensor] = []
+        forward, backward = self._passes if loss is None else (1, 1)
         with batch_norm_statistics_kept(self.model) if keep_statistics else nullcontext():
             for where, last in self._parts.cut(count, share):
                 part = where if rows is None else rows[where]
@@ -145,13 +149,13 @@ class BatchLoss:
                     # Devices that average wait for every parameter.
                     chosen = None if only is None or not (stays or self._local is nullcontext) else list(only)
                     (losses.sum() * (self._weight / count)).backward(inputs=chosen)
+                self.weight_gradients += len(losses) / len(self) * backward * self._share_of_weights(chosen)
                 found.append(losses.detach())
         if only is not None:
             kept = set(map(id, only))
             for parameter in self.parameters:
                 if id(parameter) not in kept:
                     parameter.grad = None
-        forward, backward = self._passes if loss is None else (1, 1)
         self.backward += count / len(self) * backward
         return self._finish(found, hits, count, forward).mean()
 
@@ -188,6 +192,11 @@ class BatchLoss:
         if self.hits is None:
             hits.append((seen[0].argmax(1) == y).sum())
         return losses
+
+    def _share_of_weights(self, chosen: Sequence[Tensor] | None) -> float:
+        if chosen is None:
+            return 1.0
+        return sum(each.numel() for each in chosen) / sum(each.numel() for each in self.parameters)
 
     def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that received a gradient, and their gradients."""
