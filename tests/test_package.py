@@ -39,6 +39,12 @@ def test_importing_the_package_loads_none_of_the_heavy_ones() -> None:
     assert python(code) == "[]"
 
 
+def test_a_command_that_only_helps_waits_for_pytorch_and_for_no_package_of_seconds_beside_it() -> None:
+    slow = ("torchvision", "timm", "robustbench", "sklearn", "scipy", "matplotlib", "triton", "ray", "torch._dynamo")
+    code = f"import sys, sam_bench.api; print([name for name in {slow!r} if name in sys.modules])"
+    assert python(code) == "[]"
+
+
 def test_the_verbs_are_there_and_nothing_else_is_claimed() -> None:
     assert sorted(sam_bench.__all__) == dir(sam_bench)
     for name in sam_bench.__all__:

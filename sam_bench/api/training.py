@@ -41,7 +41,6 @@ from sam_bench.records import (
 from sam_bench.seeds import check_seed
 from sam_bench.training import RunConfig, build_method, fit, load_recipe, override
 from sam_bench.training.compiling import choose_compile
-from sam_bench.training.sync_bn import synchronised
 
 _VALIDATION_SHARE = 50  # one in so many training images is held out, at most 1,000
 _STATISTICS = 10_000  # images of a streamed data set that mean and standard deviation are taken over
@@ -237,6 +236,8 @@ def train(
             device=where,
         )
         if sync_bn and team.size > 1:
+            from sam_bench.training.sync_bn import synchronised  # loads timm, which other runs need not wait for
+
             module = synchronised(module, where)
         config = RunConfig(
             name=name,

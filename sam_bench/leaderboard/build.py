@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sam_bench.errors import InputError
 from sam_bench.leaderboard.entries import read_entries
-from sam_bench.leaderboard.figure import render, render_panels
 from sam_bench.leaderboard.page import render_page
 from sam_bench.leaderboard.tables import Board, Row, csv_text, latex, make_boards, markdown
 from sam_bench.records import write_atomic
@@ -49,6 +48,8 @@ def build_leaderboard(folder: Path, *, title: str = "sam-bench leaderboard") -> 
     if not entries:
         where = "holds no entries" if folder.is_dir() else "does not exist"
         raise InputError(f"{folder} {where}: `sam-bench leaderboard submit MODEL RECORD` makes the first entry")
+    from sam_bench.leaderboard.figure import render, render_panels  # loads Matplotlib, which takes a second
+
     boards = make_boards(entries)
     svg, png = render(boards)
     forms: dict[str, str | bytes] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sam_bench.device import missing_for_compile
 from sam_bench.errors import InputError
@@ -56,6 +55,8 @@ def choose_compile(
 
 def image_flops(model: nn.Module, shape: tuple[int, int, int]) -> float:
     """Floating-point operations of one forward pass over one image."""
+    from torch.utils.flop_counter import FlopCounterMode  # loads Triton where it is installed
+
     device = next(model.parameters()).device
     with attacking(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, *shape, device=device))
