@@ -42,7 +42,8 @@ def main() -> None:
     options.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="sam-bench's")
     options.add_argument("--accuracy", action="store_true", help="compare accuracies instead of speeds")
     options.add_argument("--epochs", type=int, default=3, help="with --accuracy")
-    options.add_argument("--seeds", type=int, default=3, help="with --accuracy; adversarial training takes one")
+    options.add_argument("--seeds", type=int, default=3, help="with --accuracy, of standard training and SAM")
+    options.add_argument("--at-seeds", type=int, default=1, help="with --accuracy, of adversarial training")
     options.add_argument(
         "--faithful",
         action="store_true",
@@ -249,7 +250,7 @@ def accuracy(
     train = data.train if arguments.limit_train is None else data.train.head(arguments.limit_train)
     rows: list[dict[str, Any]] = []
     for name in methods:
-        for seed in range(1 if name == "at" else arguments.seeds):
+        for seed in range(arguments.at_seeds if name == "at" else arguments.seeds):
             found = {
                 "textbook": learn_textbook(arguments, name, data, train, device, seed),
                 "sam_bench": learn_ours(arguments, name, data, train, device, precision, seed),

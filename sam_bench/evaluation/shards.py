@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from sam_bench.allocator import freed_memory_kept
 from sam_bench.attacks import Attack, Progress, Verdict
 from sam_bench.attacks.judge import SMALLEST_BATCH
 from sam_bench.data import to_float
@@ -165,22 +166,23 @@ def search(
         known[verdict.example] = verdict
 
     try:
-        place.attack.run(
-            place.module.to(device),
-            to_float(shard.images),
-            shard.labels,
-            norm=shard.norm,
-            eps=shard.eps,
-            seed=shard.seed,
-            batch_size=shard.batch_size,
-            device=device,
-            index=shard.index,
-            withstood=shard.withstood,
-            told=tell,
-            doubted=doubted,
-            keep_witnesses=False,
-            progress=progress,
-        )
+        with freed_memory_kept(device):
+            place.attack.run(
+                place.module.to(device),
+                to_float(shard.images),
+                shard.labels,
+                norm=shard.norm,
+                eps=shard.eps,
+                seed=shard.seed,
+                batch_size=shard.batch_size,
+                device=device,
+                index=shard.index,
+                withstood=shard.withstood,
+                told=tell,
+                doubted=doubted,
+                keep_witnesses=False,
+                progress=progress,
+            )
         if not place.attack.per_example:
             for verdict in known.values():
                 told(verdict)

@@ -1,0 +1,67 @@
+"""Memory that is freed is there for the next tensor, and goes back to the system in the end."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sam_bench.allocator import freed_memory_kept
+
+CPU = torch.device("cpu")
+PAGES = 64 << 20 >> 12  # of a tensor, at 4 KiB or more each
+
+glibc_only = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+
+
+def _faults() -> int:
+    """Pages that the system gave while a tensor of 64 MiB was made and dropped eight times."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.empty(16 << 20).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def _resident() -> int:
+    """Bytes of memory that the process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def check() -> None:
+    """In a process of its own, whose allocator nothing else has used."""
+    few = 8 * PAGES * 4096 // resource.getpagesize() // 64
+    assert _faults() > 8 * few, "every tensor gets pages of its own where nothing is kept"
+    torch.empty(16 << 20).fill_(1)
+    before = _resident()
+    with freed_memory_kept(CPU):
+        _faults()  # the first ones find their place
+        with freed_memory_kept(CPU):
+            pass
+        assert _faults() < few, "and none where it is, an inner block's end notwithstanding"
+        assert _resident() - before > 48 << 20
+    assert _resident() - before < 16 << 20, "what was kept goes back"
+    assert _faults() > 8 * few
+    with freed_memory_kept(torch.device("cuda")):
+        assert _faults() > 8 * few, "a GPU's tensors are elsewhere"
+
+
+@glibc_only
+def test_pages_are_fetched_once_inside_and_given_back_at_the_end() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    subprocess.run([sys.executable, __file__], check=True, env=environment)
+
+
+@glibc_only
+def test_what_the_environment_says_of_memory_is_left_as_it_is() -> None:
+    code = "from sam_bench.allocator import _glibc; assert _glibc() is None"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MALLOC_MMAP_MAX_": "65536"})
+
+
+if __name__ == "__main__":
+    check()
