@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_bench import api
+from sam_bench.api.record_files import check_folder
 from sam_bench.leaderboard import BuiltLeaderboard
 from sam_bench.parallel import Job, run_jobs
 from sam_bench.progress import Reporter
@@ -98,7 +99,11 @@ def quickstart(
         reporter: Where progress goes.
         plan: How much is done; default what takes five to six minutes on two cores.
         workers: Methods at a time, each in a process of its own.
+
+    Raises:
+        InputError: Nothing can be written into the folder.
     """
+    check_folder(folder, option="--folder", what="nothing")
     plan = plan or DEFAULT_PLAN
     shared = {"folder": folder, "seed": seed, "device": device, "plan": plan}
     # The costliest first, so that no core waits for it at the end.

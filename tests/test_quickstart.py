@@ -10,7 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sam_bench.cli.main import cli
-from sam_bench.quickstart import Judge, Plan, findings
+from sam_bench.errors import InputError
+from sam_bench.progress import SilentReporter
+from sam_bench.quickstart import Judge, Plan, findings, quickstart
 from sam_bench.records import (
     MISCLASSIFIED,
     ROBUST,
@@ -97,6 +99,12 @@ def test_the_quickstart_goes_the_whole_way_and_repeats_itself(tmp_path: Path, mo
         for stem, before in verdicts[name].items():
             path = tmp_path / "evaluations" / card.name / f"{stem}.json"
             assert read_record(path, EvaluationRecord).verdicts == before
+
+
+def test_a_folder_that_cannot_be_is_refused_by_the_option_that_named_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match=r"^--folder: nothing can be written into .*, because .*/file is a file$"):
+        quickstart(tmp_path / "file" / "new", seed=0, device="cpu", reporter=SilentReporter())
 
 
 def test_what_is_advertised_is_what_the_default_plan_does() -> None:

@@ -12,8 +12,13 @@ from sam_bench.errors import InputError
 from sam_bench.records import Norm, Radius
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that no record can be written into.
+def check_folder(folder: Path, *, option: str = "--output", what: str = "no record") -> None:
+    """Refuse a folder that cannot be written into.
+
+    Args:
+        folder: It or a folder above it is there.
+        option: What named it, for the message.
+        what: What cannot be written there, likewise.
 
     Raises:
         InputError: A file is in its place, or there is no permission.
@@ -22,9 +27,9 @@ def check_folder(folder: Path) -> None:
     while not there.exists():
         there = there.parent
     if not there.is_dir():
-        raise InputError(f"--output: no record can be written into {folder}, because {there} is a file")
+        raise InputError(f"{option}: {what} can be written into {folder}, because {there} is a file")
     if not os.access(there, os.W_OK):
-        raise InputError(f"--output: no record can be written into {folder}: no permission to write to {there}")
+        raise InputError(f"{option}: {what} can be written into {folder}: no permission to write to {there}")
 
 
 def default_record_path(
