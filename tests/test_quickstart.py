@@ -87,8 +87,8 @@ def test_the_quickstart_goes_the_whole_way_and_repeats_itself(tmp_path: Path, mo
     assert "PGD-3 at 16/255" in sam and "2.0 times its passes" in sam and "3.0 times the passes" in at
     assert "at 0.9 on 4 images" in strong
 
-    # Run again it continues what is there, which is finished, and finds the same; this time for a person.
-    second = run(tmp_path)
+    # Run again it continues what is there, which is finished, and finds the same; for a person, in one process.
+    second = run(tmp_path, "--workers", "1")
     assert second.stderr.count("after epoch 2 of 2") == 3 and second.stderr.count("record written to") == 9
     assert all(sentence in second.stdout for sentence in printed["sentences"])
     assert all(name in second.stdout for name in ("digits-standard", "digits-sam", "digits-at"))
