@@ -54,7 +54,7 @@ def _others(row: dict[str, Any]) -> str:
 )
 @common.json_option
 def show_recipe(name: str, faithful: bool, as_json: bool) -> None:
-    """The YAML of a recipe; save it, change it, and give the file to `train --recipe`."""
+    """The YAML of a recipe, NAME or a file of your own; save it, change it, and give the file to `train --recipe`."""
     if as_json:
         common.print_json(api.load_recipe(name, faithful=faithful).model_dump(mode="json"))
     else:

@@ -12,7 +12,9 @@ from sam_bench import api
 from sam_bench.cli import common
 from sam_bench.cli.speaking import speaks
 from sam_bench.errors import StoppedError
+from sam_bench.perturb.ball import USUAL_EPS
 from sam_bench.records import Augmentation, Radius, Recipe
+from sam_bench.zoo import full_name
 
 _SETTINGS: dict[str, Any] = {
     name: [(method, field) for _, method, field in owners] for name, owners in api.settings_of_methods().items()
@@ -186,9 +188,23 @@ def command(quiet: bool, as_json: bool, width: int | None, arch_option: tuple[st
         card = result.card
         passes = f"{card.cost.passes:.0f} pass{'' if round(card.cost.passes) == 1 else 'es'} per image"
         click.echo(f"{card.name}: clean accuracy {card.clean_accuracy:.2%}, {passes}")
-        following = ["sam-bench", "evaluate", card.name, "--attack", "autoattack", "--eps", "8/255"]
-        if not api.is_named_dataset(card.dataset):
-            following += ["--dataset", options["dataset"]]
-        if options["zoo"] is not None:
-            following += ["--zoo", str(options["zoo"])]
-        click.echo(f"next: {shlex.join(following)}")
+        click.echo(f"next: {shlex.join(_evaluation(result, options))}")
+
+
+def _evaluation(result: api.TrainResult, options: dict[str, Any]) -> list[str]:
+    """The command that attacks the model as a leaderboard asks for: its own threat model, the radius trained with."""
+    card = result.card
+    namesakes = list(result.card_path.parents[2].glob(f"*/*/{card.name}.json"))
+    inputs = card.recipe.inputs.settings
+    trained_with = Radius(inputs.get("eps", 0)) if inputs.get("norm") == card.threat else Radius(0)
+    following = ["sam-bench", "evaluate", card.name if len(namesakes) == 1 else full_name(card)]
+    following += ["--attack", "autoattack"]
+    following += ["--norm", card.threat] if card.threat != "Linf" else []
+    following += ["--eps", str(trained_with if trained_with > 0 else USUAL_EPS[card.threat])]
+    following += ["--allow-large-eps"] if options["allow_large_eps"] else []
+    if not api.is_named_dataset(card.dataset):
+        following += ["--dataset", options["dataset"]]
+    for name in ("dataset_name", "zoo"):
+        if options[name] is not None:
+            following += [f"--{name.replace('_', '-')}", str(options[name])]
+    return following

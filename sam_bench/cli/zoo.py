@@ -66,6 +66,22 @@ def show_model(name: str, zoo: Path | None, as_json: bool) -> None:
             f"    robustbench.utils.load_model({zoos.robustbench_name(card)!r}, "
             f"dataset={card.robustbench_dataset or card.dataset!r}, threat_model={card.threat!r})"
         )
+    else:
+        click.echo(
+            f"    RobustBench cannot load it: {card.dataset} is none of its data sets (cifar10, cifar100, imagenet); "
+            "one with the same image size and classes is named by `train --robustbench-dataset`"
+        )
+
+
+@command.command("remove")
+@click.argument("name")
+@common.zoo_option
+def remove_model(name: str, zoo: Path | None) -> None:
+    """Delete a model: its card and its weights. Its run, records and entries stay."""
+    store = zoos.Zoo(zoos.zoo_dir(zoo))
+    card = store.find(name)
+    store.remove(card)
+    click.echo(f"removed {zoos.full_name(card)} from {store.root}")
 
 
 @command.command("verify")

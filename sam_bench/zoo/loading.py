@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +12,8 @@ import torch
 from torch import nn
 
 from sam_bench.errors import InputError
-from sam_bench.records import Architecture, ModelCard, read_record, sha256_file
-from sam_bench.zoo.checkpoint import SUFFIXES, fit_foreign, read_state_dict
+from sam_bench.records import Architecture, EvaluationRecord, ModelCard, read_record, sha256_file
+from sam_bench.zoo.checkpoint import SUFFIXES, fit_foreign, read_state_dict, what_is_wrong
 from sam_bench.zoo.foreign import Foreign, from_robustbench, from_timm
 from sam_bench.zoo.names import full_name, robustbench_dataset
 from sam_bench.zoo.paths import zoo_dir
@@ -123,23 +125,53 @@ def _from_path(path: Path, architecture: Architecture | None) -> LoadedModel:
     card = _card_of(path)
     if card is not None:
         return _of_card(card, load_card(card, path.parent))
+    if _is_plain_text(path):
+        recipe = "; a recipe is for `sam-bench train --recipe`" if path.suffix in (".yaml", ".yml") else ""
+        raise InputError(
+            f"{path} is a text file, not a model; give a model's name, its card (.json) or a checkpoint{recipe}"
+        )
     state = read_state_dict(path)
+    name = path.stem
+    if architecture is None:
+        run, architecture = _run_of(path)
+        name = f"{run}-{name}"
     if architecture is None:
         raise InputError(
             f"{path} holds weights but not what they belong to: name a model of the zoo or a card (.json), which both "
-            "know it, or in Python give load_model an architecture=, for example "
-            "architecture_for('preactresnet18', num_classes=10, in_channels=3, image_size=32, mean=..., std=..., "
-            "options={'width': 64}), with the mean and std it was trained with"
+            "know it, or a checkpoint in the folder of its run; in Python, evaluate takes a module with its weights"
         )
     module = build(architecture)
     fit_foreign(module, state, str(path), architecture.name)
-    return _described(module.eval(), path.stem, sha256_file(path), architecture, None)
+    return _described(module.eval(), name, sha256_file(path), architecture, None)
+
+
+def _run_of(path: Path) -> tuple[str, Architecture | None]:
+    """Name and architecture of the run that a checkpoint lies in the folder of."""
+    try:
+        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+        return str(config["name"]), Architecture.model_validate(config["architecture"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", None
+
+
+def _is_plain_text(path: Path) -> bool:
+    """Whether a file is text, and not one that has a message of its own, such as a web page."""
+    try:
+        with path.open("rb") as file:
+            text = codecs.getincrementaldecoder("utf-8")().decode(file.read(512))  # the last character may be cut
+    except (OSError, UnicodeDecodeError):
+        return False
+    return what_is_wrong(path) is None and all(letter.isprintable() or letter in "\t\r\n" for letter in text)
 
 
 def _card_of(path: Path) -> ModelCard | None:
     """The card a path leads to: the file itself, or the card beside the weights that names them."""
     if path.suffix == ".json":
-        return read_record(path, ModelCard)
+        try:
+            return read_record(path, ModelCard)
+        except InputError:
+            _refuse_record(path)
+            raise
     if path.suffix == ".safetensors":
         # The digits after the card's name come and go with the weights; the card's name stays.
         for candidate in sorted(path.parent.glob("*.json")):
@@ -150,6 +182,16 @@ def _card_of(path: Path) -> ModelCard | None:
             if card.weights.file == path.name:
                 return card
     return None
+
+
+def _refuse_record(path: Path) -> None:
+    try:
+        record = read_record(path, EvaluationRecord)
+    except InputError:
+        return
+    raise InputError(
+        f"{path} is an evaluation record, not a model's card; give the model's name: {record.model}"
+    ) from None
 
 
 def _from_robustbench(text: str, name: str, dataset: str | None, threat: str) -> LoadedModel:

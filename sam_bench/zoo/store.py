@@ -191,6 +191,38 @@ class Zoo:
         if previous is not None and previous != weights:
             _remove(previous)
 
+    def remove(self, card: ModelCard) -> None:
+        """Take a checkpoint out of the zoo: its card, then its weights.
+
+        Raises:
+            SamBenchError: The card cannot be deleted; then its weights stay, too.
+        """
+        path, weights = self.card_path(card), self.weights_path(card)
+        try:
+            path.unlink()
+        except OSError as error:
+            raise SamBenchError(f"cannot delete {path}: {error.strerror}") from error
+        _remove(weights)
+
+    def check_run(self, place: Named, made_by: Mapping[str, Any]) -> None:
+        """Refuse, before there is a model, to put it in the place of another run's.
+
+        Args:
+            place: Where it will be.
+            made_by: Fields of a card that tell runs apart, as this run's card will have them.
+
+        Raises:
+            InputError: The card that is there has another value of one of them; names it.
+        """
+        path = self.root / place.dataset / place.threat / f"{place.name}.json"
+        there = self._read(path) if path.exists() else None
+        differing = [name for name, value in made_by.items() if there and getattr(there, name) != value]
+        if differing:
+            raise InputError(
+                f"{full_name(place)} is in the zoo {self.root} already, from a run with another {differing[0]}: choose "
+                f"another --name or --zoo, or take it out first (sam-bench zoo remove {full_name(place)})"
+            )
+
     def check_place(self, place: Named) -> None:
         """Refuse, before there is a model, what `save` would refuse for its names or could not write.
 

@@ -106,6 +106,22 @@ def test_a_pickle_as_the_model_is_refused_and_not_run(cli: CommandLine, name: st
     assert not (cli.folder / "ran").exists()
 
 
+@pytest.mark.parametrize("content", ["summary: x\nepochs: 3\n", "weights: {method: sam}\n", "größer: [1, 2]\n"])
+def test_a_text_file_as_the_model_is_called_that(cli: CommandLine, content: str) -> None:
+    (cli.folder / "my.yaml").write_text(content, encoding="utf-8")
+    assert cli.refused("evaluate", "my.yaml", *_EVALUATE) == (
+        "sam-bench: my.yaml is a text file, not a model; give a model's name, its card (.json) or a checkpoint; a "
+        "recipe is for `sam-bench train --recipe`"
+    )
+
+
+def test_a_record_as_the_model_is_called_that(with_tiny: CommandLine) -> None:
+    with_tiny.done("evaluate", "tiny", "--attack", "fgsm", "--n-examples", "4", "--output", "x.json")
+    assert with_tiny.refused("evaluate", "x.json", *_EVALUATE) == (
+        "sam-bench: x.json is an evaluation record, not a model's card; give the model's name: tiny"
+    )
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

@@ -108,12 +108,19 @@ def test_an_empty_zoo_is_said_to_be_empty(cli: CommandLine) -> None:
             "summary: x\nweights: {method: smaa}\n",
             "unknown weight perturbation 'smaa'. Did you mean 'sam' or 'ssam' or 'fsam'?",
         ),
-        ("summary: x\nweights: {method: sam, roh: 1}\n", "weights.roh: weight perturbation 'sam' takes start_epoch, "),
+        (
+            "summary: x\nweights: {method: sam, roh: 1}\n",
+            "r.yaml: weights: unknown setting of sam 'roh'. Did you mean 'rho'? Available: bn_second_pass, interval, ",
+        ),
         ("summary: x\nweights: sam\n", "r.yaml: weights must be a mapping such as {method: sam}"),
-        ("just text\n", "r.yaml must be a mapping with at least `summary`; see `sam-bench recipes show standard`"),
+        (
+            "just text\n",
+            "r.yaml must be a mapping such as `weights: {method: sam}`; see `sam-bench recipes show standard`",
+        ),
         ("a: [1\n", "r.yaml is not YAML: "),
     ],
 )
 def test_a_wrong_recipe_file_is_named_with_its_field(cli: CommandLine, text: str, message: str) -> None:
     (cli.folder / "r.yaml").write_text(text)
     assert message in cli.refused(*DIGITS, "--recipe", "r.yaml")
+    assert message in cli.refused("recipes", "show", "r.yaml")

@@ -18,6 +18,9 @@ from crafted_timm import crafted_probabilities
 from sam_bench import __version__, api
 from sam_bench.records import EvaluationRecord, ModelCard, read_record
 from sam_bench.training import load_recipe, recipe_names
+from sam_bench.zoo import Zoo
+
+_METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
 
 _EVALUATE = ["evaluate", "tiny", "--attack", "fgsm", "--n-examples", "8"]
 
@@ -33,6 +36,39 @@ def test_train_ends_with_the_accuracy_and_what_to_do_next(cli: CommandLine) -> N
     first, second = cli.done(*DIGITS, "--name", "run", "--zoo", "my zoo").out.splitlines()
     assert re.fullmatch(r"run: clean accuracy \d+\.\d\d%, 1 pass per image", first)
     assert second == "next: sam-bench evaluate run --attack autoattack --eps 8/255 --zoo 'my zoo'"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "following"),
+    [
+        (["--recipe", "at-l2-128", "--steps", "1"], "run --attack autoattack --norm L2 --eps 128/255"),
+        (["--recipe", "fast-at", "--eps", "4/255"], "run --attack autoattack --eps 4/255"),
+        (["--recipe", "fast-at", "--eps", "0"], "run --attack autoattack --eps 8/255"),
+        (["--recipe", "fast-at", "--threat", "L2"], "run --attack autoattack --norm L2 --eps 0.5"),
+        (
+            ["--recipe", "fast-at", "--eps", "2", "--allow-large-eps"],
+            "run --attack autoattack --eps 2 --allow-large-eps",
+        ),
+        (
+            ["--dataset-name", "other"],
+            "run --attack autoattack --eps 8/255 --dataset digits --dataset-name other",
+        ),
+    ],
+)
+def test_what_to_do_next_is_an_attack_in_the_models_own_threat_model(
+    cli: CommandLine, arguments: list[str], following: str
+) -> None:
+    last = cli.done(*DIGITS, "--name", "run", *arguments).out.splitlines()[-1]
+    assert last == f"next: sam-bench evaluate {following}"
+
+
+def test_what_to_do_next_names_one_model_where_two_have_the_name(cli: CommandLine) -> None:
+    cli.done(*DIGITS, "--name", "run")
+    trained = cli.done(*DIGITS, "--name", "run", "--threat", "L2", "--run-dir", "runs/other")
+    following = "sam-bench evaluate digits-8px/L2/run --attack autoattack --norm L2 --eps 0.5"
+    assert trained.out.splitlines()[-1] == f"next: {following}"
+    evaluate = following.replace("autoattack", "fgsm").split()[1:]
+    assert cli.done(*evaluate, "--n-examples", "4", "--json").json["model"] == "digits-8px/L2/run"
 
 
 def test_train_says_at_the_start_what_it_does_and_why(cli: CommandLine) -> None:
@@ -106,6 +142,13 @@ def test_zoo_commands_print_json_and_sentences(with_tiny: CommandLine) -> None:
     shown = with_tiny.done("zoo", "show", "tiny").out
     assert "timm.create_model('tiny_digits_8px_linf', pretrained=True)" in shown
     assert cards["models"][0]["weights"]["sha256"] in shown
+    assert shown.splitlines()[-1].startswith("    RobustBench cannot load it: digits-8px is none of its data sets (")
+    zoo = Zoo(with_tiny.folder / "model_zoo")
+    card = zoo.find("tiny")
+    zoo.save(zoo.load(card), card.model_copy(update={"name": "like-cifar10", "robustbench_dataset": "cifar10"}))
+    last = with_tiny.done("zoo", "show", "like-cifar10").out.splitlines()[-1]
+    assert last == "    robustbench.utils.load_model('like-cifar10', dataset='cifar10', threat_model='Linf')"
+    Path("model_zoo/digits-8px/Linf/like-cifar10.json").unlink()
     assert with_tiny.done("zoo", "verify").out.endswith("1 of 1 models in model_zoo are whole\n")
 
 
@@ -134,6 +177,15 @@ def test_a_recipe_that_is_shown_can_be_given_back(cli: CommandLine, name: str) -
     card = cli.done(*[part for part in DIGITS if part not in ("--epochs", "1")], "--recipe", "mine.yml", "--json").json
     assert card["card"]["recipe"]["name"] == "mine"
     assert card["card"]["recipe"]["weights"]["method"] == load_recipe(name).weights.method
+
+
+def test_the_recipe_in_the_documentation_is_shown_and_trains(cli: CommandLine) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", _METHODS.read_text(encoding="utf-8"), re.DOTALL)
+    Path("gentle.yaml").write_text(text)
+    assert cli.done("recipes", "show", "gentle.yaml").out == text
+    assert cli.done("recipes", "show", "gentle.yaml", "--json").json["name"] == "gentle"
+    card = cli.done(*DIGITS, "--recipe", "gentle.yaml", "--json").json["card"]
+    assert (card["recipe"]["inputs"]["method"], card["recipe"]["weights"]["method"]) == ("fgsm", "sam")
 
 
 def test_from_evaluation_to_leaderboard_each_step_prints_json(with_tiny: CommandLine) -> None:

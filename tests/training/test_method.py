@@ -135,6 +135,35 @@ def test_a_users_yaml_is_a_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == "gentle" and build_method(recipe).recipe.weights.settings["rho"] == 0.03
     assert load_recipe(str(path)) == recipe
+    assert recipe_text(str(path)) == path.read_text()
+
+
+def test_a_users_yaml_needs_no_field(tmp_path: Path) -> None:
+    """What is left out is as in `standard`; the file gives the name."""
+    path = tmp_path / "plain.yaml"
+    path.write_text("{}")
+    texts = {"name": "plain", "summary": "the recipe plain", "good_for": "", "source": ""}
+    expected = build_method(load_recipe("standard")).recipe.model_copy(update=texts)
+    assert build_method(load_recipe(path)).recipe == expected
+
+
+def test_a_file_whose_name_is_no_recipes_name_can_have_one(tmp_path: Path) -> None:
+    path = tmp_path / "my recipe.yaml"
+    path.write_text("epochs: 2\n")
+    with pytest.raises(InputError, match=r"'my recipe' is not a usable name: .*; rename the file, or add name: to it$"):
+        load_recipe(path)
+    path.write_text("name: mine\nepochs: 2\n")
+    assert load_recipe(path).name == "mine"
+    path.write_text("name: my recipe\n")
+    with pytest.raises(InputError, match=r"'my recipe' is not a usable name: .* at most 100 characters$"):
+        load_recipe(path)
+
+
+def test_a_wrong_faithful_setting_is_named_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("inputs: {method: pgd}\nfaithful: {bn_mod: update}\n")
+    with pytest.raises(InputError, match=r"mine\.yaml: unknown setting 'bn_mod'\. Did you mean 'bn_mode'"):
+        load_recipe(path, faithful=True)
 
 
 @pytest.mark.parametrize(
@@ -144,8 +173,17 @@ def test_a_users_yaml_is_a_recipe(tmp_path: Path) -> None:
         ("- a\n", "must be a mapping"),
         ("summary: [\n", "is not YAML"),
         ("summary: x\nfaithful: bn_mode\n", "faithful must be a mapping of settings"),
-        ("epochs: 3\n", "summary: Field required"),
         ("summary: x\nweights: {rho: 1}\n", "weights.method: Field required"),
+        ("weights:\n", r"weights must be a mapping such as \{method: none\}"),
+        ("rho: 0.1\n", r"rho is a setting of weights; write weights: \{method: …, rho: …\}"),
+        ("flip: false\n", r"flip is a setting of augmentation; write augmentation: \{flip: …\}"),
+        ("weights: {method: sam, rho: big}\n", "weights.rho: must be a valid number"),
+        ("weights: {method: none, rho: 1}\n", "weights.rho: weight perturbation 'none' takes no settings"),
+        ("weights: {method: sam, roh: 1}\n", "weights: unknown setting of sam 'roh'. Did you mean 'rho'"),
+        ("augmentation: {flop: true}\n", "augmentation: unknown setting 'flop'. Did you mean 'flip'"),
+        ("weights:\n  method: sam\n  rho: 0,05\n", r"weights.rho: a number has no comma; decimals .* 0\.05"),
+        ("weights: {method: sam, rho: 0,05}\n", r"weights: 5 is not the name of a setting; .* decimals take a point"),
+        ("epochs: 1,000\n", "epochs: a number has no comma"),
     ],
 )
 def test_a_wrong_yaml_is_named_with_its_field(tmp_path: Path, text: str, message: str) -> None:

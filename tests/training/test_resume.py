@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 from training_samples import StopsAt, assert_same, digits, method_of, run, saved
 
-from sam_bench.data import hold_out
+from sam_bench.data import Split, hold_out
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.training import PARTS
 
@@ -188,15 +188,26 @@ def test_a_run_is_not_overwritten_unasked_nor_continued_as_another(tmp_path: Pat
     before = saved(tmp_path)
     with pytest.raises(InputError, match=r"holds a run already: add --resume"):
         run(tmp_path, method_of("sam"))
+    other = digits().select(torch.arange(24, 48))
+
+    def images(train: Split) -> str:
+        return f"training images of SHA-256 {train.fingerprint[:12]}…"
+
     differing: list[tuple[dict[str, Any], str]] = [
-        ({"method": method_of("sam", {"rho": 0.3})}, r"recipe\.weights\.rho = 0\.2 and this command gives 0\.3"),
-        ({"method": method_of("sam"), "seed": 1}, r"seed = 0 and this command gives 1"),
-        ({"method": method_of("sam"), "precision": "bf16"}, r"precision = 'fp32' and this command gives 'bf16'"),
-        ({"method": method_of("sam"), "train": digits().head(20)}, r"train_fingerprint = "),
+        ({"method": method_of("sam", {"rho": 0.3})}, r"--rho 0\.2 and this command gives --rho 0\.3"),
+        ({"method": method_of("sam"), "seed": 1}, r"--seed 0 and this command gives --seed 1"),
+        (
+            {"method": method_of("sam"), "precision": "bf16"},
+            r"--precision fp32 and this command gives --precision bf16",
+        ),
+        ({"method": method_of("sam"), "train": digits().head(20)}, r"--limit-train 24 and .* --limit-train 20"),
+        ({"method": method_of("sam"), "train": other}, rf"{images(digits().head(24))} and .* {images(other)}"),
     ]
     for changes, message in differing:
-        with pytest.raises(InputError, match=f"cannot resume .*{message}"):
+        with pytest.raises(InputError, match=f"cannot resume .*: it was started with {message}$"):
             run(tmp_path, **changes, resume=True)
+        with pytest.raises(InputError, match=f"holds another run already: it was started with {message}; choose"):
+            run(tmp_path, **changes)
     assert_same(before, saved(tmp_path))
 
 

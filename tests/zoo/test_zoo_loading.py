@@ -157,6 +157,14 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, network: Networks) -> No
         with pytest.raises(InputError, match=message) as caught:
             read_state_dict(tmp_path / name)
         assert name in str(caught.value) and "\n" not in str(caught.value)
+    # Bytes that are text up to the last, which is cut: only whole characters count.
+    for name, text in (("notes.pt", "a list of words"), ("long.pt", "a" + 512 * "ö")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=rf"{name} is a text file, not a model; .* or a checkpoint$"):
+            load_model(tmp_path / name)
+    for name in ("drive.pt", "lfs.pth", "empty.ckpt", "noise.pt"):  # these have messages of their own
+        with pytest.raises(InputError, match=contents[name][1]):
+            load_model(tmp_path / name)
     for absent in ("absent.pt", "."):
         with pytest.raises(InputError, match="no such checkpoint file"):
             load_model(tmp_path / absent)

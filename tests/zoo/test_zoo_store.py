@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.records import ModelCard, read_record, sha256_file
-from sam_bench.zoo import Zoo, state_dict_sha256
+from sam_bench.zoo import Place, Zoo, state_dict_sha256
 from sam_bench.zoo.weights import pack, unpack
 
 Fields = Callable[..., dict[str, Any]]
@@ -64,6 +64,23 @@ def test_saving_over_a_model_replaces_it_and_removes_its_weights(zoo: Zoo, netwo
     assert zoo.find("sam") == second != first
     assert not zoo.weights_path(first).exists()
     assert zoo.verify(second) == [] and zoo.strays() == []
+
+
+def test_a_removed_model_leaves_nothing_and_the_others_stay(zoo: Zoo, network: Networks, fields: Fields) -> None:
+    first, second = zoo.save(network(0), fields()), zoo.save(network(1), fields(name="at"))
+    zoo.remove(first)
+    assert zoo.cards() == [second] and zoo.strays() == [] and zoo.verify(second) == []
+    with pytest.raises(SamBenchError, match=r"cannot delete .*sam\.json: No such file"):
+        zoo.remove(first)
+
+
+def test_another_runs_model_is_not_replaced(zoo: Zoo, network: Networks, fields: Fields) -> None:
+    card = zoo.save(network(), fields())
+    own = {"recipe": card.recipe, "seed": card.seed}
+    zoo.check_run(card, own)
+    zoo.check_run(Place("other", card.dataset, card.threat), own | {"seed": 7})
+    with pytest.raises(InputError, match=r"/sam is in the zoo .* already, from a run with another seed: .*zoo remove"):
+        zoo.check_run(card, own | {"seed": 7})
 
 
 def test_saving_the_same_weights_again_keeps_them(zoo: Zoo, network: Networks, fields: Fields) -> None:
