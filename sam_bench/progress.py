@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -67,8 +67,9 @@ class PlainReporter:
         self._stream = stream
 
     def say(self, text: str) -> None:
-        """One line."""
-        print(text, file=self._stream, flush=True)
+        """One line; none any more once nobody reads them, which is no reason to stop working."""
+        with suppress(BrokenPipeError):
+            print(text, file=self._stream, flush=True)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:

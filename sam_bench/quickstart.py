@@ -153,6 +153,7 @@ def _train_and_evaluate(
             device=device,
             zoo=folder / "model_zoo",
             output=_record_path(folder, card.name, judge),
+            resume=True,
             reporter=reporter,
             command="sam-bench quickstart",
         )

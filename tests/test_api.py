@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from sam_bench import build_leaderboard, evaluate, load_model, train
 from sam_bench.api import submit
 from sam_bench.data import load_dataset, to_float
 from sam_bench.errors import InputError
-from sam_bench.records import EvaluationRecord, ModelCard, Recipe, read_record
+from sam_bench.progress import SilentReporter
+from sam_bench.records import EvaluationRecord, ModelCard, Recipe, read_record, sha256_file
 from sam_bench.training import load_recipe
+from sam_bench.zoo import state_dict_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +195,65 @@ def test_a_few_examples_of_a_sorted_test_set_are_of_every_class(workplace: Path)
     record = evaluate("sorted", attack="fgsm", eps="4/255", dataset="sorted.npz", n_examples=20)
     ten_twice = test.select(torch.cat([(test.labels == label).nonzero().flatten()[:2] for label in range(10)]))
     assert record.n_examples == 20 and record.dataset_fingerprint == ten_twice.fingerprint
+
+
+class Linear(torch.nn.Module):
+    """A model that sam-bench knows nothing of."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(64, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layer(x.flatten(1))
+        return logits
+
+
+def test_a_module_of_ones_own_and_a_checkpoint_of_a_run_are_evaluated(workplace: Path) -> None:
+    torch.manual_seed(0)
+    module = Linear()
+    options: dict[str, Any] = {"attack": "fgsm", "eps": "1/255", "dataset": "digits-8px", "n_examples": 20}
+    record = evaluate(module, **options, output="own.json")
+    assert Path("own.json").exists() and record.checkpoint_sha256 == state_dict_sha256(module)
+    assert record.model == f"Linear-{record.checkpoint_sha256[:8]}"
+    assert module.training, "its mode is given back"
+    with pytest.raises(InputError, match=r"a module does not say what it was trained on: give dataset="):
+        evaluate(module, attack="fgsm")
+    said = _Said()
+    evaluate(Linear(classes=12), **options, reporter=said)
+    assert any("knows 12 classes, and digits-8px has 10" in line for line in said.lines)
+
+    trained = _train(name="mine", settings={"epochs": 1})
+    registered = evaluate("mine", **options)
+    checkpoint = trained.run_dir / "checkpoint.pt"
+    again = evaluate(str(checkpoint), **options)
+    assert again.verdicts == registered.verdicts and again.checkpoint_sha256 == sha256_file(checkpoint)
+    (path,) = Path("evaluations/mine-checkpoint").glob("*.json")
+    assert path.name == "fgsm-Linf-1over255-n20.json"
+
+
+class _Said(SilentReporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm": "linf"}, "unknown --norm 'linf'. Did you mean 'Linf'"),
+        ({"batch_size": 0}, "--batch-size must be a whole number of at least 1, not 0"),
+        ({"workers": 0}, "--workers must be a whole number of at least 1, not 0"),
+    ],
+)
+def test_wrong_arguments_of_evaluate_are_refused_before_the_model_is_looked_for(
+    workplace: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        evaluate("nowhere", **arguments)
+    assert not list(workplace.iterdir())
 
 
 def test_timm_and_robustbench_find_a_model_that_shares_cifar10s_inputs(workplace: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import pty
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -44,6 +45,19 @@ def test_a_log_gets_whole_lines_with_the_time_left_every_ten_seconds_and_at_the_
         "train 16/20, 0:48 elapsed, 0:12 left, loss 16",
         "train 20/20, 1:00 elapsed, loss 20",
     ]
+
+
+def test_work_goes_on_when_nobody_reads_the_log_any_more() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8") as stream:
+        reporter = PlainReporter(stream)
+        with reporter.stage("train", 2) as stage:
+            stage.update(1)
+            reporter.say("more")
+            stage.update(2)
+        with suppress(BrokenPipeError):  # what was not written is lost; the file is closed all the same
+            stream.close()
 
 
 def test_the_time_left_of_a_resumed_stage_counts_what_this_process_did(clock: _Clock) -> None:

@@ -87,9 +87,11 @@ def test_the_quickstart_goes_the_whole_way_and_repeats_itself(tmp_path: Path, mo
     assert "PGD-3 at 16/255" in sam and "2.0 times its passes" in sam and "3.0 times the passes" in at
     assert "at 0.9 on 4 images" in strong
 
-    # Run again it continues what is there, which is finished, and finds the same; for a person, in one process.
+    # Run again it continues what is there, all but one finished, and finds the same; for a person, in one process.
+    (tmp_path / "evaluations" / "digits-at" / "pgd-16over255.json").unlink()
     second = run(tmp_path, "--workers", "1")
-    assert second.stderr.count("after epoch 2 of 2") == 3 and second.stderr.count("record written to") == 9
+    assert second.stderr.count("after epoch 2 of 2") == 3 and second.stderr.count("record written to") == 1
+    assert second.stderr.count("is finished: nothing to resume") == 8
     assert all(sentence in second.stdout for sentence in printed["sentences"])
     assert all(name in second.stdout for name in ("digits-standard", "digits-sam", "digits-at"))
     assert str(tmp_path / "leaderboards" / "leaderboard.html") in second.stdout

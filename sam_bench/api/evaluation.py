@@ -1,22 +1,21 @@
-"""`evaluate` and `load_model`: from the name of a model to a record of what an attack did to it."""
+"""`evaluate`: from a model to a record of what an attack did to it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from torch import nn
 
-from sam_bench import zoo as zoos
+from sam_bench.api.arguments import StrPath, check_at_least, check_choice, path_of
+from sam_bench.api.attacked import model_and_data
 from sam_bench.api.listing import settings_of_attacks
 from sam_bench.api.record_files import check_folder, default_record_path
 from sam_bench.attacks import ATTACKS, Attack
-from sam_bench.data import Dataset, data_sources, first_examples, load_dataset
+from sam_bench.data import first_examples
 from sam_bench.device import choose_device, device_name
 from sam_bench.distributed import LONG_PATIENCE, joined
 from sam_bench.errors import InputError
@@ -25,12 +24,12 @@ from sam_bench.evaluation.batch_size import USUAL, choose_batch_size
 from sam_bench.evaluation.opinion import second_attack
 from sam_bench.perturb.ball import USUAL_EPS, check_eps
 from sam_bench.progress import Reporter, SilentReporter
-from sam_bench.records import ComponentSpec, EvaluationRecord, Norm, Radius, RobustBenchDataset
+from sam_bench.records import ComponentSpec, EvaluationRecord, Norm, Radius
 from sam_bench.seeds import check_seed
 
 
 def evaluate(
-    model: str,
+    model: str | nn.Module,
     *,
     attack: str = "autoattack",
     norm: Norm = "Linf",
@@ -45,11 +44,11 @@ def evaluate(
     executor: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
     task_size: int = TASK_SIZE,
-    data_dir: Path = Path("data"),
+    data_dir: StrPath = Path("data"),
     dataset_name: str | None = None,
     image_size: int | None = None,
-    zoo: Path | None = None,
-    output: Path | None = None,
+    zoo: StrPath | None = None,
+    output: StrPath | None = None,
     resume: bool = False,
     save_adversarial: bool = False,
     second_opinion: bool = False,
@@ -63,7 +62,9 @@ def evaluate(
     goes when the record is written. Started by `torchrun`, the processes share the examples.
 
     Args:
-        model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`.
+        model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`; or a module that takes float32 [B, C, H, W] in
+            [0, 1] and returns logits, which is moved to the device and goes by its class and the SHA-256 of its
+            weights. A module needs a `dataset`.
         attack: `autoattack`, `pgd`, `fgsm`, …, what another package registered, `torchattacks:NAME` or `foolbox:NAME`.
         norm: Norm of the ball: `Linf`, `L2` or `L1`.
         eps: Its radius for inputs in [0, 1], as `8/255` or a number; default 8/255 in Linf, 0.5 in L2, 12 in L1.
@@ -105,7 +106,7 @@ def evaluate(
 
 
 def evaluate_curve(
-    model: str,
+    model: str | nn.Module,
     radii: Sequence[str | float] | None = None,
     *,
     attack: str = "autoattack",
@@ -120,11 +121,11 @@ def evaluate_curve(
     executor: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
     task_size: int = TASK_SIZE,
-    data_dir: Path = Path("data"),
+    data_dir: StrPath = Path("data"),
     dataset_name: str | None = None,
     image_size: int | None = None,
-    zoo: Path | None = None,
-    output: Path | None = None,
+    zoo: StrPath | None = None,
+    output: StrPath | None = None,
     resume: bool = False,
     save_adversarial: bool = False,
     second_opinion: bool = False,
@@ -146,6 +147,10 @@ def evaluate_curve(
         A record for each radius, the smallest first.
     """
     reporter = reporter or SilentReporter()
+    check_choice("--norm", norm, get_args(Norm))
+    check_at_least("--batch-size", None if batch_size == "auto" else batch_size, 1)
+    check_at_least("--workers", workers, 1)
+    output, zoo, data_dir = path_of(output), path_of(zoo), Path(data_dir)
     found = sorted(parse_radii(radii, norm, allow_large_eps=allow_large_eps), key=float)
     check_seed(seed)
     chosen = _build_attack(attack, settings or {})
@@ -157,7 +162,7 @@ def evaluate_curve(
             reporter = SilentReporter()
         # What is done elsewhere needs no more of the device here than to look at the model once.
         where, why_device = choose_device("cpu" if away else device)
-        loaded, data = _model_and_data(
+        loaded, data = model_and_data(
             model, dataset, norm, device=where, data_dir=data_dir, name=dataset_name, image_size=image_size, zoo=zoo
         )
         if n_examples is not None and not 1 <= n_examples <= len(data.test):
@@ -165,6 +170,11 @@ def evaluate_curve(
                 f"--n-examples {n_examples} must be between 1 and {len(data.test)}, the size of {data.name}'s test set"
             )
         test = data.test if n_examples is None else first_examples(data.test, n_examples)
+        if loaded.num_classes != data.num_classes:
+            reporter.say(
+                f"note: {loaded.name} knows {loaded.num_classes} classes, and {data.name} has {data.num_classes}: the "
+                "accuracy only means something where their numbers mean the same"
+            )
         named: dict[str, Any] = {"n_examples": n_examples, "seed": seed, "settings": settings or {}}
         paths = [output or default_record_path(loaded.name, attack, norm, eps, **named) for eps in found]
         check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours
@@ -205,56 +215,17 @@ def evaluate_curve(
             place=f"{away.describe() if away else f'device {where} ({why_device})'}, precision fp32, "
             f"batch size {size} ({why_size})",
             ran_on=away.ran_on if away else partial(device_name, where),
-            spelled=model,
+            spelled=model if isinstance(model, str) else loaded.name,
             command=command,
         )
+        for number, (radius, path) in enumerate(zip(found, paths, strict=True)):
+            recording.check(replace(first, eps=radius, batch_size=size), path, carries=number > 0)
         records: list[EvaluationRecord] = []
         for radius, path in zip(found, paths, strict=True):
             carried = broken(records[-1]) if records else {}
             evaluation = replace(first, eps=radius, batch_size=size, carried=carried)
             records.append(recording.record(evaluation, path, records[-1] if records else None))
     return records
-
-
-def _model_and_data(
-    model: str,
-    dataset: str | None,
-    norm: Norm,
-    *,
-    device: torch.device,
-    data_dir: Path,
-    name: str | None,
-    image_size: int | None,
-    zoo: Path | None,
-) -> tuple[zoos.LoadedModel, Dataset]:
-    """The model, on the device, and the data set it is attacked on."""
-    hint, data = (Path(dataset).stem if dataset else None), None
-    if dataset and model.startswith("robustbench:"):
-        # RobustBench knows its own data sets only; one's own file says which of them it is like, if it is.
-        data = load_dataset(dataset, data_dir=data_dir, name=name, image_size=image_size, test_only=True)
-        hint = data.robustbench or (hint if hint in get_args(RobustBenchDataset) else None)
-    # No model is listed under L1.
-    loaded = zoos.load_model(model, zoo=zoo, dataset=hint, threat="Linf" if norm == "L1" else norm, device=device)
-    card = loaded.card
-    if card and dataset is None and not is_named_dataset(card.dataset):
-        raise InputError(
-            f"model {card.name} was trained on {card.dataset}, which is a data set of your own: give its FILE.npz or "
-            "FOLDER with --dataset"
-        )
-    data = data or load_dataset(
-        dataset or (card.dataset if card else "cifar10"),
-        data_dir=data_dir,
-        name=name,
-        image_size=image_size or (card.architecture.image_size if card else None),
-        test_only=True,
-    )
-    if card and data.name == card.dataset and data.test.fingerprint != card.test_fingerprint:
-        raise InputError(
-            f"the test images of {data.name} here are not those the card of {card.name} names (SHA-256 "
-            f"{data.test.fingerprint[:12]}… instead of {card.test_fingerprint[:12]}…); give the same data, "
-            "or another --dataset-name"
-        )
-    return loaded, data
 
 
 def parse_radii(
@@ -287,11 +258,6 @@ def parse_radii(
     return parsed
 
 
-def is_named_dataset(name: str) -> bool:
-    """Whether a data set is found by its name alone (`cifar10`, `digits-8px`), as a file of one's own is not."""
-    return re.sub(r"-\d+px$", "", name) in data_sources()
-
-
 def _build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
     takes = ATTACKS.get(name).model_fields
     for setting in settings:
@@ -302,27 +268,3 @@ def _build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
             known = f"{name} takes {', '.join(takes)}" if takes else f"{name} takes no settings"
             raise InputError(f"{option} does not apply to attack {name!r}: {belongs}; {known}")
     return ATTACKS.build(ComponentSpec(method=name, **settings))
-
-
-def load_model(
-    model: str,
-    *,
-    dataset: str | None = None,
-    threat: Norm = "Linf",
-    zoo: Path | None = None,
-    device: str = "cpu",
-) -> nn.Module:
-    """A trained model in eval mode; it maps float32 [B, C, H, W] in [0, 1] to logits.
-
-    Args:
-        model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`.
-        dataset: Needed where the name alone is ambiguous, and for RobustBench's models.
-        threat: The threat model it is listed under.
-        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
-        device: Where to put it.
-
-    Raises:
-        InputError: There is no such model; names the nearest.
-        SamBenchError: The weights are not those the card names.
-    """
-    return zoos.load_model(model, zoo=zoo, dataset=dataset, threat=threat, device=choose_device(device)[0]).module

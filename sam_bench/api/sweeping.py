@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 
 from sam_bench import zoo as zoos
-from sam_bench.api.evaluation import evaluate_curve, is_named_dataset, parse_radii
+from sam_bench.api.attacked import is_named_dataset
+from sam_bench.api.evaluation import evaluate_curve, parse_radii
 from sam_bench.api.grid import Run, plan_runs
 from sam_bench.api.training import train
 from sam_bench.attacks import ATTACKS
@@ -25,6 +26,8 @@ from sam_bench.evaluation.on_ray import OnRay
 from sam_bench.parallel import Job, run_jobs
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import ComponentSpec, ModelCard, Norm, Radius, read_record, write_atomic
+from sam_bench.training import build_method, load_recipe, override
+from sam_bench.zoo.names import full_name
 
 _DECIDES_NOTHING = {"keep", "save_every", "authors", "allow_large_eps"}
 
@@ -194,7 +197,7 @@ def _do(run: Run, plan: _Plan, *, gpu: int | None = None, reporter: Reporter) ->
         records = []
         if plan.attack is not None:
             records = evaluate_curve(
-                card.name,
+                full_name(card),  # the name alone may be another model's, too, of other data or another threat model
                 plan.radii,
                 attack=plan.attack,
                 norm=plan.norm,
@@ -241,7 +244,12 @@ def _train(run: Run, plan: _Plan, reporter: Reporter) -> ModelCard:
         reporter=reporter,
         command=plan.command,
     )
-    done = {"arguments": _decides(run), "card": str(result.card_path), "weights": result.card.weights.sha256}
+    done = {
+        "arguments": _decides(run),
+        "recipe": result.card.recipe.model_dump(mode="json"),
+        "card": str(result.card_path),
+        "weights": result.card.weights.sha256,
+    }
     write_atomic(folder / "sweep.json", json.dumps(done, indent=2))
     return result.card
 
@@ -251,7 +259,8 @@ def _finished(run: Run, plan: _Plan) -> ModelCard | None:
     try:
         done = json.loads((plan.folder / run.name / "sweep.json").read_text(encoding="utf-8"))
         path = Path(done["card"])
-        if done["arguments"] != _decides(run) or plan.zoo.resolve() not in path.resolve().parents:
+        asked = [_decides(run), _recipe(run)]
+        if [done["arguments"], done["recipe"]] != asked or plan.zoo.resolve() not in path.resolve().parents:
             return None
         card = read_record(path, ModelCard)
     except (OSError, ValueError, KeyError, TypeError):
@@ -260,8 +269,25 @@ def _finished(run: Run, plan: _Plan) -> ModelCard | None:
 
 
 def _decides(run: Run) -> Any:
-    """The arguments that the weights depend on, as JSON has them."""
-    return json.loads(json.dumps({k: v for k, v in run.arguments.items() if k not in _DECIDES_NOTHING}, default=str))
+    """The arguments that the weights depend on, as JSON has them, and what tells whether a data file changed."""
+    decides = {key: value for key, value in run.arguments.items() if key not in _DECIDES_NOTHING}
+    return json.loads(json.dumps({**decides, "file": _state(str(decides.get("dataset", "")))}, default=str))
+
+
+def _state(dataset: str) -> list[int] | None:
+    """Size and time of a file of one's own; None for a data set known by name, and for a folder."""
+    try:
+        found = Path(dataset).expanduser().stat()
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return None if is_named_dataset(dataset) or Path(dataset).is_dir() else [found.st_size, found.st_mtime_ns]
+
+
+def _recipe(run: Run) -> Any:
+    """The recipe as it is now, which may be a file that was edited, as a card has it."""
+    arguments = run.arguments
+    chosen = load_recipe(arguments.get("recipe", "standard"), faithful=arguments.get("faithful", False))
+    return build_method(override(chosen, arguments.get("settings", {}))).recipe.model_dump(mode="json")
 
 
 def _on_cluster(runs: list[Run], plan: _Plan, away: OnRay, reporter: Reporter) -> list[SweepRow]:

@@ -121,8 +121,8 @@ def reporter(quiet: bool) -> Reporter:
 
 
 def command_line() -> str:
-    """The command as it was typed, for cards and records."""
-    return shlex.join(["sam-bench", *sys.argv[1:]])
+    """The command as it was typed, for cards and records; bytes that are no text are written as `\\xff`."""
+    return shlex.join(["sam-bench", *sys.argv[1:]]).encode("utf-8", "backslashreplace").decode()
 
 
 def print_json(content: Any) -> None:

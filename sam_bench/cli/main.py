@@ -6,9 +6,10 @@ import importlib
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
@@ -39,6 +40,9 @@ _SUMMARIES = {
     "leaderboard": "Tables and a page of what the records say.",
     "doctor": "What is installed, what device, what is wrong and how to mend it.",
 }
+
+
+_PATIENCE = 2.0  # seconds in which torchrun notices that a process has failed
 
 
 class _ReaderGoneError(Exception):
@@ -126,7 +130,8 @@ def main() -> NoReturn:
 
 def _as_typed(message: str) -> str:
     """A setting is called by the option that sets it, not by its place in a recipe."""
-    found = re.match(r"(attack|inputs|weights|objective|averaging|optimizer|schedule)\.(\w+): ", message)
+    part = "attack|inputs|weights|objective|averaging|optimizer|schedule|augmentation"
+    found = re.match(rf"(?:({part})\.)?(\w+): ", message)
     if not found:
         return message
     option = f"--{found[2].replace('_', '-')}"
@@ -137,10 +142,17 @@ def _as_typed(message: str) -> str:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"warning: {message}", err=True)
+    with suppress(BrokenPipeError):
+        click.echo(f"warning: {message}", err=True)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    if speaks():
+    if not speaks():
+        if code not in (1, 2):
+            sys.exit(code)
+        # What went wrong in all of them, rank 0 says; torchrun then ends this process before it says it again.
+        time.sleep(_PATIENCE)
+        message = f"process {os.environ['RANK']}: {message}"
+    with suppress(BrokenPipeError):
         click.echo(f"sam-bench: {message}", err=True)
     sys.exit(code)

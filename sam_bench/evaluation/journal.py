@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -106,17 +107,26 @@ class Journal:
                     f"cannot resume {self.path}: it was begun with {key} = {there.get(key)!r} and this command gives "
                     f"{identity.get(key)!r}; choose another --output, or delete the folder to begin anew"
                 )
-            if not resume and any(self._parts()):
-                raise InputError(
-                    f"{self.path} holds an evaluation that was not finished: add --resume to go on with it, or delete "
-                    "the folder to begin anew"
-                )
+            if not resume:
+                self.check_unused()
         elif any(self._parts()):
             raise InputError(
                 f"{self.path} holds verdicts, and nothing says of which evaluation; delete the folder to begin anew"
             )
         write_atomic(self._identity_file, json.dumps(identity, indent=2))
         return self.read(witnesses=False)
+
+    def check_unused(self) -> None:
+        """Refuse a folder with verdicts.
+
+        Raises:
+            InputError: There are some.
+        """
+        if any(self._parts()):
+            raise InputError(
+                f"{self.path} holds an evaluation that was not finished: add --resume to go on with it, or delete the "
+                "folder to begin anew"
+            )
 
     def is_of(self, identity: Mapping[str, Any]) -> bool:
         """Whether the folder is there and was begun for this evaluation."""
@@ -169,11 +179,15 @@ class Journal:
         taken = [int(part.stem.split("-")[1]) for part in self._parts()]
         return f"{max(taken, default=0) + 1:04d}"
 
+    def forget(self) -> None:
+        """Delete what is known; the folder still says of which evaluation it is."""
+        for part in self._parts():
+            part.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Delete the folder: the record says all of it. What a kill leaves of it still says what it is of."""
         try:
-            for part in self._parts():
-                part.unlink(missing_ok=True)
+            self.forget()
         except OSError:
             return
         shutil.rmtree(self.path, ignore_errors=True)
@@ -263,6 +277,15 @@ def write_witnesses(path: Path, known: Known, about: Mapping[str, str]) -> None:
     said: dict[str, Any] = {name: np.array(value) for name, value in about.items()}
     np.savez_compressed(buffer, index=np.array(places, dtype=np.int64), x_adv=stacked, **said)
     write_atomic(path, buffer.getvalue())
+
+
+def read_about(path: Path) -> dict[str, str] | None:
+    """What `write_witnesses` wrote along; None where there is no such file."""
+    try:
+        with np.load(path) as bundle:
+            return {name: str(bundle[name]) for name in bundle.files if name not in ("index", "x_adv")}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from sam_bench.attacks import Attack, Verdict
 from sam_bench.distributed import Team
 from sam_bench.errors import InputError
-from sam_bench.evaluation.journal import Journal, Known, write_witnesses
+from sam_bench.evaluation.existing import existing
+from sam_bench.evaluation.journal import Journal, Known, read_about, write_witnesses
 from sam_bench.evaluation.opinion import opinion_on, with_opinion
-from sam_bench.evaluation.run import Evaluation, record_of, settings_of
+from sam_bench.evaluation.run import Evaluation, record_of
 from sam_bench.progress import Reporter
 from sam_bench.records import MISCLASSIFIED, ROBUST, EvaluationRecord, read_record, write_record
 
@@ -52,13 +53,22 @@ class Recording:
             path: The record's file.
             smaller: The record at the next smaller radius of the curve.
         """
-        journal, opinions = Journal(path.with_suffix(".progress")), Journal(path.with_suffix(".opinion.progress"))
+        journal, opinions = _journals(path)
         record = None
-        if self.resume and self.team.is_main:
-            record = finished(path, evaluation, begun=journal.is_of(evaluation.identity()))
+        if self.team.is_main:
+            record = existing(path, evaluation, resume=self.resume)
+            if record is not None and self.keep_witnesses and not _has_witnesses(path, evaluation):
+                if not journal.is_of(evaluation.identity()):
+                    raise InputError(
+                        f"--save-adversarial: {path} is finished, and its adversarial examples were not kept; leave "
+                        "--resume away to attack again and keep them"
+                    )
+                record = None  # it is being made anew for their sake
         record = self.team.share(record)
         if record is not None and (self.second is None or record.second_opinion is not None):
             self.reporter.say(f"{path} is finished: nothing to resume")
+            if self.team.is_main and read_record(path, EvaluationRecord) != record:
+                write_record(path, record)  # that of an evaluation alone, as this curve has it
             if journal.is_of(evaluation.identity()):  # of a process that was killed as it was done
                 journal.remove()
             return record
@@ -76,6 +86,23 @@ class Recording:
         journal.remove()
         opinions.remove()
         return record
+
+    def check(self, evaluation: Evaluation, path: Path, *, carries: bool) -> None:
+        """Refuse, before anything is attacked, what would be found in the way hours later.
+
+        Args:
+            evaluation: As `record` will be given it, but for what will be carried over.
+            path: The record's file.
+            carries: Something may be carried over.
+
+        Raises:
+            InputError: The record is of another evaluation; or there is one under way, and nobody said to go on.
+        """
+        if not self.team.is_main:
+            return
+        existing(path, evaluation, resume=self.resume, carries=carries)
+        if not self.resume:
+            _journals(path)[0].check_unused()
 
     def _attacked(self, evaluation: Evaluation, path: Path, journal: Journal) -> EvaluationRecord:
         self.reporter.say(
@@ -112,9 +139,7 @@ class Recording:
         if not self.keep_witnesses:
             path.unlink(missing_ok=True)
             return
-        identity = evaluation.identity()
-        about = {name: str(identity[name]) for name in ("checkpoint_sha256", "dataset_fingerprint", "norm", "eps")}
-        write_witnesses(path, known, {"attack": evaluation.attack.method, **about})
+        write_witnesses(path, known, _about(evaluation))
         missing = sum(
             each.verdict not in (ROBUST, MISCLASSIFIED) and each.witness is None and place not in evaluation.carried
             for place, each in known.verdicts.items()
@@ -126,6 +151,22 @@ class Recording:
             )
 
 
+def _journals(path: Path) -> tuple[Journal, Journal]:
+    """Of a record's evaluation, and of its second opinion."""
+    return Journal(path.with_suffix(".progress")), Journal(path.with_suffix(".opinion.progress"))
+
+
+def _about(evaluation: Evaluation) -> dict[str, str]:
+    """What is written beside adversarial examples, so that they are not taken for those of something else."""
+    identity = evaluation.identity()
+    names = ("attack", "checkpoint_sha256", "dataset_fingerprint", "norm", "eps")
+    return {name: str(identity[name]) for name in names}
+
+
+def _has_witnesses(path: Path, evaluation: Evaluation) -> bool:
+    return read_about(path.with_suffix(".adversarial.npz")) == _about(evaluation)
+
+
 def broken(record: EvaluationRecord) -> dict[int, Verdict]:
     """The examples that an evaluation broke: place in the data set to the verdict, as larger balls carry it over."""
     return {
@@ -133,37 +174,3 @@ def broken(record: EvaluationRecord) -> dict[int, Verdict]:
         for place, verdict in enumerate(record.verdicts)
         if verdict not in (ROBUST, MISCLASSIFIED)
     }
-
-
-def finished(path: Path, evaluation: Evaluation, *, begun: bool = False) -> EvaluationRecord | None:
-    """The record at `path`, when it is of this evaluation.
-
-    Args:
-        path: Where it would be.
-        evaluation: What is asked for.
-        begun: It was begun already: a record of another one is about to be replaced.
-
-    Raises:
-        InputError: It is of another evaluation, and nobody said that it can go; names the first field that differs.
-    """
-    if not path.exists():
-        return None
-    record = read_record(path, EvaluationRecord)
-    identity = evaluation.identity()  # with the batch size only where verdicts depend on it
-    names = ["n_examples", *(name for name in identity if name not in ("n_examples", "settings", "carried"))]
-    pairs = {name: (getattr(record, name), identity[name]) for name in names}
-    pairs |= {
-        "version": (record.version, str(evaluation.attack.model_dump().get("version", ""))),
-        "settings": (record.settings, settings_of(evaluation.attack)),
-        "carried": (record.carried, len(evaluation.carried)),
-    }
-    differing = [name for name, (there, here) in pairs.items() if str(there) != str(here)]
-    if differing and begun:
-        return None
-    if differing:
-        there, here = pairs[differing[0]]
-        raise InputError(
-            f"cannot resume {path}: it is a finished record of {differing[0]} = {there!s} and this command gives "
-            f"{here!s}; choose another --output, or leave --resume away to replace it"
-        )
-    return record

@@ -92,6 +92,12 @@ class Evaluation:
         with attacking(model.module):
             check_model(model.module, num_classes=model.num_classes, input_shape=shape, name=f"model {model.name}")
 
+    def standing(self, known: Known) -> tuple[dict[int, Verdict], list[int]]:
+        """What is said of each example, what was carried over included, and the places of those not settled yet."""
+        verdicts = dict(self.carried) | known.verdicts
+        settled = {place for place, verdict in verdicts.items() if verdict.verdict is not None}
+        return verdicts, [place for place in range(len(self.test)) if place not in settled]
+
     def shards(self, known: Mapping[int, Verdict], examples: list[int], count: int) -> list[Shard]:
         """Examples dealt out in turn: those that resist longest are spread over the shards.
 
@@ -161,11 +167,15 @@ def run_evaluation(
             journal.open(evaluation.identity(), resume=resume)
         team.wait()
         known = Known.together(team.collect(journal.open(evaluation.identity(), resume=resume)))
-        verdicts = dict(evaluation.carried) | known.verdicts
-        settled = {place for place, verdict in verdicts.items() if verdict.verdict is not None}
-        left = [place for place in range(len(evaluation.test)) if place not in settled]
+        verdicts, left = evaluation.standing(known)
+        if left and known.verdicts and not attack.per_example:
+            # Stopped as it told them: what is left would make other batches than all of them.
+            journal.forget()
+            known = Known({}, [], {})
+            verdicts, left = evaluation.standing(known)
         if known.verdicts:
-            reporter.say(f"resuming {journal.path}: {len(settled):,} of {len(evaluation.test):,} examples are settled")
+            settled = len(evaluation.test) - len(left)
+            reporter.say(f"resuming {journal.path}: {settled:,} of {len(evaluation.test):,} examples are settled")
         place = Workplace(
             module=evaluation.model.module,
             attack=attack,

@@ -249,6 +249,11 @@ def checked_records(stored: StoredEntry, *, rows_only: bool = False) -> Iterator
                 f"{path} is about checkpoint {record.checkpoint_sha256}, "
                 f"but {stored.path} about {evidence.checkpoint_sha256}: submit the model's own record"
             )
+        if record.dataset != stored.dataset:
+            raise InputError(
+                f"{path} is about {record.dataset}, but {stored.path} lies among the entries of {stored.dataset}: an "
+                "entry belongs into the folder of its data set"
+            )
         expected = row_from_record(record, sha256=row.record_sha256, model=evidence.name)
         _same_numbers(stored.path, row, expected)
         yield row, record

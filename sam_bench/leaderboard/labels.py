@@ -84,7 +84,7 @@ def architecture_label(architecture: Architecture) -> str:
 
 
 def attack_name(record: EvaluationRecord) -> str:
-    """What a row calls the record's attack: `autoattack`, `autoattack-rand`, `pgd-20`, `pgd-20x5`, `fgsm`.
+    """What a row calls the record's attack: `autoattack-rand`, `pgd-20`, `pgd-20x5`, `pgd-20-step-1over255`, `fgsm`.
 
     Attacks of different strength get different names, so that no table ranks one against the other.
     Only AutoAttack's standard version is called plainly `autoattack`.
@@ -96,6 +96,10 @@ def attack_name(record: EvaluationRecord) -> str:
     steps, restarts = _count(record.settings.get("steps")), _count(record.settings.get("restarts"))
     if steps:
         name += f"-{steps}" + (f"x{restarts}" if restarts > 1 else "")
+    if "step_size" in record.settings:
+        name += f"-step-{record.settings['step_size']}".replace("/", "over")
+    if record.settings.get("random_start") is False:
+        name += "-no-random-start"
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 

@@ -24,6 +24,7 @@ from sam_bench.leaderboard.entries import (
 )
 from sam_bench.leaderboard.labels import examples_text, radius_text
 from sam_bench.leaderboard.robustbench_issue import Condition, conditions, issue_text, issue_title, model_info
+from sam_bench.locks import claimed
 from sam_bench.records import (
     EntryRow,
     EvaluationRecord,
@@ -105,22 +106,25 @@ def submit_entry(
         raise InputError(f"{card_path} is not the card of {card.name} that is being submitted: read it again")
     path = folder / card.dataset / card.threat / f"{card.name}.json"
     given = _read_sources(card, record_paths)
-    kept, notes, stale = _existing(card, path, {row_key(source.row) for source in given})
-    sources = [*kept, *given]
-    notes += _check_test_set(card, card_path, sources, fingerprint_of_first)
-    link = Path(os.path.relpath(card_path.resolve(), path.parent.resolve())).as_posix()
-    entry = make_entry(card, [source.row for source in sources], card_link=link)
 
-    records = []
-    for source in sources:
-        copy = path.parent / source.row.record
-        if source.data:
-            write_atomic(copy, source.data)
-        records.append(copy)
-    write_record(path, entry)
-    for old in stale:
-        if old not in records:
-            old.unlink(missing_ok=True)
+    def together() -> tuple[list[_Source], list[str], list[Path], LeaderboardEntry]:
+        kept, notes, stale = _existing(card, path, {row_key(source.row) for source in given})
+        sources = [*kept, *given]
+        notes += _check_test_set(card, card_path, sources, fingerprint_of_first)
+        link = Path(os.path.relpath(card_path.resolve(), path.parent.resolve())).as_posix()
+        return sources, notes, stale, make_entry(card, [source.row for source in sources], card_link=link)
+
+    together()  # refuses before anything is written
+    with claimed(path.parent):  # another process may be adding a row to the same entry
+        sources, notes, stale, entry = together()
+        records = [path.parent / source.row.record for source in sources]
+        for copy, source in zip(records, sources, strict=True):
+            if source.data:
+                write_atomic(copy, source.data)
+        write_record(path, entry)
+        for old in stale:
+            if old not in records:
+                old.unlink(missing_ok=True)
 
     top = headline(entry.sam_bench.rows, dataset=listed_dataset(card), threat=card.threat)
     record = next(source.record for source in sources if source.row == top)

@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sam_bench.leaderboard.entries import StoredEntry, checked_records, read_card_if_there
 from sam_bench.leaderboard.labels import (
@@ -168,10 +168,10 @@ def make_boards(entries: Iterable[StoredEntry]) -> list[Board]:
 
 def _board(rows: list[Row]) -> Board:
     most = max(line.row.n_examples for line in rows)
-    said = [
-        Row(line.stored, line.row, line.record, line.train_command, line.card_found, (*line.notes, *_fewer(line, most)))
-        for line in rows
-    ]
+    said = []
+    for line in rows:
+        added = *_fewer(line, most), *_other_images(line, rows), *_other_settings(line, rows)
+        said.append(replace(line, notes=(*line.notes, *added)))
     said.sort(
         key=lambda line: (-line.row.robust_accuracy, -line.row.clean_accuracy, line.model, line.entry.sam_bench.threat)
     )
@@ -184,6 +184,21 @@ def _board(rows: list[Row]) -> Board:
 def _fewer(line: Row, most: int) -> tuple[str, ...]:
     fewer = line.row.n_examples < most
     return (f"on {examples_text(line.row.n_examples)} only: compare with care",) if fewer else ()
+
+
+def _other_images(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Under one name and in equal number there can be different images: a file of one's own that was changed."""
+    as_many = [each.record.dataset_fingerprint for each in rows if each.row.n_examples == line.row.n_examples]
+    usual = max(as_many, key=as_many.count)
+    own = line.record.dataset_fingerprint
+    return () if own == usual else (f"on other test images (fingerprint {own[:12]}…): not comparable",)
+
+
+def _other_settings(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    """What the name of another package's attack does not say of its settings, where not all rows have the same."""
+    own = line.record.settings if ":" in line.record.attack else {}
+    names = [name for name in own if any(each.record.settings.get(name) != own[name] for each in rows)]
+    return (f"attacked with {', '.join(f'{name} {own[name]}' for name in names)}",) if names else ()
 
 
 @dataclass(frozen=True)

@@ -44,3 +44,11 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     finally:
         os.close(writing)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_what_fails_in_one_process_of_a_team_only_is_said_with_its_number() -> None:
+    command = [sys.executable, "-m", "sam_bench", "zoo", "show", "nowhere"]
+    environment = {**os.environ, "RANK": "1", "WORLD_SIZE": "2"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("sam-bench: process 1: unknown model in the zoo ")

@@ -29,10 +29,10 @@ _LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; ad
         (["--width", "0"], "architecture 'preactresnet10': width: must be greater than or equal to 1 (given: 0)"),
         (["--arch-option", "width"], "Invalid value for --arch-option: 'width' is not KEY=VALUE"),
         (["--arch-option", "depth=3"], "architecture 'preactresnet10' has no option 'depth'; it takes width"),
-        (["--epochs", "0"], "epochs: must be greater than or equal to 1 (given: '0')"),
-        (["--epochs", "1.5"], "epochs: must be a valid integer (given: '1.5')"),
-        (["--epochs", "many"], "epochs: must be a valid integer (given: 'many')"),
-        (["--batch-size", "1"], "batch_size: must be greater than or equal to 2 (given: '1')"),
+        (["--epochs", "0"], "sam-bench: --epochs: must be greater than or equal to 1 (given: '0')"),
+        (["--epochs", "1.5"], "--epochs: must be a valid integer (given: '1.5')"),
+        (["--epochs", "many"], "--epochs: must be a valid integer (given: 'many')"),
+        (["--batch-size", "1"], "--batch-size: must be greater than or equal to 2 (given: '1')"),
         (["--lr", "fast"], "--lr: must be a valid number (given: 'fast')"),
         (["--lr", "nan"], "--lr: must be a finite number (given: 'nan')"),
         (["--lr", "-1"], "--lr: must be greater than 0 (given: '-1')"),
@@ -67,7 +67,7 @@ _LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; ad
         (["--robustbench-dataset", "mnist"], "'mnist' is not one of 'cifar10', 'cifar100', 'imagenet'."),
         (
             ["--crop-padding", "8"],
-            "augmentation.crop_padding: 8 pixels cannot be reflected in images of 8x8; use at most",
+            "--crop-padding: 8 pixels cannot be reflected in images of 8x8; use at most",
         ),
     ],
 )

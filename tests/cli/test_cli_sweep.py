@@ -157,6 +157,27 @@ def test_a_sweep_goes_on_where_it_was_interrupted_and_does_not_take_another_run_
     assert cli.files() == after
 
 
+def test_a_run_whose_recipe_was_edited_is_not_taken_for_finished(cli: CommandLine) -> None:
+    recipe = cli.folder / "mine.yaml"
+    recipe.write_text(cli.done("recipes", "show", "sam").out.replace("name: sam", "name: mine"))
+    command = [*SWEEP, "--recipe", "mine.yaml", "--seed", "0"]
+    cli.done(*command)
+    assert "resuming" not in cli.done(*command).err
+    recipe.write_text(recipe.read_text().replace("method: sam", "method: asam"))
+    edited = cli(*command)
+    assert edited.code == 1 and "cannot resume runs/mine-" in edited.err
+
+
+def test_a_sweep_attacks_its_own_model_whatever_else_has_the_name(cli: CommandLine) -> None:
+    # In L2, like the attack, so that the bare name would be taken for this one.
+    cli.done(*DIGITS, "--recipe", "standard", "--seed", "5", "--name", "standard-preactresnet10-w2", "--threat", "L2")
+    command = [*SWEEP, "--recipe", "standard", "--attack", "pgd", "--attack-setting", "steps=1"]
+    cli.done(*command, "--attack-norm", "L2", "--attack-eps", "0.5", "--run-dir", "others")
+    (path,) = (cli.folder / "evaluations").rglob("*.json")
+    card = read_record(cli.folder / "model_zoo/digits-8px/Linf/standard-preactresnet10-w2.json", ModelCard)
+    assert read_record(path, EvaluationRecord).checkpoint_sha256 == card.weights.sha256
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,7 +12,7 @@ import torch
 from evaluation_samples import Nearest, digits, evaluate, evaluation_of, loaded
 from torch import Tensor, nn
 
-from sam_bench.attacks import ATTACKS, Attack, Progress, Verdict
+from sam_bench.attacks import ATTACKS, Attack, Progress
 from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.base import Found, Task
 from sam_bench.attacks.gradient import PGDAttack
@@ -20,7 +20,8 @@ from sam_bench.data import Split, to_float
 from sam_bench.device import package_versions
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import shards
-from sam_bench.evaluation.recording import finished
+from sam_bench.evaluation.existing import existing
+from sam_bench.evaluation.recording import broken
 from sam_bench.progress import SilentReporter
 from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, Radius, write_record
 
@@ -51,8 +52,11 @@ def test_a_record_says_what_ran_on_what_and_what_came_out(nearest: Nearest, test
     assert record.command == "sam-bench evaluate nearest" and record.model == "nearest"
 
 
-def test_the_settings_of_a_record_build_the_attack_again(nearest: Nearest, test_split: Split) -> None:
-    attack = PGDAttack(steps=3, step_size="2/255", random_start=False, restarts=2)
+@pytest.mark.parametrize("start", [{"random_start": False}, {"restarts": 2}])
+def test_the_settings_of_a_record_build_the_attack_again(
+    start: dict[str, Any], nearest: Nearest, test_split: Split
+) -> None:
+    attack = PGDAttack(steps=3, step_size="2/255", **start)
     record = evaluate(nearest, test_split, attack)
     again = ATTACKS.build(ComponentSpec(method=record.attack, **record.settings))
     assert again == attack and record.settings["step_size"] == "2/255"
@@ -147,7 +151,6 @@ def test_each_attack_of_an_ensemble_is_counted_in_its_order(nearest: Nearest, te
         (PGDAttack(steps=2), {"eps": Radius("8/255")}, "eps = 16/255 and this command gives 8/255"),
         (PGDAttack(steps=2), {"dataset": "figures"}, "dataset = digits and this command gives figures"),
         (PGDAttack(steps=2), {"attack": PGDAttack(steps=3)}, r"settings = .*'steps': 2.* gives .*'steps': 3"),
-        (PGDAttack(steps=2), {"carried": {1: Verdict(1, "pgd")}}, "carried = 0 and this command gives 1"),
         (Chain(), {}, None),
         (Chain(), {"batch_size": 16}, "batch_size = 25 and this command gives 16"),
     ],
@@ -160,12 +163,40 @@ def test_a_finished_record_is_given_back_for_its_own_evaluation_and_kept_from_an
     write_record(path, record)
     other = evaluation_of(nearest, test_split, **{"attack": attack, **changes})
     if differs is None:
-        assert finished(path, other) == record
+        assert existing(path, other, resume=True) == record
+        assert existing(path, other, resume=False) is None
         return
     before = path.read_bytes()
-    with pytest.raises(InputError, match=rf"cannot resume .*record\.json: it is a finished record of {differs}"):
-        finished(path, other)
+    for resume in (True, False):
+        with pytest.raises(InputError, match=rf"record\.json is the finished record of another .*: it has {differs}"):
+            existing(path, other, resume=resume)
     assert path.read_bytes() == before
+
+
+def test_a_record_made_alone_serves_a_curve_as_if_the_smaller_ball_had_been_searched_first(
+    nearest: Nearest, test_split: Split, tmp_path: Path
+) -> None:
+    path = tmp_path / "record.json"
+    # Larger steps for the smaller ball: it breaks what the larger one does not.
+    smaller = evaluate(nearest, test_split, PGDAttack(steps=5), eps=Radius("12/255"))
+    attack = PGDAttack(steps=1)
+    alone = evaluate(nearest, test_split, attack)
+    write_record(path, alone)
+    carried = broken(smaller)
+    in_curve = evaluate(nearest, test_split, attack, carried=carried)
+    assert in_curve.verdicts != alone.verdicts
+    asked = evaluation_of(nearest, test_split, attack, carried=carried)
+    found = existing(path, asked, resume=True)
+    assert found is not None and found.verdicts == in_curve.verdicts and found.carried == len(carried)
+    assert found.robust_accuracy == in_curve.robust_accuracy < alone.robust_accuracy
+    # Nobody said that what is there may be used or replaced.
+    with pytest.raises(InputError, match=r"carried = 0 and this command gives \d+; add --resume to build on it"):
+        existing(path, asked, resume=False)
+    # Before it is known what will be carried over, nothing speaks against it; the other way round it is too late.
+    assert existing(path, evaluation_of(nearest, test_split, attack), resume=False, carries=True) is None
+    write_record(path, in_curve)
+    with pytest.raises(InputError, match=r"has carried = \d+ and this command gives 0; delete it"):
+        existing(path, evaluation_of(nearest, test_split, attack), resume=True)
 
 
 @pytest.mark.parametrize("attack", [PGDAttack(steps=3), AutoAttack(version="custom", suite=("apgd-ce", "fab"))])

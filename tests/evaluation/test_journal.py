@@ -23,6 +23,7 @@ from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import Evaluation, Journal, Known, run_evaluation
+from sam_bench.evaluation.journal import Writer
 from sam_bench.evaluation.shards import Workplace, search
 from sam_bench.progress import SilentReporter
 from sam_bench.records import Radius
@@ -42,6 +43,33 @@ def finish(evaluation: Evaluation, path: Path, **options: Any) -> Known:
 
 def names(known: Known) -> dict[int, str | None]:
     return {place: verdict.verdict for place, verdict in sorted(known.verdicts.items())}
+
+
+def stop_after(count: int, evaluation: Evaluation, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation, interrupted when it has written so many lines."""
+    written = 0
+    add = Writer._add
+
+    def counted(self: Writer, entry: dict[str, Any]) -> None:
+        nonlocal written
+        if written == count:
+            raise KeyboardInterrupt
+        written += 1
+        add(self, entry)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Writer, "_add", counted)
+        finish(evaluation, path, resume=True)
+
+
+def settled(path: Path) -> list[int]:
+    """The examples that the lines of a journal settle, in their order."""
+    return [
+        entry["example"]
+        for part in sorted(path.glob("part-*"))
+        for entry in map(json.loads, part.read_text().splitlines())
+        if entry.get("verdict") is not None
+    ]
 
 
 verdicts = st.builds(
@@ -90,38 +118,29 @@ def test_stopped_after_any_number_of_verdicts_it_ends_the_same_and_does_nothing_
 ) -> None:
     evaluation = evaluation_of(nearest, digits(40), attack, batch_size=16)
     whole = finish(evaluation, tmp_path / "whole")
-    written = 0
-
-    def stop(journal: Journal, path: Path, after: int) -> None:
-        nonlocal written
-        written = 0
-        from sam_bench.evaluation import journal as module
-
-        add = module.Writer._add
-
-        def counted(self: Any, entry: dict[str, Any]) -> None:
-            nonlocal written
-            if written == after:
-                raise KeyboardInterrupt
-            written += 1
-            add(self, entry)
-
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(module.Writer, "_add", counted)
-            run_evaluation(evaluation, journal, resume=True, workers=1, device=CPU, reporter=SilentReporter())
-
     path = tmp_path / "parts"
     for after in (0, 7, 12):
-        stop(Journal(path), path, after)
+        stop_after(after, evaluation, path, monkeypatch)
     again = finish(evaluation, path, resume=True)
     assert names(again) == names(whole) and again.doubts == whole.doubts
-    settled = [
-        entry["example"]
-        for part in sorted(path.glob("part-*"))
-        for entry in map(json.loads, part.read_text().splitlines())
-        if entry.get("verdict") is not None
-    ]
-    assert sorted(settled) == list(range(40)), "no example is settled twice"
+    assert sorted(settled(path)) == list(range(40)), "no example is settled twice"
+
+
+def test_stopped_while_it_tells_verdicts_that_depend_on_the_batch_it_begins_anew(
+    nearest: Nearest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = AutoAttack(version="custom", suite=("apgd-ce",), rng="upstream")
+    evaluation = evaluation_of(nearest, digits(40), attack, batch_size=16)
+    whole = finish(evaluation, tmp_path / "whole")
+    stop_after(25, evaluation, tmp_path / "parts", monkeypatch)
+    before = settled(tmp_path / "parts")
+    again = finish(evaluation, tmp_path / "parts", resume=True)
+    assert len(before) > 20 and settled(tmp_path / "parts") == settled(tmp_path / "whole")
+    assert names(again) == names(whole)
+    # Stopped when all was told, it has nothing more to do.
+    before = settled(tmp_path / "parts")
+    assert names(finish(evaluation, tmp_path / "parts", resume=True)) == names(whole)
+    assert settled(tmp_path / "parts") == before
 
 
 KILLS = """
@@ -311,6 +330,16 @@ def test_the_curve_falls_carries_over_and_is_resumed(tmp_path: Path, monkeypatch
     again = api.evaluate_curve("tiny", radii, **options, resume=True)
     assert [record.verdicts for record in again] == [record.verdicts for record in curve]
     assert (folder / "pgd-steps3-Linf-4over255-n80.json").read_bytes() == before
+    # What is in the way at the second is said before anything is done at the first.
+    bundle_file = folder / "pgd-steps3-Linf-4over255-n80.adversarial.npz"
+    bundle_file.unlink()
+    with pytest.raises(InputError, match=r"^--save-adversarial: .*4over255-n80\.json is finished, and .* not kept"):
+        api.evaluate_curve("tiny", radii, **options, resume=True)
+    (folder / "pgd-steps3-Linf-16over255-n80.progress").mkdir()
+    (folder / "pgd-steps3-Linf-16over255-n80.progress" / "part-0001-0000.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"16over255-n80\.progress holds an evaluation that was not finished"):
+        api.evaluate_curve("tiny", radii, **options)
+    assert not bundle_file.exists() and not list(folder.glob("*4over255*.progress"))
 
 
 @pytest.mark.slow

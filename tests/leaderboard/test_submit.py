@@ -120,11 +120,14 @@ def test_attacks_of_different_strength_are_different_rows(bench: Bench) -> None:
             ("autoattack", "rand", {}),
             ("pgd", "", {"steps": 10, "restarts": 1}),
             ("pgd", "", {"steps": 20, "restarts": 5}),
+            ("pgd", "", {"steps": 10, "restarts": 1, "random_start": True, "step_size": "1/255"}),
+            ("pgd", "", {"steps": 10, "restarts": 1, "random_start": False}),
             ("fgsm", "", {}),
             ("../../etc", "", {}),
         )
     ]
-    assert names == ["autoattack", "autoattack-rand", "pgd-10", "pgd-20x5", "fgsm", "..-..-etc"]
+    assert names[:4] == ["autoattack", "autoattack-rand", "pgd-10", "pgd-20x5"]
+    assert names[4:] == ["pgd-10-step-1over255", "pgd-10-no-random-start", "fgsm", "..-..-etc"]
 
 
 def test_a_record_given_twice_counts_once_and_two_different_ones_are_refused(bench: Bench) -> None:

@@ -82,6 +82,29 @@ def test_doubts_and_fewer_examples_are_marked_and_explained_below(filled: Bench)
     assert smaller.footnotes == ["[1] on 50 test examples only: compare with care"]
 
 
+def test_rows_on_other_images_or_with_other_settings_are_marked(bench: Bench) -> None:
+    for name, images, alpha in (("one", "a", "1/255"), ("two", "a", "2/255"), ("three", "b", "2/255")):
+        card = make_card(name)
+        record = make_record(card, clean=40, robust=30, n=50)
+        foreign = record.model_copy(update={"attack": "torchattacks:PGD", "settings": {"steps": 10, "alpha": alpha}})
+        bench.submit(
+            card, *(each.model_copy(update={"dataset_fingerprint": images * 64}) for each in (record, foreign))
+        )
+    auto, foreign_board = (plain_table(board) for board in make_boards(read_entries(bench.folder)))
+    assert [row[1] for row in auto.rows] == ["one", "three [1]", "two"]
+    assert auto.footnotes == ["[1] on other test images (fingerprint bbbbbbbbbbbb…): not comparable"]
+    assert [row[1] for row in foreign_board.rows] == ["one [1]", "three [2] [3]", "two [3]"]
+    assert foreign_board.footnotes[0] == "[1] attacked with alpha 1/255"
+    assert foreign_board.footnotes[2] == "[3] attacked with alpha 2/255"
+
+
+def test_an_entry_in_the_folder_of_another_data_set_is_refused(filled: Bench) -> None:
+    folder = filled.folder / "cifar10"
+    folder.rename(filled.folder / "cifar100")
+    with pytest.raises(InputError, match=r"is about cifar10, but .* lies among the entries of cifar100"):
+        make_boards(read_entries(filled.folder))
+
+
 def test_markdown_has_as_many_cells_in_every_line_whatever_the_texts(bench: Bench) -> None:
     text = build_with_hostile_texts(bench).paths["md"].read_text()
     rows = [line for line in text.splitlines() if line.startswith("|")]

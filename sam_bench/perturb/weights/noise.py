@@ -30,6 +30,8 @@ class Noise(Ascent):
     def first(self, batch: BatchLoss, chosen: Sequence[nn.Parameter] | None) -> Tensor:
         """Noise in the place of a gradient."""
         loss = batch.evaluate().mean()
+        for parameter in batch.parameters:
+            parameter.grad = None  # of the step before, which nothing here has replaced
         parameters = batch.parameters if chosen is None else list(chosen)
         for parameter, noise in zip(parameters, draw_normal(parameters, batch.seed, batch.step), strict=True):
             parameter.grad = noise

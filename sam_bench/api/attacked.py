@@ -1,0 +1,105 @@
+"""The model that is attacked, and the data it is attacked on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import nn
+
+from sam_bench import zoo as zoos
+from sam_bench.data import Dataset, data_sources, load_dataset, to_float
+from sam_bench.device import choose_device
+from sam_bench.errors import InputError
+from sam_bench.modes import attacking
+from sam_bench.records import Norm, RobustBenchDataset
+
+
+def model_and_data(
+    model: str | nn.Module,
+    dataset: str | None,
+    norm: Norm,
+    *,
+    device: torch.device,
+    data_dir: Path,
+    name: str | None,
+    image_size: int | None,
+    zoo: Path | None,
+) -> tuple[zoos.LoadedModel, Dataset]:
+    """The model, on the device, and the data set it is attacked on; arguments as for `evaluate`."""
+    if isinstance(model, nn.Module):
+        if dataset is None:
+            raise InputError("a module does not say what it was trained on: give dataset=")
+        own = load_dataset(dataset, data_dir=data_dir, name=name, image_size=image_size, test_only=True)
+        return _of_module(model.to(device), own), own
+    hint = Path(dataset).stem if dataset else None
+    data: Dataset | None = None
+    if dataset and model.startswith("robustbench:"):
+        # RobustBench knows its own data sets only; one's own file says which of them it is like, if it is.
+        data = load_dataset(dataset, data_dir=data_dir, name=name, image_size=image_size, test_only=True)
+        hint = data.robustbench or (hint if hint in get_args(RobustBenchDataset) else None)
+    # No model is listed under L1.
+    loaded = zoos.load_model(model, zoo=zoo, dataset=hint, threat="Linf" if norm == "L1" else norm, device=device)
+    card = loaded.card
+    if card and dataset is None and not is_named_dataset(card.dataset):
+        raise InputError(
+            f"model {card.name} was trained on {card.dataset}, which is a data set of your own: give its FILE.npz or "
+            "FOLDER with --dataset"
+        )
+    data = data or load_dataset(
+        dataset or (card.dataset if card else "cifar10"),
+        data_dir=data_dir,
+        name=name,
+        image_size=image_size or (card.architecture.image_size if card else None),
+        test_only=True,
+    )
+    if card and data.name == card.dataset and data.test.fingerprint != card.test_fingerprint:
+        raise InputError(
+            f"the test images of {data.name} here are not those the card of {card.name} names (SHA-256 "
+            f"{data.test.fingerprint[:12]}… instead of {card.test_fingerprint[:12]}…); give the same data, "
+            "or another --dataset-name"
+        )
+    return loaded, data
+
+
+def _of_module(module: nn.Module, data: Dataset) -> zoos.LoadedModel:
+    """A caller's own module, under a name that its weights are part of."""
+    sha256 = zoos.state_dict_sha256(module)
+    image = to_float(data.test.images[:1]).to(next(module.parameters(), torch.empty(0)).device)
+    try:
+        with attacking(module), torch.no_grad():
+            classes = int(module(image).shape[1])
+    except Exception:  # the check of the model, which runs it on such images again, says what is wrong
+        classes = data.num_classes
+    return zoos.LoadedModel(module, f"{type(module).__name__}-{sha256[:8]}", sha256, None, classes, None)
+
+
+def is_named_dataset(name: str) -> bool:
+    """Whether a data set is found by its name alone (`cifar10`, `digits-8px`), as a file of one's own is not."""
+    return re.sub(r"-\d+px$", "", name) in data_sources()
+
+
+def load_model(
+    model: str,
+    *,
+    dataset: str | None = None,
+    threat: Norm = "Linf",
+    zoo: Path | None = None,
+    device: str = "cpu",
+) -> nn.Module:
+    """A trained model in eval mode; it maps float32 [B, C, H, W] in [0, 1] to logits.
+
+    Args:
+        model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`.
+        dataset: Needed where the name alone is ambiguous, and for RobustBench's models.
+        threat: The threat model it is listed under.
+        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
+        device: Where to put it.
+
+    Raises:
+        InputError: There is no such model; names the nearest.
+        SamBenchError: The weights are not those the card names.
+    """
+    return zoos.load_model(model, zoo=zoo, dataset=dataset, threat=threat, device=choose_device(device)[0]).module
