@@ -130,6 +130,11 @@ class Attack(Component):
         """
         return False
 
+    @property
+    def caveats(self) -> list[str]:
+        """Doubts about the attack as such, which hold whatever it finds and wherever nothing is left to attack."""
+        return []
+
     def check(self, norm: Norm) -> None:
         """Refuse a ball that this attack does not search, before anything is attacked; here none is.
 
@@ -219,6 +224,13 @@ class Attack(Component):
         ball = Ball(norm=norm, eps=eps)
         places = torch.arange(len(x)) if index is None else index
         behind = torch.zeros(len(x), dtype=torch.int64) if withstood is None else withstood
+        doubts: list[str] = []
+
+        def doubt(text: str) -> None:
+            if text not in doubts:
+                doubts.append(text)
+                doubted(text)
+
         judge = Judge(
             model,
             x,
@@ -231,14 +243,10 @@ class Attack(Component):
             withstood=behind,
             told=told,
             keep_witnesses=keep_witnesses,
+            doubt=doubt,
         )
-        doubts: list[str] = []
-
-        def doubt(text: str) -> None:
-            if text not in doubts:
-                doubts.append(text)
-                doubted(text)
-
+        for text in self.caveats:
+            doubt(text)
         with attacking(model):
             right = judge.clean()
             if len(right):
@@ -279,7 +287,12 @@ class ExampleAttack(Attack):
 
     def search(self, model: nn.Module, task: Task) -> Found:
         """All of `seek` at once, for who wants candidates instead of verdicts; arguments as in `Attack.search`."""
-        withstood = torch.zeros_like(task.withstood)
+        withstood, doubts = torch.zeros_like(task.withstood), self.caveats
+
+        def doubt(text: str) -> None:
+            if text not in doubts:
+                doubts.append(text)
+
         judge = Judge(
             model,
             task.x,
@@ -291,11 +304,9 @@ class ExampleAttack(Attack):
             attacks=len(self.attacks),
             withstood=withstood,
             told=lambda _: None,
+            doubt=doubt,
         )
-        doubts: list[str] = []
-        judged = replace(
-            task, withstood=withstood, confirm=judge.confirm, withstand=judge.withstand, doubt=doubts.append
-        )
+        judged = replace(task, withstood=withstood, confirm=judge.confirm, withstand=judge.withstand, doubt=doubt)
         doubts += self.seek(model, judged)
         by = [verdict if verdict in self.attacks else self.attacks[-1] for verdict in judge.close()]
         return Found(x_adv=judge.x_adv, by=by, warnings=doubts)

@@ -1,8 +1,8 @@
 """AutoAttack's doubts about its own result, in sentences that say what they mean and what to do.
 
 Each begins with a code that stays the same: `randomized`, `probabilities`, `dynamic`,
-`zero-gradients`, `square-better`, `few-classes`, `upper-bound`, `bf16`, `second-opinion`; `upstream` marks one we do
-not know.
+`zero-gradients`, `nan-gradients`, `nan-logits`, `square-better`, `few-classes`, `upper-bound`, `bf16`,
+`second-opinion`; `upstream` marks one we do not know.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ _SENTENCES = {
     "only an attack adapted to this defence can tell how robust it is",
     "zero-gradients": "on some inputs the gradient is exactly zero (saturation or quantisation), where "
     "gradient-based attacks stand still; trust the accuracy only if Square or a transfer attack confirms it",
+    "nan-gradients": "on some inputs the gradient is NaN or infinite, as that of a square root is at 0, where attacks "
+    "that follow it stand still or miss the way; trust the accuracy only if Square or a transfer attack confirms it, "
+    "and mend the model",
+    "nan-logits": "on some inputs the model's logits have NaN in them, which counts as a wrong answer whatever the "
+    "label; mend the model before its accuracy is compared with others",
     "square-better": "Square, which uses no gradients, lowered the accuracy by a further {drop} of all "
     "examples, a sign of masked gradients; run Square longer or an attack adapted to the model",
     "upper-bound": "only {attacks} ran, so AutoAttack itself may find this model less robust, never more; "

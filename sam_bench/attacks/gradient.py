@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from sam_bench.attacks.autoattack.plan import FEW_CLASSES
 from sam_bench.attacks.base import ATTACKS, ExampleAttack, Progress, Task
+from sam_bench.attacks.doubts import doubt
 from sam_bench.attacks.draws import CounterDraws
-from sam_bench.attacks.judge import SMALLEST_BATCH, pad
+from sam_bench.attacks.judge import SMALLEST_BATCH, classes_of, pad
 from sam_bench.device import true_float32
 from sam_bench.errors import InputError
 from sam_bench.perturb.ball import Ball
-from sam_bench.perturb.inputs import LossPerExample, cross_entropy, input_gradient
+from sam_bench.perturb.inputs import LossPerExample, check_restarts, cross_entropy, input_gradient, not_finite
 from sam_bench.records import Norm, Radius
 
 
@@ -51,7 +53,10 @@ class GradientAttack(ExampleAttack):
     def check(self, norm: Norm) -> None:
         """See `Attack.check`."""
         if norm == "L1":
-            raise InputError(f"--norm L1: {self.method} searches in L2 and Linf; attack with autoattack")
+            raise InputError(
+                f"--norm L1: {self.method} searches in L2 and Linf; attack with autoattack, and with {FEW_CLASSES} "
+                "where the model has fewer than four classes"
+            )
 
 
 class RestartedAscent(GradientAttack):
@@ -64,6 +69,11 @@ class RestartedAscent(GradientAttack):
     steps: int = Field(default=10, ge=1, description="steps of the ascent")
     restarts: int = Field(default=1, ge=1, description="random starts tried for each example")
     random_start: bool = Field(default=True, description="start at a random point of the ball")
+
+    @model_validator(mode="after")
+    def _starts_differ(self) -> RestartedAscent:
+        check_restarts(self.restarts, random_start=self.random_start)
+        return self
 
     @property
     def loss(self) -> LossPerExample:
@@ -85,13 +95,15 @@ class RestartedAscent(GradientAttack):
             for positions in standing.split(task.batch_size):
                 clean = task.x[positions]
                 start = _random_start(clean, task.ball, draws, positions, restart) if self.random_start else clean
-                found, broken = self._attack_batch(
+                found, broken, lost = self._attack_batch(
                     model,
                     clean.to(task.device),
                     task.y[positions].to(task.device),
                     start.to(task.device),
                     steps=self.steps_in(task.ball),
                 )
+                if bool(lost):
+                    task.doubt(doubt("nan-gradients"))
                 stands = ~broken.cpu()
                 if not stands.all():
                     stands[~stands] = ~task.confirm(positions[~stands], found[broken], self.method)
@@ -111,25 +123,27 @@ class RestartedAscent(GradientAttack):
     @true_float32()  # it leaves an example at the first error, which has to be the judge's, too
     def _attack_batch(
         self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, steps: Steps
-    ) -> tuple[Tensor, Tensor]:
-        """Candidates [B, ...] and which of them the model gets wrong, bool [B]."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Candidates [B, ...], which of them the model gets wrong, bool [B], and whether a gradient was not finite."""
         found, broken = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        lost = torch.zeros((), dtype=torch.bool, device=x.device)
         standing, x_adv = torch.arange(len(x), device=x.device), start
         for _ in range(self.steps):
             logits, gradient = _gradient(model, x_adv, y[standing], self.loss)
-            stands = logits.argmax(1) == y[standing]
+            stands = classes_of(logits) == y[standing]
             rows = stands.nonzero().flatten()  # a GPU is waited for here, once a step
             if len(rows) < len(standing):
                 broken[standing] = ~stands
                 standing, x_adv, gradient = standing[rows], x_adv[rows], gradient[rows]
                 if not len(rows):
-                    return found, broken
+                    return found, broken, lost
                 steps.keep(rows)
+            lost = lost | not_finite(gradient).any()
             x_adv = steps.move(x_adv, x[standing], gradient)
             found[standing] = x_adv
         with torch.no_grad():
-            broken[standing] = model(pad(x_adv, SMALLEST_BATCH))[: len(x_adv)].argmax(1) != y[standing]
-        return found, broken
+            broken[standing] = classes_of(model(pad(x_adv, SMALLEST_BATCH))[: len(x_adv)]) != y[standing]
+        return found, broken, lost
 
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor, loss: LossPerExample) -> tuple[Tensor, Tensor]:
@@ -170,6 +184,8 @@ class FGSMAttack(GradientAttack):
         for positions in torch.arange(len(task.x)).split(task.batch_size):
             clean = task.x[positions].to(task.device)
             _, gradient = _gradient(model, clean, task.y[positions].to(task.device), cross_entropy)
+            if bool(not_finite(gradient).any()):
+                task.doubt(doubt("nan-gradients"))
             moved = task.ball.step(clean, clean, gradient, task.ball.eps)
             broken = task.confirm(positions, moved, self.method)
             for position in positions[~broken].tolist():

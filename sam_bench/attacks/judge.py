@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sam_bench.attacks.doubts import doubt
 from sam_bench.device import true_float32
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import MISCLASSIFIED, ROBUST
@@ -40,12 +41,24 @@ def pad(x: Tensor, rows: int) -> Tensor:
     return x if missing <= 0 else torch.cat([x, x[:1].expand(missing, *x.shape[1:])])
 
 
+NO_CLASS = -1
+"""What is predicted where a logit is NaN: no label."""
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """Predicted classes, int64 [B], of logits [B, classes]; `NO_CLASS` where one is NaN, which argmax calls largest.
+
+    Infinite logits are compared as any others: there is a largest, or a tie, which the first one wins.
+    """
+    return torch.where(logits.isnan().any(1), NO_CLASS, logits.argmax(1))
+
+
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, *, batch_size: int, device: torch.device) -> Tensor:
-    """Predicted classes, int64 [N] on the CPU, of inputs float32 [N, ...] in [0, 1]; not in TF32."""
+    """Predicted classes, as `classes_of` has them, on the CPU, of inputs float32 [N, ...] in [0, 1]; not in TF32."""
     with true_float32():
         return torch.cat(
-            [model(pad(part.to(device), SMALLEST_BATCH)).argmax(1)[: len(part)].cpu() for part in x.split(batch_size)]
+            [classes_of(model(pad(part.to(device), SMALLEST_BATCH)))[: len(part)].cpu() for part in x.split(batch_size)]
         )
 
 
@@ -66,6 +79,7 @@ class Judge:
         withstood: int64 [N]: how many of them it has withstood already.
         told: Called with each example's state as it changes.
         keep_witnesses: Put them into `x_adv`, a copy of x; without, that is x itself.
+        doubt: Told, once and before the verdict, that the model answers NaN.
     """
 
     def __init__(
@@ -82,9 +96,11 @@ class Judge:
         withstood: Tensor,
         told: Callable[[Verdict], None],
         keep_witnesses: bool = True,
+        doubt: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._model, self._x, self._y, self._index, self._ball = model, x, y, index, ball
-        self._batch_size, self._device, self._told = batch_size, device, told
+        self._batch_size, self._device, self._told, self._doubt = batch_size, device, told, doubt
+        self._met_nan = False
         self._attacks, self._withstood = attacks, withstood.tolist()
         self.verdicts: list[str | None] = [None] * len(x)
         self._keeps = keep_witnesses
@@ -92,13 +108,16 @@ class Judge:
 
     def clean(self) -> Tensor:
         """Positions of the examples that the model gets right, int64 [K]; the others are settled."""
-        right = predict(self._model, self._x, batch_size=self._batch_size, device=self._device) == self._y
+        right = self._predict(self._x) == self._y
         for position in (~right).nonzero().flatten().tolist():
             self._settle(position, MISCLASSIFIED)
         return right.nonzero().flatten()
 
     def confirm(self, positions: Tensor, candidates: Tensor, by: str | list[str]) -> Tensor:
         """Judge candidates, and settle the examples they break.
+
+        A candidate at which a logit is NaN breaks its example, whatever the label, and raises a doubt: that is not
+        the right answer. (Upstream takes the first NaN for the largest logit, so that mostly label 0 is spared.)
 
         Args:
             positions: int64 [K], on the CPU.
@@ -112,8 +131,7 @@ class Judge:
         candidate = self._ball.project(candidates.float().cpu(), clean)
         # NaN is in no ball, yet a network misclassifies it: it counts as nothing found.
         candidate = torch.where(candidate.isfinite(), candidate, clean)
-        predicted = predict(self._model, candidate, batch_size=self._batch_size, device=self._device)
-        broken = predicted != self._y[positions]
+        broken = self._predict(candidate) != self._y[positions]
         for row in broken.nonzero().flatten().tolist():
             position = int(positions[row])
             if self.verdicts[position] is None:
@@ -136,6 +154,13 @@ class Judge:
             if verdict is None:
                 self.withstand(position, self._attacks)
         return [verdict for verdict in self.verdicts if verdict is not None]
+
+    def _predict(self, x: Tensor) -> Tensor:
+        predicted = predict(self._model, x, batch_size=self._batch_size, device=self._device)
+        if not self._met_nan and bool((predicted == NO_CLASS).any()):
+            self._met_nan = True
+            self._doubt(doubt("nan-logits"))
+        return predicted
 
     def _settle(self, position: int, verdict: str, witness: Tensor | None = None) -> None:
         self.verdicts[position] = verdict

@@ -41,6 +41,7 @@ class AdamSteps:
 
     def move(self, x_adv: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
         """See `Steps.move`."""
+        gradient = self._ball.usable(gradient)
         size, square = self.size(), gradient.square()
         if self._ball.norm == "L2":
             square = square.flatten(1).sum(1).view(-1, *[1] * (gradient.dim() - 1))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sam_bench.attacks.autoattack.plan import Version, attacks_of, fit_to_classes, plan
+from sam_bench.attacks.autoattack.square import refuse_what_upstreams_square_cannot
 from sam_bench.attacks.base import ExampleAttack, Progress, Task
 from sam_bench.attacks.doubts import explain
 from sam_bench.attacks.random_state import random_state_kept
@@ -46,9 +47,12 @@ class ReferenceAutoAttack:
         """Run the attacks in order on what is still robust; arguments and result as in `Attack.seek`.
 
         Raises:
-            InputError: The model has too few classes for this version's losses.
+            InputError: The model has too few classes for this version's losses, or upstream's Square fails on
+                images of this shape.
         """
         x, y, ball, device, progress = task.x, task.y, task.ball, task.device, task.progress
+        if "square" in self.attacks:
+            refuse_what_upstreams_square_cannot(x.shape[-2], x.shape[-1], ball.norm)
         total = len(x)
         with random_state_kept(device), upstream.gradients_kept(model):
             torch.manual_seed(task.seed)

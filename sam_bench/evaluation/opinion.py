@@ -74,4 +74,5 @@ def with_opinion(record: EvaluationRecord, opinion: Evaluation, known: Known) ->
     )
     doubts = second_opinion_doubts(record.attack, added.attack, added.gap)
     fields = {name: getattr(record, name) for name in EvaluationRecord.model_fields}
-    return EvaluationRecord(**fields | {"second_opinion": added, "warnings": [*record.warnings, *doubts]})
+    warnings = list(dict.fromkeys([*record.warnings, *known.doubts, *doubts]))
+    return EvaluationRecord(**fields | {"second_opinion": added, "warnings": warnings})

@@ -210,7 +210,8 @@ def settings_of(attack: Attack) -> dict[str, Any]:
 
 def _doubts_of_the_whole(attack: Attack, verdicts: Mapping[int, Verdict], found: list[str]) -> list[str]:
     """Each doubt once; what compares attacks with each other is computed from all examples, not from a shard's."""
-    return list(dict.fromkeys(found)) + square_doubts([str(each.verdict) for each in verdicts.values()], attack.attacks)
+    told = [str(each.verdict) for each in verdicts.values()]
+    return list(dict.fromkeys([*attack.caveats, *found])) + square_doubts(told, attack.attacks)
 
 
 def record_of(evaluation: Evaluation, known: Known, *, device: str, spelled: str, command: str) -> EvaluationRecord:

@@ -82,16 +82,24 @@ class Ball:
         """One step of steepest ascent in the norm, then projection (Madry et al. 2018, section 2.1)."""
         return self.project(x_adv + size * self.direction(gradient), x)
 
+    def usable(self, gradient: Tensor) -> Tensor:
+        """The slope [B, ...] without what cannot be followed: 0 for NaN, so that the other coordinates still move.
+
+        An infinite slope is 0, too, which no norm can scale; in Linf, where the sign alone counts, it keeps that.
+        """
+        infinite = 1.0 if self.norm == "Linf" else 0.0
+        return gradient.nan_to_num(nan=0.0, posinf=infinite, neginf=-infinite)
+
     def direction(self, gradient: Tensor) -> Tensor:
-        """The unit step that raises a linear function of slope `gradient` the most; float [B, ...].
+        """The unit step that raises a linear function of slope `gradient` the most, where it can; float [B, ...].
 
         Raises:
             InputError: In L1, where that step moves one coordinate only and stands still at the box.
         """
         if self.norm == "Linf":
-            return gradient.sign()
+            return self.usable(gradient).sign()
         self._refuse_l1()
-        flat = gradient.flatten(1)
+        flat = self.usable(gradient).flatten(1)
         return (flat / _l2(flat)).view_as(gradient)
 
     def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from autoattack_samples import Conv, Short, ShortBF16, ShortScreen, examples, make_search, task_of
+from autoattack_samples import Conv, Short, ShortBF16, ShortScreen, examples, make_search, shortened, task_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sam_bench.attacks import ATTACKS, AttackResult, Progress, Verdict
 from sam_bench.attacks.autoattack.oracle import Oracle
+from sam_bench.attacks.autoattack.plan import FEW_CLASSES, plan
 from sam_bench.attacks.autoattack.pool import Pool
 from sam_bench.attacks.autoattack.rows import Rows, Search
 from sam_bench.attacks.draws import CounterDraws
 from sam_bench.errors import InputError
+from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec
 
@@ -421,11 +423,57 @@ def test_few_classes_limit_the_targets_and_too_few_are_refused(classes: int, lef
     x, y = examples(net, 6)
     attack = ATTACKS.build(ComponentSpec(method="autoattack-screen"))
     if left is None:
-        with pytest.raises(InputError, match=r"needs at least 4 classes .* has 2: use the attack pgd"):
+        with pytest.raises(
+            InputError, match=rf"needs at least 4 classes .* has 2: use --attack autoattack {FEW_CLASSES}"
+        ):
             attack.run(net, x, y, norm="Linf", eps=0.1)
     else:
         result = attack.run(net, x, y, norm="Linf", eps=0.05)
         assert result.warnings[1].startswith(f"few-classes: with {classes} classes apgd-t aim at all {left} others")
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_what_is_said_to_be_there_for_few_classes_works_in_every_norm(
+    engine: Any, classes: int, norm: Any, model: Conv
+) -> None:
+    version, suite = FEW_CLASSES.split()[1::2]
+    net = Wrapped(model, lambda inner, x: inner(x)[:, :classes])
+    x, y = examples(net, 10)
+    attack = Short(engine=engine, version=version, suite=tuple(suite.split(",")))
+    result = attack.run(net, x, y, norm=norm, eps=2 * EPS[norm], batch_size=10)
+    assert {warning.split(":")[0] for warning in result.warnings} <= {"few-classes"}
+    assert 0 < result.verdicts.count(ROBUST) < 10
+
+
+@pytest.mark.parametrize(("attack", "code"), [(ShortScreen(), "upper-bound"), (ShortBF16(), "bf16")])
+def test_what_is_to_be_known_of_an_attack_is_said_where_nothing_is_left_to_attack(
+    attack: Any, code: str, model: Conv, some: tuple[Tensor, Tensor]
+) -> None:
+    x, y = some[0][:3], (model(some[0][:3]).argmax(1) + 1) % 10
+    told: list[str] = []
+    result = attack.run(model, x, y, norm="Linf", eps=0.1, doubted=told.append)
+    assert result.verdicts == [MISCLASSIFIED] * 3
+    assert [warning.split(":")[0] for warning in result.warnings] == [code] and told == result.warnings
+    task = task_of(*examples(model, 2), Ball(norm="Linf", eps=0.0), seed=0, batch_size=2)
+    assert attack.search(model, task).warnings == result.warnings
+
+
+def test_fab_after_fab_t_has_one_restart() -> None:
+    """Upstream's is one object for both, in which `fab-t` sets the restarts to one and leaves them so."""
+
+    def trials(*suite: str) -> dict[str, int]:
+        return {part.attack: part.trials for part in plan("custom", suite)}
+
+    assert trials("fab-t", "apgd-ce", "fab") == {"fab-t": 9, "apgd-ce": 5, "fab": 1}
+    assert trials("fab", "apgd-ce", "fab-t") == {"fab": 5, "apgd-ce": 5, "fab-t": 9}
+    model = Conv(dtype=torch.float32)
+    suite = upstream.build(model, norm="Linf", eps=0.001, seed=0, version="custom", device=torch.device("cpu"))
+    shortened(suite, steps=1, queries=1, targets=1)
+    for attack in ("fab", "fab-t", "fab"):
+        upstream.run_attack(suite, attack, *examples(model, 1))
+    assert suite.fab.n_restarts == 1
 
 
 def test_generators_flags_and_gradients_are_left_as_they_were(model: Conv, some: tuple[Tensor, Tensor]) -> None:

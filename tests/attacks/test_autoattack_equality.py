@@ -11,6 +11,8 @@ from autoattack_samples import CPU, Conv, Short, asked_by, examples, make_search
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyautoattack.fab_projections import projection_l1, projection_l2, projection_linf
+from torch import Tensor
+from torch.nn import functional as F
 
 from sam_bench.attacks.autoattack.hyperplane import project
 from sam_bench.attacks.autoattack.plan import KNOWN, plan
@@ -59,6 +61,36 @@ def test_asks_the_model_about_the_points_that_upstream_asks_about(attack: str, n
     assert float((mine[-1] - x).abs().max()) > 1e-4
 
 
+class Pooling(Conv):
+    """Average pooling comes first, so that in L1 every weight of a hyperplane is there four times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.asked is not None:
+            self.asked.append(x.detach().clone())
+        pooled = F.interpolate(F.avg_pool2d(x, 2), size=x.shape[-1], mode="nearest")
+        return self.net(pooled.to(self.dtype) - 0.5).float()
+
+
+@pytest.mark.parametrize(("attack", "steps"), [("fab", 12), ("fab-t", 25)])
+def test_where_weights_are_equal_fab_in_l1_asks_about_the_points_that_upstream_asks_about(
+    attack: str, steps: int
+) -> None:
+    model, ball = Pooling(), Ball(norm="L1", eps=TINY["L1"])
+    x, y = examples(model, 18, of=90)
+    search = make_search(attack, model, x, y, ball=ball, draws=UpstreamDraws(5), steps=steps)
+
+    def ours() -> None:
+        rows = search.begin(torch.arange(len(x)), torch.zeros(len(x), dtype=torch.int64))
+        for _ in range(search.ticks):
+            search.tick(rows)
+
+    suite = upstreams(model, ball, seed=5, steps=steps, version="custom")
+    mine = asked_by(model, ours, x)
+    theirs = asked_by(model, lambda: upstream.run_attack(suite, attack, x, y), x)
+    assert len(theirs) >= len(mine) >= steps
+    assert max(float((a - b).abs().max()) for a, b in zip(mine, theirs, strict=False)) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("norm", "eps", "version", "suite", "batch_size"),
     [
@@ -71,6 +103,7 @@ def test_asks_the_model_about_the_points_that_upstream_asks_about(attack: str, n
         ("Linf", 0.012, "custom", ("square",), 7),
         ("L2", 0.16, "custom", ("square",), 7),
         ("L2", 0.12, "custom", ("square", "apgd-ce", "fab-t"), 7),
+        ("L2", 0.12, "custom", ("apgd-ce", "fab-t", "fab"), 8),
         ("L1", 1.0, "standard", (), 9),
         ("L1", 1.0, "rand", (), 7),
         ("L1", 1.0, "custom", ("apgd-t",), 8),
@@ -151,7 +184,7 @@ def test_the_tiles_of_square_are_upstreams(side: int, norm: Any) -> None:
             turned = int(torch.rand([1]) > 0.5)
             torch.random.set_rng_state(state)
             expected = square.eta(side)
-        assert torch.equal(table[side, turned, :side, :side], expected)
+        assert torch.equal(table[0, turned, :side, :side], expected)
         torch.rand(1)
 
 

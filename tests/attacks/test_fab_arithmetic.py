@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from autoattack_samples import CPU, Conv, examples
+from pyautoattack.fab_projections import projection_l1
 
 from sam_bench.attacks.autoattack.fab import FAB
+from sam_bench.attacks.autoattack.hyperplane import project
 from sam_bench.attacks.autoattack.oracle import Oracle
 from sam_bench.attacks.autoattack.rows import Cases
 from sam_bench.attacks.draws import CounterDraws, UpstreamDraws
@@ -37,3 +39,31 @@ def test_the_distance_of_a_witness_that_is_none_is_forgotten(as_upstream: bool) 
     rows.found[:] = False
     search.tick(rows)
     assert as_upstream or bool(rows.found[1::2].all())
+
+
+def tied(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Points and planes whose normals hold each weight twenty times, as average pooling makes them; float32."""
+    draws = torch.Generator().manual_seed(seed)
+    t = torch.rand(8, 600, generator=draws)
+    w = torch.randn(8, 30, generator=draws).repeat_interleave(20, 1)
+    # The first plane is near, the last ones so far that most coordinates have to move.
+    share = torch.tensor([0.02, 0.02, 0.02, 0.1, 0.1, 0.1, 0.5, 0.8])
+    return t, w, (w * t).sum(1) - share * (w.clamp_min(0) * t).sum(1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_in_l1_a_row_goes_the_same_way_alone_and_beside_others_where_weights_are_equal(seed: int) -> None:
+    t, w, b = tied(seed)
+    together = project(t, w, b, norm="L1")
+    alone = torch.cat([project(t[[row]], w[[row]], b[[row]], norm="L1") for row in range(len(t))])
+    assert torch.equal(together, alone)
+    exact = project(t.double(), w.double(), b.double(), norm="L1")
+    assert torch.allclose(together.double(), exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_in_l1_with_upstreams_draws_equal_weights_move_in_upstreams_order(seed: int) -> None:
+    t, w, b = tied(seed)
+    change = project(t, w, b, norm="L1", as_upstream=True)
+    assert torch.allclose(change, projection_l1(t, w, b), atol=1e-5)
+    assert torch.allclose((w * (t + change)).sum(1), b, atol=1e-3)

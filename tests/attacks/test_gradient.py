@@ -372,6 +372,11 @@ def test_every_registered_attack_says_what_it_is(name: str) -> None:
         ({"method": "pdg"}, "unknown attack 'pdg'. Did you mean 'pgd'"),
         ({"method": "pgd", "steps": 0}, r"attack\.steps: .*greater than or equal to 1"),
         ({"method": "pgd", "restarts": 0}, r"attack\.restarts: .*greater than or equal to 1"),
+        (
+            {"method": "pgd", "restarts": 2, "random_start": False},
+            r"attack\.restarts: more than one needs random_start: from the clean input all are.*; give restarts 1",
+        ),
+        ({"method": "pgd-margin", "random_start": False}, r"attack\.restarts: more than one needs random_start"),
         ({"method": "fgsm", "steps": 3}, r"attack\.steps: attack 'fgsm' takes no settings"),
         ({"method": "pgd", "step_size": "8/0"}, r"attack\.step_size: .*divides by zero"),
     ],

@@ -141,7 +141,7 @@ def test_it_is_an_attack_like_any_other_with_ten_starts_of_a_hundred_steps() -> 
 
 def test_in_l1_it_is_refused_before_the_model_is_asked_anything() -> None:
     x, y = torch.rand(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(InputError, match=r"--norm L1: pgd-margin searches in L2 and Linf; attack with autoattack"):
+    with pytest.raises(InputError, match=r"--norm L1: pgd-margin searches in L2 and Linf; attack with autoattack, and"):
         PGDMarginAttack().run(nn.Identity(), x, y, norm="L1", eps=1.0)
 
 

@@ -47,6 +47,14 @@ class Short(AutoAttack):
         return ShortDriver(self.version)
 
 
+class ShortSquare(AutoAttack):
+    """The same for a suite."""
+
+    @property
+    def _driver(self) -> ReferenceAutoAttack:
+        return ShortDriver(self.version, self.suite)
+
+
 @pytest.fixture(scope="module")
 def images() -> tuple[Tensor, Tensor]:
     digits = load_digits()
@@ -323,8 +331,38 @@ def test_too_few_classes_are_refused_with_their_number_and_what_to_use(
 ) -> None:
     x, y = images[0][images[1] < classes], images[1][images[1] < classes]
     net = trained(x[:200], y[:200])
-    with pytest.raises(InputError, match=rf"at least {needed} classes .* has {classes}: use the attack pgd"):
+    instead = "use --attack autoattack --version custom --suite apgd-ce,fab-t,square"
+    with pytest.raises(InputError, match=rf"at least {needed} classes .* has {classes}: {instead}"):
         Short(version=version).run(net, x[200:204], y[200:204], norm="Linf", eps=0.1)
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+@pytest.mark.parametrize(
+    ("shape", "instead"),
+    [((14, 14), "--engine fast"), ((32, 24), "--engine fast"), ((16, 34), None), ((4, 9), "5x5 pixels")],
+)
+def test_images_on_which_upstreams_square_fails_are_refused_before_any_work(
+    shape: tuple[int, int], instead: str | None, norm: Any
+) -> None:
+    asked: list[int] = []
+
+    class Wide(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(len(x))
+            return x.flatten(1)[:, :5].clone()  # upstream's Square writes into the logits
+
+    x = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(0))
+    y = x.flatten(1)[:, :5].argmax(1)
+    attack = ShortSquare(version="custom", suite=("square",))
+    if instead is None:
+        assert len(attack.run(Wide(), x, y, norm=norm, eps=0.1).verdicts) == 2
+        return
+    with pytest.raises(InputError, match=rf"attack square in {norm}.* {shape[0]}x{shape[1]}") as refused:
+        attack.run(Wide(), x, y, norm=norm, eps=0.1)
+    assert instead in str(refused.value) and len(asked) == 1  # to see which are right
+    suite = upstream.build(Wide(), norm=norm, eps=0.1, seed=0, version="standard", device=torch.device("cpu"))
+    with pytest.raises((RuntimeError, ZeroDivisionError)):
+        upstream.run_attack(suite, "square", x, y)
 
 
 def test_three_classes_are_enough_for_the_untargeted_losses(images: tuple[Tensor, Tensor]) -> None:

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from autoattack_samples import Conv, Short, ShortBF16, examples
+from autoattack_samples import Conv, Short, ShortBF16, examples, make_search
 from torch import Tensor, nn
 
 from sam_bench.attacks.autoattack import Engine
 from sam_bench.attacks.autoattack.plan import Part
-from sam_bench.attacks.autoattack.square import Square
+from sam_bench.attacks.autoattack.square import Square, sides
+from sam_bench.attacks.autoattack.tiles import tile
+from sam_bench.attacks.draws import CounterDraws
+from sam_bench.perturb.ball import Ball
 from sam_bench.records import ROBUST, Norm
 
 
@@ -83,3 +86,18 @@ def test_a_row_at_a_margin_of_zero_stops_as_upstreams_does(rng: Any) -> None:
     theirs = Short(engine="reference", version="custom", suite=("square",)).run(Tied(), x, y, **how)
     assert ours.verdicts == theirs.verdicts == [ROBUST] * 6
     assert passes < 20  # of 90 queries
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_there_are_as_many_tiles_as_sides_occur_and_not_as_there_are_pixels(norm: Any) -> None:
+    x, y = torch.rand(1, 3, 300, 260, generator=torch.Generator().manual_seed(0)), torch.zeros(1, dtype=torch.int64)
+    net = nn.Sequential(nn.AvgPool2d(100), nn.Flatten(), nn.LazyLinear(4))
+    draws = CounterDraws(0, "square", torch.arange(1))
+    search = make_search("square", net, x, y, ball=Ball(norm, 0.5), draws=draws, steps=5000)
+    occurring = {60, *sides(5000, 300, 260, norm=norm)}
+    assert len(search._tiles) == len(occurring) < 14
+    rows = search.begin(torch.arange(1), torch.arange(1))
+    for at in (0, 1, 60, 3000, 5000):
+        rows.iteration[:] = at
+        number, side = int(search._numbers[at]), int(search._sides[at])
+        assert torch.equal(search._tiles[number, 0, :side, :side], tile(side, norm))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -160,3 +162,22 @@ def test_a_radius_meant_in_255ths_is_refused_and_the_right_spelling_named(norm: 
 )
 def test_usual_radii_are_accepted(norm: str, eps: str) -> None:
     check_eps(norm, Radius(eps))  # type: ignore[arg-type]
+
+
+@given(seed=seeds, norm=st.sampled_from(["Linf", "L2", "L1"]))
+@settings(max_examples=20, deadline=None)
+def test_a_finite_slope_is_used_as_it_is(seed: int, norm: Any) -> None:
+    slope = torch.randn(3, 2, 4, 4, generator=generator(seed))
+    assert torch.equal(Ball(norm, 0.1).usable(slope), slope)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_coordinates_whose_slope_is_not_finite_keep_none_of_the_others_from_moving(norm: Any) -> None:
+    ball, nan, inf = Ball(norm, 0.1), float("nan"), float("inf")
+    slope = torch.tensor([[3.0, nan, -4.0, nan], [3.0, inf, -4.0, -inf], [nan, nan, nan, nan]])
+    steps = ball.direction(slope)
+    infinite = 1.0 if norm == "Linf" else 0.0
+    expected = torch.tensor([[3.0, 0.0, -4.0, 0.0], [3.0, 0.0, -4.0, 0.0], [0.0] * 4])
+    expected = expected.sign() if norm == "Linf" else expected / 5
+    expected[1, 1], expected[1, 3] = infinite, -infinite
+    torch.testing.assert_close(steps, expected)

@@ -93,12 +93,15 @@ class Ascent(Search[R]):
     def tick(self, rows: R) -> None:
         """Evaluate the point, update the best, move on."""
         logits, loss, gradient = self._evaluate(rows)
-        wrong, counting = logits.argmax(1) != rows.label, self.counting(rows)
+        wrong, counting = self.wrong(logits, rows.label), self.counting(rows)
         rows.note(wrong if counting is None else wrong & counting, rows.point, last=self.judged_once)
         start = self.starting(rows)
         if self._flat_starts is not None and self._loss != "ce":
             flat = gradient.flatten(1).abs().sum(1) == 0
             self._flat_starts += (start & flat).sum()
+        self.note_slopes(gradient)
+        if not self.draws.in_step:  # upstream follows it as it is
+            gradient = self.ball.usable(gradient)
 
         better = start | (loss > rows.best_loss)
         rows.best = torch.where(wide(better, rows.point), rows.point, rows.best)

@@ -108,14 +108,14 @@ class AutoAttackBF16(FastAttack):
         """Those of version standard."""
         return attacks_of("standard")
 
+    @property
+    def caveats(self) -> list[str]:
+        """That this is not AutoAttack."""
+        return [doubt("bf16")]
+
     def engine_to_run(self, norm: Norm) -> Engine:
         """See `FastAttack.engine_to_run`."""
         return Engine(plan("standard", norm=norm), bf16=True, compiled=self.compile == "on")
-
-    def seek(self, model: nn.Module, task: Task) -> list[str]:
-        """Says that this is not AutoAttack."""
-        task.doubt(doubt("bf16"))
-        return super().seek(model, task)
 
 
 @ATTACKS.register("autoattack-screen")
@@ -127,12 +127,12 @@ class AutoAttackScreen(FastAttack):
         """Those two."""
         return ["apgd-ce", "apgd-t"]
 
+    @property
+    def caveats(self) -> list[str]:
+        """That this is an upper bound."""
+        return [doubt("upper-bound", attacks=" and ".join(self.attacks))]
+
     def engine_to_run(self, norm: Norm) -> Engine:
         """See `FastAttack.engine_to_run`."""
         parts = [part for part in plan("standard", norm=norm) if part.attack in self.attacks]
         return Engine(parts, compiled=self.compile == "on")
-
-    def seek(self, model: nn.Module, task: Task) -> list[str]:
-        """Says that this is an upper bound."""
-        task.doubt(doubt("upper-bound", attacks=" and ".join(self.attacks)))
-        return super().seek(model, task)

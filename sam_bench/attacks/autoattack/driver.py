@@ -26,6 +26,9 @@ from sam_bench.attacks.random_state import random_state_kept
 
 RNG = Literal["counter", "upstream"]
 
+_OF_GRADIENTS = "zero-gradients", "nan-gradients"
+"""Doubts that are counted on the device, in the order of the counts: asking for them waits for it once."""
+
 _LOSSES: dict[str, Loss] = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr-targeted"}
 
 
@@ -93,8 +96,8 @@ class _Run:
             compiled=engine.compiled,
         )
         self.standing = torch.ones(len(cases.x), dtype=torch.bool)
-        self._flat_starts = torch.zeros((), dtype=torch.int64, device=cases.device)
-        self._flat_told = False
+        self._gradients = torch.zeros(len(_OF_GRADIENTS), dtype=torch.int64, device=cases.device)
+        self._untold = set(_OF_GRADIENTS)
 
     def attack(self, part: Part, before: int) -> None:
         """Run one part on what still stands and has not withstood it in an earlier run.
@@ -115,13 +118,13 @@ class _Run:
         def settled(position: int, stands: bool) -> None:
             nonlocal done, robust
             done, robust = done + 1, robust - (not stands)
-            self._tell_of_flat_starts()
+            self._tell_of_gradients()
             self.standing[position] = stands
             if stands:
                 task.withstand(position, before + 1)
 
         def confirm(positions: Tensor, candidates: Tensor) -> Tensor:
-            self._tell_of_flat_starts()
+            self._tell_of_gradients()
             return task.confirm(positions, candidates, part.attack)
 
         tell()
@@ -132,24 +135,29 @@ class _Run:
             places = self._cases.index.to(self._cases.device)
             pool.refilled(self._search(part, CounterDraws(task.seed, part.attack, places)), positions)
 
-    def _tell_of_flat_starts(self) -> None:
+    def _tell_of_gradients(self) -> None:
         # Before a verdict is told: whoever goes on from that verdict does not run the example again.
-        if not self._flat_told and bool(self._flat_starts > 0):
-            self._flat_told = True
-            self._task.doubt(doubt("zero-gradients"))
+        if not self._untold:
+            return
+        for code, count in zip(_OF_GRADIENTS, self._gradients.tolist(), strict=True):
+            if count and code in self._untold:
+                self._untold.remove(code)
+                self._task.doubt(doubt(code))
 
     def _search(self, part: Part, draws: Draws) -> Search[Any]:
         common: dict[str, Any] = {"trials": part.trials}
+        flat_starts, not_finite = self._gradients
         where = self._cases, self._task.ball, self._oracle, draws
         if part.attack == "square":
             return Square(*where, queries=part.iterations, **common)
         if part.attack.startswith("fab"):
-            return FAB(*where, targeted=part.targeted, iterations=part.iterations, **common)
+            return FAB(*where, targeted=part.targeted, iterations=part.iterations, not_finite=not_finite, **common)
         common |= {
             "loss": _LOSSES[part.attack],
             "iterations": part.iterations,
             "eot": part.eot,
-            "flat_starts": self._flat_starts,
+            "flat_starts": flat_starts,
+            "not_finite": not_finite,
         }
         if self._task.ball.norm == "L1":
             return SparseAPGD(*where, widened=part.widened, **common)

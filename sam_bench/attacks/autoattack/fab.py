@@ -95,7 +95,11 @@ class FAB(Search[FABRows]):
         w = normal.flatten(1)
         b = (w * point.flatten(1)).sum(1) - gap.to(w.dtype)
         change = project(
-            torch.cat([point.flatten(1), clean.flatten(1)]), w.repeat(2, 1), b.repeat(2), norm=self.ball.norm
+            torch.cat([point.flatten(1), clean.flatten(1)]),
+            w.repeat(2, 1),
+            b.repeat(2),
+            norm=self.ball.norm,
+            as_upstream=self.draws.in_step,
         )
         length = norms(change, self.ball.norm).clamp_min(1e-8)
         from_point, from_clean = (each.view_as(point) for each in change.chunk(2))
@@ -104,7 +108,9 @@ class FAB(Search[FABRows]):
         point = ((point + _OVERSHOOT * from_point) * (1.0 - bias) + (clean + from_clean * _OVERSHOOT) * bias).clamp(
             0.0, 1.0
         )
-        wrong = self.oracle.logits(point).argmax(1) != rows.label
+        if not self.draws.in_step:  # where the logits themselves are not finite, no plane leads anywhere
+            point = torch.where(point.isfinite(), point, clean)
+        wrong = self.wrong(self.oracle.logits(point), rows.label)
         distance = norms(point - clean, self.ball.norm)
         nearer = wrong & (distance < rows.nearest)
         rows.nearest = torch.where(nearer, distance, rows.nearest)
@@ -127,7 +133,7 @@ class FAB(Search[FABRows]):
             return -(own - wanted).squeeze(1)
 
         _, gap, normal = self.oracle.gradient(rows.point, objective)
-        return gap, normal
+        return gap, self._usable(normal)
 
     def _nearest_plane(self, rows: FABRows) -> tuple[Tensor, Tensor]:
         """The same for the class whose linearised boundary is nearest in the dual norm."""
@@ -136,7 +142,13 @@ class FAB(Search[FABRows]):
         gaps = logits - logits[each, rows.label, None]
         normals = gradients - gradients[each, rows.label, None]
         gaps[each, rows.label] = _FAR
+        normals = self._usable(normals)
         flat = normals.flatten(2)
         dual = _DUALS[self.ball.norm](flat)
         nearest = (gaps.abs() / (1e-12 + dual)).min(dim=1)[1]
         return gaps[each, nearest], normals[each, nearest]
+
+    def _usable(self, normals: Tensor) -> Tensor:
+        """Normals, 0 where they are not finite: there a coordinate stays. Upstream takes them as they are."""
+        self.note_slopes(normals)
+        return normals if self.draws.in_step else normals.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 _NEGLIGIBLE = 1e-8  # upstream leaves coordinates of smaller weight alone, in L2 and L1
+_HARDLY = 1e12  # upstream's largest key
 _FEW = 64  # coordinates that are looked at first in L1
 _CHECK_EVERY = 4  # asking whether all rows have arrived waits for the device
 
 
-def project(t: Tensor, w: Tensor, b: Tensor, *, norm: str) -> Tensor:
+def project(t: Tensor, w: Tensor, b: Tensor, *, norm: str, as_upstream: bool = False) -> Tensor:
     """The change that takes points to their hyperplanes.
 
     Args:
@@ -25,6 +26,7 @@ def project(t: Tensor, w: Tensor, b: Tensor, *, norm: str) -> Tensor:
         w: Normals of the hyperplanes, [B, D].
         b: Their offsets, [B].
         norm: "Linf", "L2" or "L1": the norm whose change is smallest.
+        as_upstream: In L1, of coordinates of equal weight take the one that upstream's sort has first; else the first.
 
     Returns:
         The change [B, D]: t plus it is in the box, and on the hyperplane where the box reaches it.
@@ -37,7 +39,7 @@ def project(t: Tensor, w: Tensor, b: Tensor, *, norm: str) -> Tensor:
     # How far each coordinate can go in the direction that lowers w.t.
     room = torch.where(w < 0, 1.0 - t, t)
     if norm == "L1":
-        change = _steepest_first(weight, room, distance)
+        change = _steepest_first(weight, room, distance, as_upstream=as_upstream)
         return torch.where(w < 0, change, -change)
     if norm == "Linf":
         speed = (weight > 0).to(w.dtype)
@@ -51,12 +53,13 @@ def project(t: Tensor, w: Tensor, b: Tensor, *, norm: str) -> Tensor:
     return torch.where(w < 0, change, -change)
 
 
-def _steepest_first(weight: Tensor, room: Tensor, distance: Tensor) -> Tensor:
+def _steepest_first(weight: Tensor, room: Tensor, distance: Tensor, *, as_upstream: bool) -> Tensor:
     """How far each coordinate goes, [B, D] in [0, room], for the distance to be covered by the fewest changes."""
-    key, covers = 1.0 / weight, weight * room  # upstream's key: rounding makes ties of its own
-    count, most = min(_FEW, weight.shape[1]), weight.shape[1]
+    # Upstream's key: rounding makes ties of its own.
+    key, covers, most = (1.0 / weight).clamp_max(_HARDLY), weight * room, weight.shape[1]
+    count = most if as_upstream else min(_FEW, most)
     while True:
-        order = key.topk(count, dim=1, largest=False)[1]
+        order = key.argsort(dim=1) if as_upstream else _smallest(key, count)
         left = torch.cat([distance[:, None], -covers.gather(1, order)], 1).cumsum(1)
         if count == most or bool((left[:, -1] <= 0).all()):
             break
@@ -65,6 +68,18 @@ def _steepest_first(weight: Tensor, room: Tensor, distance: Tensor) -> Tensor:
     change = (left[:, :-1] / steep).clamp_min(0.0).minimum(room.gather(1, order))
     change = torch.where(steep > _NEGLIGIBLE, change, torch.zeros_like(change))
     return torch.zeros_like(weight).scatter(1, order, change)
+
+
+def _smallest(key: Tensor, count: int) -> Tensor:
+    """Places of the smallest of positive keys [B, D], int64 [B, count]; of equal keys the first is the smallest.
+
+    Which of them `topk` takes depends on how many it is asked for, and so on the other rows of the batch.
+    """
+    if key.dtype != torch.float32:
+        return key.argsort(dim=1, stable=True)[:, :count]
+    # Positive floats are ordered as their bits are; with their places behind them no two are equal.
+    unequal = (key.view(torch.int32).long() << 32) + torch.arange(key.shape[1], device=key.device)
+    return unequal.topk(count, dim=1, largest=False)[1]
 
 
 def _reach(weight: Tensor, speed: Tensor, room: Tensor, distance: Tensor) -> Tensor:

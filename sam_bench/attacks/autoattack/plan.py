@@ -25,6 +25,9 @@ ATTACKS_OF: dict[str, list[str]] = {
 KNOWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 """Every attack that a custom version can be made of."""
 
+FEW_CLASSES = "--version custom --suite apgd-ce,fab-t,square"
+"""What of AutoAttack there is for two classes and more, in every norm."""
+
 TARGETS = 9
 """Classes that each targeted attack aims at, from the second most likely down."""
 
@@ -70,7 +73,8 @@ def plan(version: Version, suite: Iterable[str] = (), *, norm: Norm = "Linf") ->
 
     Args:
         version: One of `Version`.
-        suite: For version custom: which attacks, in order.
+        suite: For version custom: which attacks, in order. After `fab-t`, `fab` has one trial: upstream's is one
+            object, in which `fab-t` sets the restarts to one.
         norm: What the ball is in; version standard has other settings in L1.
 
     Raises:
@@ -78,6 +82,9 @@ def plan(version: Version, suite: Iterable[str] = (), *, norm: Norm = "Linf") ->
     """
     chosen = attacks_of(version, suite)
     parts = [_part(attack, version) for attack in chosen]
+    if "fab-t" in chosen:
+        after = chosen.index("fab-t")
+        parts[after:] = [replace(part, trials=1) if part.attack == "fab" else part for part in parts[after:]]
     if (version, norm) != ("standard", "L1"):
         return parts
     return [
@@ -123,7 +130,7 @@ def fit_to_classes(parts: list[Part], classes: int) -> tuple[list[Part], list[st
     if classes < needed:
         raise InputError(
             f"autoattack with {', '.join(part.attack for part in parts)} needs at least {needed} classes for its DLR "
-            f"loss and the model has {classes}: use the attack pgd"
+            f"loss and the model has {classes}: use --attack autoattack {FEW_CLASSES}"
         )
     short = [part.attack for part in parts if part.targeted and part.trials > classes - 1]
     fitted = [replace(part, trials=classes - 1) if part.attack in short else part for part in parts]

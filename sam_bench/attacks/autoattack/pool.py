@@ -109,13 +109,14 @@ class Pool:
         right = []
         for part in positions.split(self.capacity):
             clean = search.cases.x[part]
-            predicted = search.oracle.logits(clean.to(search.cases.device)).argmax(1).cpu()
-            wrong = (predicted != search.cases.y[part]).nonzero().flatten()
+            logits = search.oracle.logits(clean.to(search.cases.device))
+            misclassified = search.wrong(logits.cpu(), search.cases.y[part])
+            wrong = misclassified.nonzero().flatten()
             if len(wrong):
                 broken = self.confirm(part[wrong], clean[wrong])
                 for position, gone in zip(part[wrong].tolist(), broken.tolist(), strict=True):
                     self.settled(position, not gone)
-            right.append(part[predicted == search.cases.y[part]])
+            right.append(part[~misclassified])
         return torch.cat(right)
 
     def _advance(self, search: Search[Any], rows: Any) -> tuple[dict[int, bool], list[int]]:

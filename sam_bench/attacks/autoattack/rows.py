@@ -11,7 +11,9 @@ from torch import Tensor
 
 from sam_bench.attacks.autoattack.oracle import Oracle
 from sam_bench.attacks.draws import Draws
+from sam_bench.attacks.judge import classes_of
 from sam_bench.perturb.ball import Ball
+from sam_bench.perturb.inputs import not_finite
 
 R = TypeVar("R", bound="Rows")
 
@@ -91,6 +93,7 @@ class Search(ABC, Generic[R]):
         oracle: The model.
         draws: Random numbers.
         trials: Restarts or targets.
+        not_finite: int64 []: counts the gradients that have NaN or infinity in them.
     """
 
     judged_once = False
@@ -100,8 +103,18 @@ class Search(ABC, Generic[R]):
     candidate is the last error of the first trial that has any, or the clean input.
     """
 
-    def __init__(self, cases: Cases, ball: Ball, oracle: Oracle, draws: Draws, *, trials: int) -> None:
+    def __init__(
+        self,
+        cases: Cases,
+        ball: Ball,
+        oracle: Oracle,
+        draws: Draws,
+        *,
+        trials: int,
+        not_finite: Tensor | None = None,
+    ) -> None:
         self.cases, self.ball, self.oracle, self.draws, self.trials = cases, ball, oracle, draws, trials
+        self._not_finite = not_finite
 
     @property
     def harvest_every(self) -> int:
@@ -138,6 +151,15 @@ class Search(ABC, Generic[R]):
             "found": torch.zeros(len(position), dtype=torch.bool, device=device),
             "witness": clean.clone(),
         }
+
+    def wrong(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Which rows are misclassified, bool [B], as the judge sees it."""
+        return classes_of(logits) != label
+
+    def note_slopes(self, gradient: Tensor) -> None:
+        """Count rows of a gradient [B, ...] that are not finite, without waiting for the device."""
+        if self._not_finite is not None:
+            self._not_finite += not_finite(gradient).sum()
 
     def target(self, position: Tensor, trial: Tensor) -> Tensor:
         """The class a targeted trial aims at: trial 0 the second most likely, and so on down; int64 [B]."""

@@ -72,6 +72,27 @@ def refuse_small_images(height: int, width: int, norm: str) -> None:
         )
 
 
+def refuse_what_upstreams_square_cannot(height: int, width: int, norm: str) -> None:
+    """Stop before any work where upstream's own Square fails: its start puts tiles over the image's edge.
+
+    Raises:
+        InputError: In L2 and L1, images that are too small for any Square, or whose sides such tiles do not fit.
+    """
+    if norm == "Linf":
+        return
+    if height < _TILES:
+        refuse_small_images(height, width, norm)
+    side = height // _TILES
+    first = (height - side * _TILES) // 2
+    over = any(first + length // side * side > length for length in (height, width))
+    # A tile of one pixel vanishes at the edge, and a width of less than a tile has none.
+    if over and width >= side > 1:
+        raise InputError(
+            f"attack square in {norm}, as its authors wrote it, fails on images of {height}x{width} pixels, where the "
+            "tiles of its start do not fit: use --engine fast"
+        )
+
+
 class Square(Search[SquareRows]):
     """Random search on the margin: a proposal is kept where it lowers the margin.
 
@@ -86,11 +107,16 @@ class Square(Search[SquareRows]):
         sizes = sides(queries, height, width, norm=self.ball.norm)
         device = self.cases.device
         # The first tick evaluates the start; its side is never used.
-        self._sides = torch.tensor([sizes[0], *sizes] if sizes else [1], device=device)
+        each = [sizes[0], *sizes] if sizes else [1]
+        self._sides = torch.tensor(each, device=device)
         self._rows = torch.arange(height, device=device).view(1, -1, 1)
         self._columns = torch.arange(width, device=device).view(1, 1, -1)
         if self.ball.norm != "Linf":
-            self._tiles = tile_table(sorted({*sizes, height // _TILES}), norm=self.ball.norm, device=device)
+            occurring = sorted({*each, height // _TILES})
+            self._tiles = tile_table(occurring, norm=self.ball.norm, device=device)
+            # About ten sides occur; a table of every side up to the largest would fill the memory at 1,000 pixels.
+            self._numbers = torch.tensor([occurring.index(side) for side in each], device=device)
+            self._number_at_start = occurring.index(height // _TILES)
 
     @property
     def harvest_every(self) -> int:
@@ -128,7 +154,7 @@ class Square(Search[SquareRows]):
             each = rows.take(torch.arange(len(rows), device=look.device).repeat_interleave(ahead))
             each.iteration = (rows.iteration[:, None] + look).flatten()
         proposals = self._propose(each)
-        margins = losses.margin(self.oracle.logits(proposals), each.label).view(len(rows), ahead)
+        margins = self._margin(self.oracle.logits(proposals), each.label).view(len(rows), ahead)
         query = each.iteration.view(len(rows), ahead)
         taken = (query == 0) | (margins < rows.margin[:, None]) | (margins <= 0)
         # A row that is through or spent waits for the next harvest.
@@ -150,10 +176,15 @@ class Square(Search[SquareRows]):
         """A row stops at margin zero, as upstream's does, misclassified or not, but not at one of bfloat16 or TF32."""
         # With upstream's draws, rows fill a batch as large as the search's: the size decides how margins are rounded.
         judged = rows if self.draws.in_step else rows.take(which)
-        margin = losses.margin(self.oracle.exact_logits(judged.best), judged.label)
+        margin = self._margin(self.oracle.exact_logits(judged.best), judged.label)
         margin = margin[which] if self.draws.in_step else margin
         rows.margin[which] = margin
         return (margin <= 0).cpu()
+
+    def _margin(self, logits: Tensor, label: Tensor) -> Tensor:
+        margin = losses.margin(logits, label)
+        # NaN is no right answer to the judge, and no smaller margin than any to upstream.
+        return margin if self.draws.in_step else margin.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
     def _propose(self, rows: SquareRows) -> Tensor:
         start = rows.iteration == 0
@@ -210,7 +241,7 @@ class Square(Search[SquareRows]):
             for left in range(first, first + width // side * side, side):
                 (turn,) = self.draws.proposals(*where, (1,), lane=lane)
                 signs = (2.0 * self.draws.uniform(*where, (channels, 1, 1), lane=lane + 1) - 1.0).sign()
-                tile = self._tiles[side, (turn.squeeze(1) > 0.5).long(), :side, :side][:, None]
+                tile = self._tiles[self._number_at_start, (turn.squeeze(1) > 0.5).long(), :side, :side][:, None]
                 there = delta[:, :, top : top + side, left : left + side]
                 there += (tile * signs)[:, :, : there.shape[2], : there.shape[3]]
                 lane += 2
@@ -233,7 +264,7 @@ class Square(Search[SquareRows]):
         inside = delta * window
         old = inside / (_TINY + channel_norm(inside, norm, shared))
         mass = channel_norm(delta * (window | emptied), norm)
-        new = (self._tile_at(side, top, left, (turn.squeeze(1) > 0.5).long()) * signs + old) * window
+        new = (self._tile_at(rows, top, left, (turn.squeeze(1) > 0.5).long()) * signs + old) * window
         new = new / (_TINY + channel_norm(new, norm, shared))
         radius, used = torch.full_like(mass, self.ball.eps), wide(norms(delta, norm), delta)
         if norm == "L2":
@@ -243,12 +274,13 @@ class Square(Search[SquareRows]):
         delta = torch.where(window, new, torch.where(emptied, torch.zeros_like(delta), delta))
         return self._into_ball(delta, rows.clean)
 
-    def _tile_at(self, side: Tensor, top: Tensor, left: Tensor, turned: Tensor) -> Tensor:
+    def _tile_at(self, rows: SquareRows, top: Tensor, left: Tensor, turned: Tensor) -> Tensor:
         """A row's tile in the window's place, [B, 1, H, W]; outside the window it means nothing."""
         last = self._tiles.shape[-1] - 1
+        number = self._numbers[rows.iteration.clamp_max(self._queries)].view(-1, 1, 1)
         row = (self._rows - top.view(-1, 1, 1)).clamp(0, last)
         column = (self._columns - left.view(-1, 1, 1)).clamp(0, last)
-        return self._tiles[side.view(-1, 1, 1), turned.view(-1, 1, 1), row, column][:, None]
+        return self._tiles[number, turned.view(-1, 1, 1), row, column][:, None]
 
     def _into_ball(self, delta: Tensor, clean: Tensor) -> Tensor:
         """Onto the sphere, then into the box, in L2; to the nearest point of both in L1."""

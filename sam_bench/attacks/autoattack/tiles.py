@@ -38,13 +38,13 @@ def _unit(pattern: Tensor, norm: Norm) -> Tensor:
 
 
 def tile_table(sides: list[int], *, norm: Norm, device: torch.device) -> Tensor:
-    """The tile of each side, upright and turned: float32 [largest + 1, 2, largest, largest], the rest zero."""
+    """The tile of each side, in their order, upright and turned: float32 [S, 2, largest, largest], the rest zero."""
     largest = max(sides)
-    table = torch.zeros(largest + 1, 2, largest, largest)
-    for side in sides:
+    table = torch.zeros(len(sides), 2, largest, largest)
+    for number, side in enumerate(sides):
         upright = tile(side, norm)
-        table[side, 0, :side, :side] = upright
-        table[side, 1, :side, :side] = upright.t()
+        table[number, 0, :side, :side] = upright
+        table[number, 1, :side, :side] = upright.t()
     return table.to(device)
 
 

@@ -12,9 +12,10 @@ from sam_bench.perturb.inputs.losses import (
     cross_entropy,
     input_gradient,
     kl_divergence,
+    not_finite,
 )
 from sam_bench.perturb.inputs.noise import GaussianNoise
-from sam_bench.perturb.inputs.pgd import PGD
+from sam_bench.perturb.inputs.pgd import PGD, check_restarts
 from sam_bench.registry import import_all
 
 import_all(__name__, __path__)
@@ -29,7 +30,9 @@ __all__ = [
     "LossPerExample",
     "NoInputPerturbation",
     "at_least_float32",
+    "check_restarts",
     "cross_entropy",
     "input_gradient",
     "kl_divergence",
+    "not_finite",
 ]

@@ -56,3 +56,8 @@ def input_gradient(
         logits = model(x)
         (gradient,) = torch.autograd.grad(loss(logits, y).sum(), x)
     return logits.detach(), gradient
+
+
+def not_finite(gradient: Tensor) -> Tensor:
+    """Which rows of a gradient [B, ...] have NaN or infinity in them, bool [B]."""
+    return ~gradient.flatten(1).isfinite().all(1)

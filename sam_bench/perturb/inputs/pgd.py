@@ -16,6 +16,18 @@ from sam_bench.records import Radius
 _TRADES_START = 1e-3  # standard deviation of TRADES' start
 
 
+def check_restarts(restarts: int, *, random_start: bool) -> None:
+    """Refuse to go the same way twice.
+
+    Raises:
+        ValueError: More than one restart without random starts.
+    """
+    if restarts > 1 and not random_start:
+        raise ValueError(
+            "restarts: more than one needs random_start: from the clean input all are the same; give restarts 1"
+        )
+
+
 @INPUT_PERTURBATIONS.register("pgd")
 class PGD(GradientAscent):
     """Projected gradient descent: adversarial training (Madry et al. 2018, equation 2.1).
@@ -45,8 +57,7 @@ class PGD(GradientAscent):
     def _check(self) -> PGD:
         if self.loss == "kl" and not self.random_start:
             raise ValueError("loss: kl needs random_start: at the clean input its slope is zero")
-        if self.restarts > 1 and not self.random_start:
-            raise ValueError("restarts: more than one needs random_start: from the clean input all are the same")
+        check_restarts(self.restarts, random_start=self.random_start)
         return self
 
     @property
