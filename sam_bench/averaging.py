@@ -80,7 +80,7 @@ class Averaging(Component):
         Args:
             average: What `averaged` returned.
             batches: One epoch of training inputs, float [B, C, H, W] in [0, 1], augmented as they were
-                learned from and in chunks of the training batch's size; consumed only where needed.
+                learned from, in chunks of as many as are learned from at a time; consumed only where needed.
 
         Returns:
             Examples that were run forward.

@@ -85,9 +85,9 @@ def run_jobs(
                     job = waiting.pop(0)
                     worker_of[job.name] = free.pop(0)
                     job = replace(job, arguments={**job.arguments, **own(worker_of[job.name])})
-                    process = context.Process(target=_work, args=(job, threads, messages), daemon=True)
+                    # No daemon: those may have no children, and a job may read its images in processes of its own.
+                    process = running[job.name] = context.Process(target=_work, args=(job, threads, messages))
                     process.start()
-                    running[job.name] = process
                 message = _next(messages, running)
                 if message.kind == "result":
                     results[message.job] = message.content
@@ -105,10 +105,25 @@ def run_jobs(
                 else:
                     stages.show(message)
         finally:
-            for process in running.values():
-                process.terminate()
-                process.join()
+            _end([process for process in running.values() if process.pid])
     return [results[job.name] for job in jobs]
+
+
+def _end(processes: Sequence[SpawnProcess]) -> None:
+    """Tell the workers to stop, and wait until they have: one that trains writes a checkpoint first.
+
+    Another Ctrl-C does not wait.
+    """
+    try:
+        while alive := [process for process in processes if process.is_alive()]:
+            # Again and again: a run that is about to end takes no notice, and its job goes on to what comes next.
+            for process in alive:
+                process.terminate()
+            alive[0].join(_POLL)
+    except BaseException:
+        for process in processes:
+            process.kill()
+        raise
 
 
 @dataclass(frozen=True)
@@ -218,6 +233,7 @@ def _end_with_parent() -> None:
     """End this process as soon as the one that started it is gone, which can be killed without a chance to say so.
 
     The job would run to its end for nobody. What it has written is as whole as if it had been killed itself.
+    Processes that read images for it see that it is gone.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -109,6 +109,16 @@ def test_a_recipe_may_be_given_as_an_object_and_a_silent_run_prints_nothing(capf
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_model_of_another_run_is_not_replaced() -> None:
+    first = _train(settings={"epochs": 1})
+    other = _train(settings={"epochs": 1}, seed=1)
+    assert other.card.name == f"{first.card.name}-seed1"
+    with pytest.raises(InputError, match=rf"{first.card.name} is in the zoo .* from a run with another recipe: choose"):
+        _train(settings={"epochs": 2}, run_dir="runs/longer")
+    # Its own run, made anew, is.
+    assert _train(settings={"epochs": 1}, run_dir="runs/again").card.weights == first.card.weights
+
+
 def test_half_precision_weights_are_what_is_measured() -> None:
     card = _train(name="half", settings={"epochs": 1}, weights_dtype="float16").card
     whole = _train(name="whole", settings={"epochs": 1}).card
@@ -127,6 +137,14 @@ def test_half_precision_weights_are_what_is_measured() -> None:
         ({"name": "../up"}, "'../up' cannot name a model"),
         ({"seed": -1}, "--seed -1 must be between 0 and"),
         ({"arch_options": {"width": 1.5}}, "width: must be a valid integer"),
+        ({"threat": "linf"}, "unknown --threat 'linf'. Did you mean 'Linf'"),
+        ({"robustbench_dataset": "mnist"}, "unknown --robustbench-dataset 'mnist'"),
+        ({"weights_dtype": "fp16"}, "unknown --weights-dtype 'fp16'"),
+        ({"select": "Best"}, "unknown --select 'Best'. Did you mean 'best'"),
+        ({"on_nan": "skip"}, "unknown --on-nan 'skip'"),
+        ({"compile": True}, "unknown --compile 'True'"),
+        ({"keep": 0}, "--keep must be a whole number of at least 1, not 0"),
+        ({"micro_batch": 0}, "--micro-batch must be a whole number of at least 1, not 0"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(

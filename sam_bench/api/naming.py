@@ -11,8 +11,8 @@ from sam_bench.records import ComponentSpec, Recipe
 from sam_bench.training import build_method
 
 
-def default_name(recipe: Recipe, base: Recipe, arch: str, arch_options: Mapping[str, Any]) -> str:
-    """A name that tells runs apart: the recipe, the perturbations' settings that differ from it, the architecture.
+def default_name(recipe: Recipe, base: Recipe, arch: str, arch_options: Mapping[str, Any], *, seed: int = 0) -> str:
+    """A name that tells runs apart: recipe, the perturbations' settings that differ from it, architecture, seed if any.
 
     Without dots, which RobustBench's look-up would cut.
     """
@@ -29,6 +29,7 @@ def default_name(recipe: Recipe, base: Recipe, arch: str, arch_options: Mapping[
                 parts.append(f"{key}{value}".replace("/", "over"))
     parts.append(arch.removeprefix("timm:"))
     parts += [f"{'w' if key == 'width' else key}{value}" for key, value in arch_options.items()]
+    parts += [f"seed{seed}"] if seed else []
     return re.sub(r"[^A-Za-z0-9_-]", "", "-".join(parts))[:100]
 
 

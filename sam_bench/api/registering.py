@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
+from sam_bench.attacks.judge import classes_of
 from sam_bench.data import Dataset, Split, StreamedDataset, StreamedSplit, make_batches
 from sam_bench.device import device_name, package_versions, true_float32
 from sam_bench.modes import attacking
 from sam_bench.records import Cost, ModelCard, Norm, RobustBenchDataset
 from sam_bench.training import RunConfig, Trained
+from sam_bench.training.validate import examples_at_a_time
 
 
 def store_as(model: nn.Module, dtype: Literal["float32", "float16"]) -> None:
@@ -40,7 +42,8 @@ def register(
     command: str,
 ) -> tuple[ModelCard, Path]:
     """Put the run's result into the zoo; its weights are those that `store_as` has made of them."""
-    hits = _hits(trained.model, data.test.to(device))
+    at_a_time = examples_at_a_time(config, trained.state.devices)
+    hits = _hits(trained.model, data.test.to(device), at_a_time=at_a_time)
     passes, examples = trained.state.passes, config.train_examples
     card = store.save(
         trained.model,
@@ -79,8 +82,12 @@ def register(
 
 
 @torch.no_grad()
-def _hits(model: nn.Module, test: Split | StreamedSplit) -> int:
+def _hits(model: nn.Module, test: Split | StreamedSplit, *, at_a_time: int) -> int:
     """How many of the test images the model gets right, in float32."""
     batches = make_batches(test, batch_size=256, seed=0, augmentation=None, shuffle=False)
     with attacking(model), true_float32():
-        return sum(int((model(x).argmax(1) == y).sum()) for x, y in batches.epoch(0))
+        return sum(
+            int((classes_of(model(x)) == y).sum())
+            for batch in batches.epoch(0)
+            for x, y in zip(*(part.split(at_a_time) for part in batch), strict=True)
+        )

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
+from sam_bench.api.arguments import StrPath, check_at_least, check_choice, path_of
 from sam_bench.api.naming import default_name, describe
 from sam_bench.api.registering import register, store_as
 from sam_bench.data import (
-    Split,
+    Dataset,
+    StreamedDataset,
     StreamedSplit,
     channel_stats,
     first_examples,
     hold_out,
     known_name,
     known_stats,
+    must_stream,
     open_dataset,
 )
+from sam_bench.data.splits import Stats
 from sam_bench.device import choose_device, choose_precision
 from sam_bench.distributed import Team, joined
 from sam_bench.errors import InputError
@@ -41,9 +46,10 @@ from sam_bench.records import (
 from sam_bench.seeds import check_seed
 from sam_bench.training import RunConfig, build_method, fit, load_recipe, override
 from sam_bench.training.compiling import choose_compile
+from sam_bench.training.folder import RunFolder
 
 _VALIDATION_SHARE = 50  # one in so many training images is held out, at most 1,000
-_STATISTICS = 10_000  # images of a streamed data set that mean and standard deviation are taken over
+_STATISTICS = 10_000  # images of a folder that mean and standard deviation are taken over
 _VALIDATION_EPS = {"Linf": Radius("2/255"), "L2": Radius("32/255")}
 
 
@@ -81,12 +87,12 @@ def train(
     validation_eps: Radius | None = None,
     limit_train: int | None = None,
     image_size: int | None = None,
-    data_dir: Path = Path("data"),
+    data_dir: StrPath = Path("data"),
     dataset_name: str | None = None,
     robustbench_dataset: RobustBenchDataset | None = None,
     threat: Norm | None = None,
-    run_dir: Path | None = None,
-    zoo: Path | None = None,
+    run_dir: StrPath | None = None,
+    zoo: StrPath | None = None,
     weights_dtype: Literal["float32", "float16"] = "float32",
     authors: str = "",
     resume: bool = False,
@@ -113,7 +119,7 @@ def train(
         arch_options: What the architecture takes: `{"width": 16}`, `{"patch_size": 4}`.
         settings: Settings of the recipe to replace, by bare name (`{"rho": 0.1, "epochs": 10}`).
         faithful: Take the settings of the published code where the recipe's are others.
-        name: Name in the zoo; by default made of recipe, settings and architecture.
+        name: Name in the zoo; by default made of recipe, perturbations' settings, architecture and a seed other than 0.
         seed: Decides initial weights, order, augmentation and every perturbation's draws.
         precision: `auto`, `bf16` or `fp32`.
         compile: Run the network through `torch.compile`: faster from some thousand steps on; `auto` decides by
@@ -152,6 +158,18 @@ def train(
         SamBenchError: Training diverged, or a file could not be written.
     """
     reporter = reporter or SilentReporter()
+    for option, value, choices in (
+        ("--compile", compile, ("auto", "on", "off")),
+        ("--threat", threat, ("Linf", "L2")),
+        ("--robustbench-dataset", robustbench_dataset, get_args(RobustBenchDataset)),
+        ("--weights-dtype", weights_dtype, ("float32", "float16")),
+        ("--select", select, ("last", "best")),
+        ("--on-nan", on_nan, ("stop", "rollback")),
+    ):
+        check_choice(option, value, choices)
+    for option, number in (("--keep", keep), ("--micro-batch", micro_batch)):
+        check_at_least(option, number, 1)
+    run_dir, zoo, data_dir = path_of(run_dir), path_of(zoo), Path(data_dir)
     settings = dict(settings or {})
     chosen = load_recipe(recipe, faithful=faithful)
     method = build_method(override(chosen, settings))
@@ -167,7 +185,7 @@ def train(
     if validation is not None:
         _check_selection(select, validation)
     if name is None:
-        name = default_name(method.recipe, chosen, arch, arch_options or {})
+        name = default_name(method.recipe, chosen, arch, arch_options or {}, seed=seed)
     elif not re.fullmatch(NAME_PATTERN, name):
         raise InputError(
             f"--name {name!r} cannot name a model: use letters, digits, '.', '_' and '-', starting with a letter "
@@ -189,21 +207,20 @@ def train(
 
         if not team.is_main:
             team.wait()  # until rank 0 has the data set, which it may have to download
-        data = open_dataset(
-            dataset,
-            device=where,
-            stream=method.recipe.augmentation.random_resized_crop,
-            data_dir=data_dir,
-            name=dataset_name,
-            image_size=image_size,
-        )
+        whole = method.recipe.augmentation.random_resized_crop
+        data = open_dataset(dataset, stream=whole, data_dir=data_dir, name=dataset_name, image_size=image_size)
         robustbench_dataset = robustbench_dataset or data.robustbench
+        place = zoos.Place(name, data.name, threat or norm, robustbench_dataset)
         if team.is_main:
-            store.check_place(zoos.Place(name, data.name, threat or norm, robustbench_dataset))
+            store.check_place(place)
             team.wait()
         if data.train is None:
             raise InputError(f"data set {data.name} has no training images")
-        mean, std = known_stats(data.name) or channel_stats(_in_memory(data.train))
+        # Rank 0 decides for all, by the memory that is free before any of them takes some.
+        (mean, std), streams = team.share(_decided(data, where, whole=whole) if team.is_main else (((), ()), False))
+        if isinstance(data, StreamedDataset) and not streams:
+            data = data.load()
+        assert data.train is not None
         architecture = architecture_for(
             arch,
             num_classes=data.num_classes,
@@ -244,7 +261,7 @@ def train(
             recipe=method.recipe,
             architecture=architecture,
             dataset=data.name,
-            train_fingerprint=learnt.fingerprint,
+            train_fingerprint=team.share(learnt.fingerprint if team.is_main else ""),
             train_examples=len(learnt),
             validation_examples=held_out,
             validation_norm=norm,
@@ -262,6 +279,11 @@ def train(
             on_nan=on_nan,
             select=select,
         )
+        folder = run_dir or Path("runs") / name
+        if team.is_main:
+            RunFolder(folder).check(config, resume=resume)
+            tells_apart = ("recipe", "architecture", "seed", "precision", "train_fingerprint")
+            store.check_run(place, {field: getattr(config, field) for field in tells_apart})
         parameters = count_parameters(module)
         reporter.say(f"{name}: {describe(method.recipe)}")
         reporter.say(
@@ -275,7 +297,6 @@ def train(
         )
         if team.size > 1:
             reporter.say(_shared(method.recipe.batch_size, team, sync_ascent=sync_ascent, sync_bn=sync_bn))
-        folder = run_dir or Path("runs") / name
         trained = fit(
             module,
             method,
@@ -328,6 +349,14 @@ def _check_selection(select: str, held_out: int) -> None:
         raise InputError("--select best needs validation images to tell the best epoch by; give --validation N above 0")
 
 
-def _in_memory(train: Split | StreamedSplit) -> Split:
-    """What statistics are taken over: all images, or some of those that memory does not hold."""
-    return train if isinstance(train, Split) else train.sample(_STATISTICS).load()
+def _decided(data: Dataset | StreamedDataset, device: torch.device, *, whole: bool) -> tuple[Stats, bool]:
+    """Mean and standard deviation, and whether the data are streamed; `whole`: an augmentation needs whole images.
+
+    Of a folder, however large, they are those of the same images, streamed or not: memory decides no weight.
+    """
+    assert data.train is not None
+    if isinstance(data, Dataset):
+        return known_stats(data.name) or channel_stats(data.train), False
+    copies = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes on this machine
+    streams = whole or must_stream(data, device, copies=copies)
+    return known_stats(data.name) or channel_stats(data.train.sample(_STATISTICS)), streams

@@ -56,7 +56,9 @@ class _Eps(click.ParamType):  # generic only in newer versions of click than we 
 @click.option("--arch", default="preactresnet18", show_default=True, help="An architecture of ours, or timm:NAME.")
 @click.option("--width", type=int, help="Channels of the first stage (ours).  [default: 64]")
 @click.option("--arch-option", multiple=True, metavar="KEY=VALUE", help="Any other option of the architecture.")
-@click.option("--name", help="Name in the zoo.  [default: made of recipe, settings and architecture]")
+@click.option(
+    "--name", help="Name in the zoo.  [default: made of recipe, perturbations, architecture and a seed other than 0]"
+)
 @click.option(
     "--limit-train",
     type=int,

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sam_bench.data.images import SMALLEST_IMAGE, name_from_file
-from sam_bench.data.splits import Dataset, Split
+from sam_bench.data.images import SMALLEST_IMAGE
 from sam_bench.errors import InputError
+
+T = TypeVar("T")
 
 _GREY = {"1", "L", "LA"}
 _DEEP = ("I", "F")  # 'I', 'I;16', 'I;16B', 'F': more than eight bits a pixel
@@ -30,38 +32,6 @@ class ImageFile:
     label: int
     size: tuple[int, int]  # width, height
     grey: bool
-
-
-def load_folder(path: Path, *, image_size: int | None = None, test_only: bool = False) -> Dataset:
-    """Load every image of train/<class>/ and test/<class>/ (and folders below them) into memory.
-
-    Classes are the folders' names in sorted order. Images are grey when all of them are, otherwise
-    RGB; transparency and EXIF rotation are ignored, as torchvision does. Hidden files and files that
-    are no images by their ending are passed over.
-
-    Args:
-        path: The folder.
-        image_size: Resize each image's shorter side to this and cut the middle square out. Without
-            it, all images must be square and of one size.
-        test_only: Do without train/.
-
-    Raises:
-        InputError: A part, a class or an image is missing, unreadable or of another size; names it.
-    """
-    path = Path(path)
-    parts = require_parts(path, test_only=test_only)
-    classes = common_classes(path)
-    files = {part: scan_images(path / part, classes) for part in parts}
-    everything = [file for part in parts for file in files[part]]
-    grey = all(file.grey for file in everything)
-    if image_size is None:
-        image_size = one_size(everything)
-    return Dataset(
-        name=name_from_file(path.resolve().name, str(path)),
-        train=None if test_only else _load(files["train"], image_size, grey, "train"),
-        test=_load(files["test"], image_size, grey, "test"),
-        classes=tuple(classes),
-    )
 
 
 def require_parts(path: Path, *, test_only: bool) -> list[str]:
@@ -145,20 +115,6 @@ def one_size(files: list[ImageFile]) -> int:
     return width
 
 
-def _load(files: list[ImageFile], size: int, grey: bool, part: str) -> Split:
-    channels = 1 if grey else 3
-    try:
-        images = torch.empty((len(files), channels, size, size), dtype=torch.uint8)
-    except RuntimeError as error:
-        gigabytes = len(files) * channels * size * size / 1e9
-        raise InputError(
-            f"{len(files)} images of {size}x{size} need {gigabytes:.0f} GB of memory; give a smaller --image-size N"
-        ) from error
-    for index, file in enumerate(with_progress(files, f"Reading {part} images")):
-        images[index] = to_bytes(middle_square(open_image(file.path, grey=grey), size))
-    return Split(images, torch.tensor([file.label for file in files], dtype=torch.int64))
-
-
 def open_image(file: Path, *, grey: bool) -> Image.Image:
     """A file's image, decoded, with one channel or three.
 
@@ -172,11 +128,11 @@ def open_image(file: Path, *, grey: bool) -> Image.Image:
 
 def middle_square(image: Image.Image, size: int, *, resize_to: int | None = None) -> Image.Image:
     """The image with its shorter side at `resize_to` (default `size`), then the middle `size` x `size` of it."""
-    from torchvision.transforms import functional
-
     resize_to = resize_to or size
     if image.size == (size, size) and resize_to == size:
         return image
+    from torchvision.transforms import functional
+
     cut: Image.Image = functional.center_crop(functional.resize(image, [resize_to]), [size, size])
     return cut
 
@@ -201,14 +157,14 @@ def reading(file: Path) -> Iterator[None]:
         raise InputError(f"{file} cannot be read as an image ({reason}); mend or remove it") from error
 
 
-def with_progress(files: list[ImageFile], description: str) -> Iterable[ImageFile]:
-    """The files, with a bar on stderr where that is a terminal."""
+def with_progress(items: Sequence[T], description: str) -> Iterable[T]:
+    """The items, with a bar on stderr where that is a terminal."""
     if not sys.stderr.isatty():
-        return files
+        return items
     from rich.console import Console
     from rich.progress import track
 
-    return track(files, description=description, console=Console(stderr=True), transient=True)
+    return track(items, description=description, console=Console(stderr=True), transient=True)
 
 
 def _pixels(file: ImageFile) -> str:

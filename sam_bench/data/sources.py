@@ -8,14 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from sam_bench.data.digits import load_digits
-from sam_bench.data.folder import load_folder
 from sam_bench.data.images import check_image_size, check_name, resize
 from sam_bench.data.npz import load_npz
 from sam_bench.data.splits import Dataset, Split
-from sam_bench.data.streaming import StreamedDataset, must_stream, stream_folder
+from sam_bench.data.streaming import StreamedDataset, stream_folder
 from sam_bench.data.torchvision_sets import load_cifar10, load_cifar100, load_svhn
 from sam_bench.errors import InputError, unknown_name
 
@@ -110,31 +107,28 @@ def known_name(spec: str, *, name: str | None = None, image_size: int | None = N
 def open_dataset(
     spec: str,
     *,
-    device: torch.device | str = "cpu",
     stream: bool = False,
     data_dir: Path = Path("data"),
     name: str | None = None,
     image_size: int | None = None,
 ) -> Dataset | StreamedDataset:
-    """A data set to train on: in memory where it fits, streamed from its folder where it does not.
+    """A data set to train on: a FOLDER listed, which can be streamed or loaded; anything else in memory.
 
     Args:
-        device: Where the training images will be kept.
-        stream: Stream in any case, as augmentations that need whole images demand.
         spec: As for `load_dataset`, and so are the others.
+        stream: Accept nothing but a FOLDER, as augmentations that need whole images demand.
 
     Raises:
         InputError: As `load_dataset`; or `stream` is asked for what is not a folder.
         SamBenchError: As `load_dataset`.
     """
-    folder = spec.lower() not in SOURCES and bool(spec.strip()) and Path(spec).expanduser().is_dir()
-    if folder:
+    path = _path(spec)
+    if _named(spec, image_size) is None and path is not None and path.is_dir():
         if name is not None:
             check_name(name, "name")
-        listed = stream_folder(Path(spec).expanduser(), image_size=image_size)
-        if stream or must_stream(listed, device):
-            return listed if name is None else replace(listed, name=name)
-    elif stream:
+        listed = stream_folder(path, image_size=image_size)
+        return listed if name is None else replace(listed, name=name)
+    if stream:
         raise InputError(
             f"augmentation.random_resized_crop needs images as they are on disk, and {spec} is not a FOLDER of images; "
             "use --no-random-resized-crop"
@@ -156,18 +150,23 @@ def _named(spec: str, image_size: int | None) -> tuple[str, int] | None:
     return (key, image_size or SOURCES[key].image_size) if key in SOURCES else None
 
 
-def _load_path(spec: str, *, image_size: int | None, test_only: bool) -> Dataset:
+def _path(spec: str) -> Path | None:
+    """The file or folder that is there; None where there is none, or `spec` cannot be a path at all."""
     try:
         path = Path(spec).expanduser()
-        is_folder, is_file = bool(spec.strip()) and path.is_dir(), path.is_file()
-    except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL: no path at all
-        path, is_folder, is_file = Path(), False, False
-    if is_folder:
-        return load_folder(path, image_size=image_size, test_only=test_only)
-    if is_file:
+        return path if spec.strip() and path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL
+        return None
+
+
+def _load_path(spec: str, *, image_size: int | None, test_only: bool) -> Dataset:
+    path = _path(spec)
+    if path is not None and path.is_dir():
+        return stream_folder(path, image_size=image_size, test_only=test_only).load()
+    if path is not None and path.is_file():
         dataset = load_npz(path, test_only=test_only)
         return _resized(dataset, image_size or dataset.image_size, plain=dataset.image_size)
-    if path.suffix.lower() == ".npz" or os.sep in spec or "/" in spec:
+    if spec.lower().endswith(".npz") or os.sep in spec or "/" in spec:
         raise InputError(
             f"there is no file or folder {spec}; a data set is one of {', '.join(SOURCES)}, a FILE.npz or a FOLDER"
         )

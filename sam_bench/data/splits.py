@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -16,6 +17,9 @@ from sam_bench.errors import InputError
 from sam_bench.records import RobustBenchDataset
 
 Stats = tuple[tuple[float, ...], tuple[float, ...]]
+
+BLOCK = 256
+"""Images that are looked at together where all of a split are looked at."""
 
 # The constants of the robustness papers' protocol, rounded as they are there.
 _KNOWN_STATS: dict[str, Stats] = {
@@ -57,6 +61,11 @@ class Split:
         """Where images and labels are."""
         return self.images.device
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, C, H, W."""
+        return tuple(self.images.shape)
+
     def to(self, device: torch.device | str) -> Split:
         """The same split on `device`; itself when it is there already."""
         if self.device == torch.device(device):
@@ -78,21 +87,14 @@ class Split:
         where = indices.to(self.device)
         return Split(self.images[where], self.labels[where])
 
+    def blocks(self) -> Iterator[Tensor]:
+        """All images in order, a few hundred at a time."""
+        return iter(self.images.split(BLOCK))
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over shapes, types and bytes, as 64 hexadecimal digits; the same on every device.
-
-        The digest is of `images uint8 NxCxHxW\\n`, the images' bytes in that order, `labels int64 N\\n`,
-        and the labels as little-endian 64-bit integers.
-        """
-        digest = hashlib.sha256()
-        shape = "x".join(str(length) for length in self.images.shape)
-        digest.update(f"images uint8 {shape}\n".encode())
-        for block in self.images.split(4096):
-            digest.update(block.cpu().contiguous().numpy().data)
-        digest.update(f"labels int64 {len(self)}\n".encode())
-        digest.update(self.labels.cpu().numpy().astype("<i8").tobytes())
-        return digest.hexdigest()
+        """What `fingerprint_of` makes of it."""
+        return fingerprint_of(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +153,33 @@ class Dataset:
     def image_size(self) -> int:
         """Height and width of an image in pixels."""
         return int(self.test.images.shape[2])
+
+
+class _InBlocks(Protocol):
+    """What is computed from all images needs of a split, which memory need not hold."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def blocks(self) -> Iterator[Tensor]: ...
+
+
+def fingerprint_of(split: _InBlocks) -> str:
+    """SHA-256 over shapes, types and bytes, as 64 hexadecimal digits; the same on every device, streamed or not.
+
+    The digest is of `images uint8 NxCxHxW\\n`, the images' bytes in that order, `labels int64 N\\n`,
+    and the labels as little-endian 64-bit integers.
+    """
+    digest = hashlib.sha256()
+    digest.update(f"images uint8 {'x'.join(map(str, split.shape))}\n".encode())
+    for block in split.blocks():
+        digest.update(block.cpu().contiguous().numpy().data)
+    digest.update(f"labels int64 {len(split.labels)}\n".encode())
+    digest.update(split.labels.cpu().numpy().astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 S = TypeVar("S", bound="_Divisible")
@@ -225,7 +254,7 @@ def first_examples(split: S, count: int) -> S:
     return split.select(torch.from_numpy(np.sort(np.lexsort((labels, turn))[:count])))
 
 
-def channel_stats(split: Split) -> Stats:
+def channel_stats(split: _InBlocks) -> Stats:
     """Mean and (population) standard deviation of each channel of all images, for inputs in [0, 1].
 
     Computed from counts of the 256 values in integer arithmetic: exact up to the last rounding.
@@ -239,14 +268,14 @@ def channel_stats(split: Split) -> Stats:
     Raises:
         InputError: The split is empty.
     """
-    if len(split) == 0:
+    if len(split.labels) == 0:
         raise InputError("the mean and standard deviation of an empty split do not exist")
+    counts = torch.zeros((split.shape[1], 256), dtype=torch.int64)
+    for block in split.blocks():
+        channels = [torch.bincount(channel.flatten(), minlength=256) for channel in block.transpose(0, 1)]
+        counts += torch.stack(channels).cpu()
     means, stds = [], []
-    for channel in range(split.images.shape[1]):
-        counts = torch.zeros(256, dtype=torch.int64, device=split.device)
-        for block in split.images.split(8192):
-            counts += torch.bincount(block[:, channel].flatten(), minlength=256)
-        histogram = [int(count) for count in counts.tolist()]
+    for histogram in counts.tolist():
         n = sum(histogram)
         first = sum(value * count for value, count in enumerate(histogram))
         second = sum(value * value * count for value, count in enumerate(histogram))

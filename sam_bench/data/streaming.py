@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,18 +28,19 @@ from sam_bench.data.folder import (
     require_parts,
     scan_images,
     to_bytes,
+    with_progress,
 )
 from sam_bench.data.images import check_image_size, name_from_file
 from sam_bench.data.memory import free_memory
-from sam_bench.data.splits import Dataset, Split
+from sam_bench.data.splits import BLOCK, Dataset, Split, fingerprint_of
 from sam_bench.errors import InputError, SamBenchError
-from sam_bench.records import sha256_file, write_atomic
+from sam_bench.records import write_atomic
 
 SIDECAR = ".sam-bench-fingerprints.json"
-"""Lies beside train/ and test/: fingerprints of what has been hashed before."""
+"""Lies beside train/ and test/: fingerprints of what has been decoded before."""
 
 _KEPT = 50  # fingerprints in a sidecar
-_HASHED_AT_ONCE = 8  # files; hashing releases Python's lock
+_AT_ONCE = 8  # files that are read by as many threads; Pillow releases Python's lock
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,56 +112,75 @@ class StreamedSplit:
         """One example as it is evaluated: resized, the middle cut out; uint8 [C, image_size, image_size]."""
         return to_bytes(middle_square(self.open(index), self.image_size, resize_to=self.resize_to))
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, C, H, W of what `load` gives."""
+        return len(self), self.channels, self.image_size, self.image_size
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All images in order as they are evaluated, a few hundred at a time; uint8, on the CPU.
+
+        Raises:
+            InputError: A file cannot be read any more; names it.
+        """
+        for first in with_progress(range(0, len(self), BLOCK), f"Reading {self.root.name} images"):
+            yield self._decoded(range(first, min(first + BLOCK, len(self))))
+
+    def _decoded(self, chosen: range) -> Tensor:
+        # Each thread switches warnings off for itself, and what several have switched back may be off for good.
+        with warnings.catch_warnings(), ThreadPoolExecutor(_AT_ONCE) as pool:
+            return torch.stack(list(pool.map(self.middle, chosen)))
+
     def load(self) -> Split:
-        """The same examples in memory, on the split's device: pixel for pixel what `load_folder` gives."""
-        images = torch.empty((len(self), self.channels, self.image_size, self.image_size), dtype=torch.uint8)
-        for index in range(len(self)):
-            images[index] = self.middle(index)
+        """The same examples in memory, on the split's device.
+
+        Raises:
+            InputError: They are too large, or a file cannot be read any more; names it.
+        """
+        try:
+            images = torch.empty(self.shape, dtype=torch.uint8)
+        except RuntimeError as error:
+            size, gigabytes = self.image_size, self.bytes_in_memory / 1e9
+            raise InputError(
+                f"{len(self)} images of {size}x{size} need {gigabytes:.0f} GB of memory; give a smaller --image-size N"
+            ) from error
+        for number, block in enumerate(self.blocks()):
+            images[number * BLOCK : (number + 1) * BLOCK] = block
         return Split(images, self.labels).to(self.device)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the files and what is made of them, as 64 hexadecimal digits.
+        """The fingerprint of what `load` gives, of which only a few hundred images are in memory at a time.
 
-        The digest is of `files N size S channels C resize R\\n`, then for each example, in the split's
-        order, `label bytes sha256 path\\n` with the path below the part's folder, pieces joined by `/`.
-
-        Every file is read for it. So the result is kept in a sidecar beside the part's folder, under a
-        digest of the same lines with the files' times in place of their contents: a file that was
-        changed without a change of size and time goes unnoticed until the sidecar is deleted.
+        Every image is decoded for it. So the result is kept in a sidecar beside the part's folder, under a
+        digest of what the images are made of, with the files' sizes and times in place of their contents: a
+        file that was changed without a change of these goes unnoticed until the sidecar is deleted.
         """
-        head = f"files {len(self)} size {self.image_size} channels {self.channels} resize {self._resized}\n"
-        quick = hashlib.sha256(head.encode())
-        for line in self._lines(lambda path: str(path.stat().st_mtime_ns)):
-            quick.update(line)
-        key, sidecar = quick.hexdigest(), self.root.parent / SIDECAR
+        key, sidecar = self._key(), self.root.parent / SIDECAR
         known = _read_sidecar(sidecar)
         if key not in known:
-            digest = hashlib.sha256(head.encode())
-            for line in self._lines(sha256_file):
-                digest.update(line)
-            known = dict([*_read_sidecar(sidecar).items(), (key, digest.hexdigest())][-_KEPT:])
+            known = dict([*_read_sidecar(sidecar).items(), (key, fingerprint_of(self))][-_KEPT:])
             _write_sidecar(sidecar, known)
         return known[key]
 
-    @property
-    def _resized(self) -> int:
-        return self.resize_to or self.image_size
+    def _key(self) -> str:
+        """What decides the images without being them; another version of Pillow may decode another image."""
+        shape, resize_to = "x".join(map(str, self.shape)), self.resize_to or self.image_size
+        digest = hashlib.sha256(f"images {shape} resize {resize_to} Pillow {PIL.__version__}\n".encode())
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for first in range(0, len(self), 1024):  # map() takes all it is given at once
+                for line in pool.map(self._line, range(first, min(first + 1024, len(self)))):
+                    digest.update(line)
+        return f"images-{digest.hexdigest()}"
 
-    def _lines(self, content: Callable[[Path], str]) -> Iterator[bytes]:
-        """A line a file: label, bytes, `content(path)`, path."""
-
-        def line(index: int) -> bytes:
-            path = self.path(index)
-            try:
-                text = f"{int(self.labels[index])} {path.stat().st_size} {content(path)} "
-            except OSError as error:
-                raise InputError(f"{path} cannot be read ({error.strerror or error}); mend or remove it") from error
-            return text.encode() + bytes(self.files[index]) + b"\n"
-
-        with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
-            for start in range(0, len(self), 1024):  # map() takes all it is given at once
-                yield from pool.map(line, range(start, min(start + 1024, len(self))))
+    def _line(self, index: int) -> bytes:
+        path = self.path(index)
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror or error}); mend or remove it") from error
+        start = f"{int(self.labels[index])} {found.st_size} {found.st_mtime_ns} "
+        return start.encode() + bytes(self.files[index]) + b"\n"
 
 
 def _read_sidecar(path: Path) -> dict[str, str]:
@@ -172,7 +194,7 @@ def _read_sidecar(path: Path) -> dict[str, str]:
 def _write_sidecar(path: Path, content: dict[str, str]) -> None:
     try:
         write_atomic(path, json.dumps(content, indent=1))
-    except SamBenchError:  # data are often read-only; then the next run hashes again
+    except SamBenchError:  # data are often read-only; then the next run decodes all again
         return
 
 
@@ -226,11 +248,16 @@ class StreamedDataset:
 def stream_folder(
     path: Path, *, image_size: int | None = None, resize_to: int | None = None, test_only: bool = False
 ) -> StreamedDataset:
-    """List the images of train/<class>/ and test/<class>/; what `load_folder` reads, without reading it.
+    """List the images of train/<class>/ and test/<class>/ (and folders below them) without decoding them.
+
+    Classes are the folders' names in sorted order. Images are grey when all of them are, otherwise
+    RGB; transparency and EXIF rotation are ignored, as torchvision does. Hidden files and files that
+    are no images by their ending are passed over.
 
     Args:
         path: The folder.
-        image_size: Height and width of what comes out; without it, all images must be square and of one size.
+        image_size: Resize each image's shorter side to this and cut the middle square out. Without
+            it, all images must be square and of one size.
         resize_to: Shorter side before the middle is cut out, in evaluation; default `image_size`.
         test_only: Do without train/.
 
@@ -262,12 +289,17 @@ def _streamed(root: Path, files: list[ImageFile], size: int, channels: int, resi
     return StreamedSplit(root, np.array(names, dtype=np.bytes_), labels, size, channels, resize_to)
 
 
-def must_stream(dataset: StreamedDataset, device: torch.device | str = "cpu") -> bool:
+def must_stream(dataset: StreamedDataset, device: torch.device | str = "cpu", *, copies: int = 1) -> bool:
     """Whether a folder is streamed: when its images would take more than half of the memory that is free.
 
     The memory is the computer's and, where training runs on a GPU, the GPU's. Where it cannot be
     found out, a folder is held in memory.
+
+    Args:
+        dataset: The folder.
+        device: Where training runs.
+        copies: Processes that would each hold it in the computer's memory; every GPU is one process's own.
     """
-    return any(
-        free is not None and 2 * dataset.bytes_in_memory > free for free in (free_memory("cpu"), free_memory(device))
-    )
+    here = torch.device(device).type == "cpu"
+    needed = [(copies, free_memory("cpu"))] + ([] if here else [(1, free_memory(device))])
+    return any(free is not None and 2 * times * dataset.bytes_in_memory > free for times, free in needed)

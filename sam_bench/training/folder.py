@@ -70,10 +70,19 @@ class RunFolder:
         return claimed(self.path, otherwise="choose another --name or --run-dir")
 
     def open(self, config: RunConfig, *, resume: bool) -> bool:
-        """Claim the folder for a run.
+        """Claim the folder for a run, where `check` has nothing against it.
 
         Returns:
             True when there is a checkpoint to continue from.
+        """
+        self.check(config, resume=resume)
+        if self.config_file.exists():
+            return self.checkpoint_file.exists()
+        write_record(self.config_file, config)
+        return False
+
+    def check(self, config: RunConfig, *, resume: bool) -> None:
+        """Refuse a folder that is not this run's.
 
         Raises:
             InputError: A run is here already and `resume` was not asked for; or the run here is
@@ -93,9 +102,6 @@ class RunFolder:
                     f"{self.path} holds a run already: add --resume to continue it, "
                     f"or choose another --name or --run-dir{self._hint()}"
                 )
-            return self.checkpoint_file.exists()
-        write_record(self.config_file, config)
-        return False
 
     def _hint(self) -> str:
         if self.checkpoint_file.exists():

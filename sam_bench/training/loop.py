@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from sam_bench.data import ResizedCrop, Split, StreamedSplit, make_batches
@@ -18,7 +19,9 @@ from sam_bench.distributed import ALONE, Team
 from sam_bench.energy import counted_by
 from sam_bench.errors import SamBenchError, StoppedError
 from sam_bench.perturb.inputs import PGD
+from sam_bench.perturb.weights.parts import Parts
 from sam_bench.progress import Reporter, Stage
+from sam_bench.seeds import derive_seed
 from sam_bench.training.figures import NO_SUMS, Figures, Spent
 from sam_bench.training.folder import RunFolder
 from sam_bench.training.graphs import room_for_graphs
@@ -26,7 +29,7 @@ from sam_bench.training.method import Method
 from sam_bench.training.state import LogRow, RunConfig, RunState
 from sam_bench.training.step import TrainingStep
 from sam_bench.training.stopping import StopRequest, listening
-from sam_bench.training.validate import validate
+from sam_bench.training.validate import examples_at_a_time, validate
 
 _SHOW_EVERY = 20  # steps between two updates of the progress display
 _AGREE_EVERY = 10  # steps between two questions of a team whether somebody has to stop
@@ -194,11 +197,20 @@ class _Run:
             # As they were measured: an average is not made ready again, which would recompute BatchNorm's statistics.
             self.learned.load_state_dict(self.team.share(self.folder.load_best() if self.team.is_main else {}))
         else:
-            one_more_epoch = (x for x, _ in self.batches.epoch(self.config.recipe.epochs))
-            examples = self.step.method.averaging.finish(self.step.average, one_more_epoch)
+            # As before every step: a run that only has this left to do must not depend on what was drawn before.
+            torch.manual_seed(derive_seed(self.config.seed, "finish", self.team.rank))
+            examples = self.step.method.averaging.finish(self.step.average, self._one_more_epoch())
             self.state.passes.train_forward += self.team.total([examples])[0]
             self._settle()
         return Trained(model=self.learned, state=self.state)
+
+    def _one_more_epoch(self) -> Iterator[Tensor]:
+        """The inputs of another epoch, in the parts that are learned from at a time."""
+        for batch, (x, _) in enumerate(self.batches.epoch(self.config.recipe.epochs)):
+            *_, total = self.batches.place(batch)
+            shards = total // self.team.size, -(-total // self.team.size)
+            for rows, _ in Parts(self.model, self.config.micro_batch, shards).cut(len(x)):
+                yield x[rows]
 
     def _epoch(self, stage: Stage, request: StopRequest, save_every: float) -> None:
         state, step, batches, device = self.state, self.step, self.batches, self.device
@@ -252,11 +264,19 @@ class _Run:
         self.state.epoch_seconds, self.state.epoch_joules = spent.seconds, None if untold else told
 
     def _save_within_epoch(self, *, signal_number: int) -> None:
-        """Write a checkpoint between two batches, and leave if a signal asked for it (a number above 0)."""
+        """Write a checkpoint between two batches, and leave if a signal asked for it (a number above 0).
+
+        It holds the mean of the processes' BatchNorm statistics, and each one's own. With these they go on, here and
+        when as many resume the run: what is learned does not depend on when a checkpoint was written.
+        """
+        own = [each.clone() for each in self._statistics()]
         self._settle()
         self._stop_if_weights_diverged()
+        of_all = self.team.gather([each.cpu() for each in own])
         if self.team.is_main:
-            self.folder.save(self.state, self._tensors())
+            apart = {"statistics": of_all} if self.team.size > 1 else {}
+            self.folder.save(self.state, self._tensors() | apart)
+        self._take(own)
         self.last_saved = self._where()
         if signal_number > 0:
             raise StoppedError(
@@ -284,9 +304,7 @@ class _Run:
             row["ascent_gradient_norm"] = ascent_norms / ascents
         if self.validation is not None and self.team.is_main:
             pgd = PGD(norm=self.config.validation_norm, eps=self.config.validation_eps, steps=10, bn_mode="eval")
-            # No more at a time than learning takes: what follows a step has to fit where the step did.
-            share = -(-self.config.recipe.batch_size // self.team.size)
-            at_a_time = min(self.config.micro_batch or share, share)
+            at_a_time = examples_at_a_time(self.config, self.team.size)
             measured = validate(self.learned, self.validation, pgd, seed=self.config.seed, at_a_time=at_a_time)
             row |= {"validation_accuracy": measured.clean, "validation_robust_accuracy": measured.robust}
             if (measured.robust, measured.clean) > state.best:
@@ -336,12 +354,23 @@ class _Run:
         self.state, tensors = self.team.share(self.folder.load(path) if self.team.is_main else (RunState(), {}))
         self.last_saved = self._where()
         _restore(self.step, tensors)
+        of_all = tensors.get("statistics", [])
+        if len(of_all) == self.team.size:
+            self._take(of_all[self.team.rank])
+
+    def _statistics(self) -> list[Tensor]:
+        """BatchNorm's, of the network and of its average: within an epoch each process of a team has its own."""
+        networks = [each for each in (self.model, self.step.average) if each is not None]
+        return [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
+
+    @torch.no_grad()
+    def _take(self, statistics: list[Tensor]) -> None:
+        for buffer, value in zip(self._statistics(), statistics, strict=True):
+            buffer.copy_(value)
 
     def _settle(self) -> None:
         """Give every process of a team the same BatchNorm statistics: the mean of what each has seen."""
-        for network in (self.model, self.step.average):
-            if network is not None:
-                self.team.average_([buffer for buffer in network.buffers() if buffer.is_floating_point()])
+        self.team.average_(self._statistics())
 
     def _stop_if_weights_diverged(self) -> None:
         """The last loss is that of the weights before it: a checkpoint is good only if those after it are finite."""
@@ -357,7 +386,7 @@ class _Run:
         return self._diverged(f"the loss became NaN or infinite at step {step} at learning rate {rate:.4g}")
 
     def _diverged(self, what: str) -> DivergedError:
-        last = "none was saved"
+        last = "no checkpoint was saved before it"
         if self.last_saved:
             last = f"the last good checkpoint is {self.folder.checkpoint_file} (after {self.last_saved})"
         way = ", or --on-nan rollback to have the run go back by itself" if self.config.on_nan == "stop" else ""

@@ -12,9 +12,21 @@ from sam_bench.device import true_float32
 from sam_bench.modes import attacking
 from sam_bench.perturb.inputs import PGD
 from sam_bench.seeds import row_generator
+from sam_bench.training.state import RunConfig
 
 ROBUST_EXAMPLES = 512  # of the split; the robust figure is a trend to watch, and it costs ten times the clean one
 _BATCH = 256  # examples that draws are made for together, and the most that the model is given at once
+
+
+def examples_at_a_time(config: RunConfig, devices: int) -> int:
+    """What the model is given at once where nothing is learned: what follows a step has to fit where the step did.
+
+    Args:
+        config: The run's.
+        devices: That share its batches.
+    """
+    share = -(-config.recipe.batch_size // devices)
+    return min(config.micro_batch or share, share, _BATCH)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def test_a_killed_run_then_a_full_disk_leave_the_checkpoint_whole_and_resume_as_
 
 def test_an_evaluation_that_finds_the_disk_full_leaves_the_old_record(with_tiny: CommandLine) -> None:
     evaluate = ["evaluate", "tiny", "--attack", "fgsm", "--output", "record.json", "--quiet"]
-    with_tiny.done(*evaluate, "--n-examples", "4")
+    with_tiny.done(*evaluate)
     before = (with_tiny.folder / "record.json").read_bytes()
     with _largest_file(2000):
         outcome = with_tiny(*evaluate)
@@ -92,6 +92,7 @@ def test_an_evaluation_that_finds_the_disk_full_leaves_the_old_record(with_tiny:
     # What was found until then is not lost.
     found = (with_tiny.folder / journal).read_text().count("\n")
     assert found > 5
+    (with_tiny.folder / "record.json").unlink()
     resumed = with_tiny.done(*evaluate[:-1], "--resume").err
     assert f"resuming record.progress: {found} of 500 examples are settled" in resumed
     assert not (with_tiny.folder / "record.progress").exists()
@@ -141,7 +142,7 @@ def test_a_diverged_run_names_the_step_the_rate_and_the_last_good_checkpoint(cli
 
     within_an_epoch = cli(*diverging, "--batch-size", "4", "--run-dir", "runs/first")
     assert within_an_epoch.code == 1
-    assert "; none was saved. Try a smaller --lr or --rho, or --on-nan" in within_an_epoch.err
+    assert "; no checkpoint was saved before it. Try a smaller --lr or --rho, or --on-nan" in within_an_epoch.err
     again = cli.refused(*DIGITS, "--run-dir", "runs/first")
     assert again.endswith("it has not finished an epoch, so if it does not run any more its folder can be deleted")
 

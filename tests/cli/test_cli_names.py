@@ -36,7 +36,7 @@ from cli_runner import DIGITS, CommandLine
         (["zoo", "verify", "tniy"], "unknown model in the zoo model_zoo: 'tniy'. Did you mean 'tiny'?"),
         (["leaderboard", "submit", "tniy", "r.json"], "unknown model in the zoo model_zoo: 'tniy'. Did you mean"),
         (["tran"], "unknown command 'tran'. Did you mean 'train'? Available: doctor, evaluate, leaderboard, "),
-        (["zoo", "shw"], "unknown command 'shw'. Did you mean 'show'? Available: list, show, verify."),
+        (["zoo", "shw"], "unknown command 'shw'. Did you mean 'show'? Available: list, remove, show, verify."),
         (["recipes", "lst"], "unknown command 'lst'. Did you mean 'list'? Available: list, show."),
         (["leaderboard", "bild"], "unknown command 'bild'. Did you mean 'build'? Available: build, submit."),
         ([*DIGITS, "--roh", "0.1"], "--roh"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn import datasets
 
-from sam_bench.data import channel_stats, data_sources, known_name, load_dataset
+from sam_bench.data import Dataset, StreamedDataset, channel_stats, data_sources, known_name, load_dataset, open_dataset
 from sam_bench.data.images import name_from_file, resize
 from sam_bench.errors import InputError
 from sam_bench.records import NAME_PATTERN
@@ -149,6 +151,24 @@ class TestNames:
         assert (dataset.name, dataset.image_size, dataset.robustbench) == ("c-16px", 16, None)
         same = load_dataset(str(tmp_path / "c.npz"), image_size=32, test_only=True)
         assert (same.name, same.robustbench) == ("c", "cifar10")
+
+
+class TestOpening:
+    def test_a_folder_is_listed_and_loads_to_what_loading_gives(self, tmp_path):
+        for part, name, number in itertools.product(("train", "test"), "ab", range(3)):
+            path = tmp_path / "pets" / part / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 10 * number).save(path)
+        for stream in (False, True):
+            listed = open_dataset(str(tmp_path / "pets"), stream=stream, name="mine")
+            assert isinstance(listed, StreamedDataset) and listed.name == "mine"
+            loaded = load_dataset(str(tmp_path / "pets"))
+            assert listed.load().train.fingerprint == loaded.train.fingerprint == listed.train.fingerprint
+
+    def test_anything_else_is_in_memory_and_refused_where_it_must_be_streamed(self):
+        assert isinstance(open_dataset("digits"), Dataset)
+        with pytest.raises(InputError, match="digits is not a FOLDER of images; use --no-random-resized-crop"):
+            open_dataset("digits", stream=True)
 
 
 class TestResize:

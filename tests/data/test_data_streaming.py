@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,11 +20,11 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import RandomResizedCrop, functional
 
-from sam_bench.data import Batches, hold_out, load_dataset, to_float
+from sam_bench.data import Batches, channel_stats, hold_out, load_dataset, to_float
 from sam_bench.data.memory import free_memory
 from sam_bench.data.resized_crop import ResizedCrop
 from sam_bench.data.stream_batches import StreamedBatches, make_batches
-from sam_bench.data.streaming import SIDECAR, StreamedDataset, must_stream, stream_folder
+from sam_bench.data.streaming import SIDECAR, StreamedDataset, StreamedSplit, must_stream, stream_folder
 from sam_bench.errors import InputError
 from sam_bench.records import Augmentation
 from sam_bench.seeds import generator, row_generator
@@ -206,30 +207,44 @@ def fingerprint(root: Path) -> str:
     return train.fingerprint
 
 
-def test_a_fingerprint_follows_contents_names_labels_and_size_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_a_fingerprint_is_that_of_the_same_images_in_memory(pets: StreamedDataset) -> None:
+    assert pets.train is not None
+    for streamed in (pets.train, pets.train.select(torch.tensor([3, 16, 4])), pets.train.head(1), pets.test):
+        assert streamed.fingerprint == streamed.load().fingerprint
+
+
+def test_a_fingerprint_follows_pixels_labels_and_order_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     one, other = copy(folder, tmp_path / "one"), copy(folder, tmp_path / "elsewhere" / "two")
     before = fingerprint(one)
     assert re.fullmatch("[0-9a-f]{64}", before) and fingerprint(other) == before
     assert stream_folder(one, image_size=8).train.fingerprint != before  # type: ignore[union-attr]
     assert stream_folder(one, image_size=SIZE, resize_to=14).train.fingerprint != before  # type: ignore[union-attr]
     file = one / "train" / "cat" / "3.jpg"
+    content = file.read_bytes()
     file.rename(file.with_name("33.jpg"))
-    renamed = fingerprint(one)
-    file.with_name("33.jpg").rename(file)
-    file.write_bytes(file.read_bytes() + b"\0")
-    changed = fingerprint(one)
-    file.write_bytes(file.read_bytes()[:-1])
-    file.rename(one / "train" / "cow" / "3.jpg")
-    assert len({before, renamed, changed, fingerprint(one)}) == 4
+    assert fingerprint(one) == before  # the same image in the same place
+    file = file.with_name("33.jpg").rename(one / "train" / "cat" / "9a.jpg")
+    moved = fingerprint(one)
+    file = file.rename(one / "train" / "cow" / "3.jpg")
+    relabelled = fingerprint(one)
+    file = file.rename(one / "train" / "cat" / "3.jpg")
+    file.write_bytes(content + b"\0")
+    assert fingerprint(one) == before
+    draw(file, 99, size=(14, 20))
+    assert len({before, moved, relabelled, fingerprint(one)}) == 4
 
 
 def test_a_fingerprint_is_what_the_documentation_says(folder: Path, tmp_path: Path) -> None:
     root = copy(folder, tmp_path / "pets")
-    digest = hashlib.sha256(f"files 17 size {SIZE} channels 3 resize {SIZE}\n".encode())
-    for label, name in enumerate(("cat", "cow", "dog")):
-        for path in sorted((root / "train" / name).rglob("*.*")):
-            content, below = path.read_bytes(), path.relative_to(root / "train").as_posix()
-            digest.update(f"{label} {len(content)} {hashlib.sha256(content).hexdigest()} {below}\n".encode())
+    images, labels = [], []
+    for file, label in ImageFolder(str(root / "train")).samples:
+        with Image.open(file) as opened:
+            cut = functional.center_crop(functional.resize(opened.convert("RGB"), [SIZE]), [SIZE])
+        images.append(np.asarray(cut).transpose(2, 0, 1))
+        labels.append(label)
+    digest = hashlib.sha256()
+    digest.update(f"images uint8 17x3x{SIZE}x{SIZE}\n".encode() + np.stack(images).tobytes())
+    digest.update(b"labels int64 17\n" + np.array(labels).astype("<i8").tobytes())
     assert fingerprint(root) == digest.hexdigest()
 
 
@@ -239,7 +254,7 @@ def test_a_fingerprint_is_not_computed_twice_and_can_do_without_its_sidecar(
     root = copy(folder, tmp_path / "pets")
     before = fingerprint(root)
     with monkeypatch.context() as patch:
-        patch.setattr("sam_bench.data.streaming.sha256_file", lambda path: pytest.fail(f"{path} was read again"))
+        patch.setattr(StreamedSplit, "middle", lambda *_: pytest.fail("an image was decoded again"))
         assert fingerprint(root) == before
     for content in ("{", "[]", json.dumps({"0" * 64: "1" * 64})):
         (root / SIDECAR).write_text(content)
@@ -247,6 +262,34 @@ def test_a_fingerprint_is_not_computed_twice_and_can_do_without_its_sidecar(
     (root / SIDECAR).unlink()
     (root / SIDECAR).mkdir()  # cannot be written
     assert fingerprint(root) == before
+
+
+def test_what_is_computed_from_all_images_has_a_block_of_them_in_memory_at_a_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = stream_folder(copy(folder, tmp_path / "pets"), image_size=SIZE).train
+    assert train is not None
+    held, sizes = train.load(), list[int]()
+    decoded = StreamedSplit._decoded
+
+    def watched(self: StreamedSplit, chosen: range) -> torch.Tensor:
+        sizes.append(len(chosen))
+        return decoded(self, chosen)
+
+    monkeypatch.setattr("sam_bench.data.streaming.BLOCK", 7)
+    monkeypatch.setattr(StreamedSplit, "_decoded", watched)
+    monkeypatch.setattr(StreamedSplit, "load", lambda _: pytest.fail("all were loaded"))
+    assert train.fingerprint == held.fingerprint and sizes == [7, 7, 3]
+    assert channel_stats(train) == channel_stats(held) and sizes == [7, 7, 3] * 2
+
+
+def test_decoding_in_threads_leaves_warnings_as_they_were(pets: StreamedDataset) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        for _ in range(20):
+            list(pets.test.blocks())
+            assert warnings.filters == before
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -288,6 +331,10 @@ def test_a_folder_is_streamed_when_it_would_take_more_than_half_of_what_is_free(
     for free, streamed in ((2 * needed, False), (2 * needed - 1, True), (None, False)):
         monkeypatch.setattr("sam_bench.data.streaming.free_memory", lambda device, free=free: free)
         assert must_stream(pets) is streamed
+    # Processes of one machine share the computer's memory and have a GPU each.
+    free = {"cpu": 4 * needed, "cuda": 2 * needed}
+    monkeypatch.setattr("sam_bench.data.streaming.free_memory", free.get)
+    assert [must_stream(pets, "cuda", copies=copies) for copies in (1, 2, 3)] == [False, False, True]
 
 
 def test_free_memory_is_what_linux_and_the_control_group_leave(tmp_path: Path) -> None:
@@ -335,6 +382,8 @@ def test_wrong_starts_and_sizes_are_named(folder: Path, pets: StreamedDataset) -
         stream_folder(folder, image_size=12, resize_to=10)
     with pytest.raises(InputError, match="give --image-size N"):
         stream_folder(folder)
+    with pytest.raises(InputError, match=r"6 images of 9000000x9000000 need \d+ GB of memory; give a smaller"):
+        stream_folder(folder, image_size=9_000_000).test.load()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

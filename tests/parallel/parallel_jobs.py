@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from sam_bench.data import StreamedBatches, stream_folder
 from sam_bench.errors import InputError
 from sam_bench.progress import Reporter
 
@@ -36,6 +37,46 @@ def die(*, reporter: Reporter) -> None:
 def linger(folder: Path, *, reporter: Reporter) -> None:
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(600)
+
+
+def streamed(images: Path) -> StreamedBatches:
+    options = {"batch_size": 2, "seed": 0, "augmentation": None, "shuffle": False}
+    return StreamedBatches(stream_folder(images).test, workers=1, **options)  # type: ignore[arg-type]
+
+
+def read_images(images: Path, *, reporter: Reporter) -> list[int]:
+    """The labels of images that another process reads."""
+    return [label for _, y in streamed(images).epoch(0) for label in y.tolist()]
+
+
+def linger_while_images_are_read(folder: Path, *, reporter: Reporter) -> None:
+    batches = streamed(folder.parent / "images").epoch(0)
+    next(batches)
+    linger(folder, reporter=reporter)
+
+
+def stop_late(folder: Path, *, reporter: Reporter) -> None:
+    """Told to stop, it writes what it has, and then goes on until it is told again."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    (folder / "pid").write_text(str(os.getpid()))
+    while not told:
+        time.sleep(0.01)
+    time.sleep(1.0)
+    (folder / "written").touch()
+    signal.signal(signal.SIGTERM, before)
+    time.sleep(600)
+
+
+def never_stop(folder: Path, *, reporter: Reporter) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    linger(folder, reporter=reporter)
+
+
+def refuse_later(wait_for: Path, *, reporter: Reporter) -> None:
+    while not wait_for.exists():
+        time.sleep(0.01)
+    refuse(reporter=reporter)
 
 
 def tell_place(place: int, done: Path, wait_for: list[Path], *, reporter: Reporter) -> int:

@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import parallel_jobs
 import pytest
+from PIL import Image
 
 from sam_bench.errors import InputError, SamBenchError, StoppedError
 from sam_bench.parallel import Job, run_jobs, usable_cores
@@ -82,39 +85,95 @@ def test_what_a_worker_has_goes_from_job_to_job_and_never_to_two_at_a_time(tmp_p
     assert run_jobs(jobs[1:], workers=1, reporter=SilentReporter(), own=lambda worker: {"place": worker}) == [0, 0, 0]
 
 
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Six test images of two classes."""
+    for number in range(6):
+        for part in ("train", "test"):
+            path = tmp_path / "images" / part / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    return tmp_path / "images"
+
+
+@pytest.mark.slow
+def test_a_worker_may_have_its_images_read_by_a_process_of_its_own(images: Path) -> None:
+    jobs = [Job(name, parallel_jobs.read_images, {"images": images}) for name in ("first", "second")]
+    assert run_jobs(jobs, workers=2, reporter=SilentReporter()) == [[0, 0, 0, 1, 1, 1]] * 2
+
+
+def test_a_worker_that_is_told_to_stop_may_write_what_it_has_but_not_go_on(tmp_path: Path) -> None:
+    jobs: list[Job[None]] = [
+        Job("late", parallel_jobs.stop_late, {"folder": tmp_path}),
+        Job("bad", parallel_jobs.refuse_later, {"wait_for": tmp_path / "pid"}),
+    ]
+    started = time.monotonic()
+    with pytest.raises(InputError, match="--eps 8 is too large"):
+        run_jobs(jobs, workers=2, reporter=SilentReporter())
+    assert (tmp_path / "written").exists() and time.monotonic() - started < 300
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
 LINGERING = """
-import sys
+import signal, sys
 from pathlib import Path
 import parallel_jobs
 from sam_bench.parallel import Job, run_jobs
 from sam_bench.progress import SilentReporter
 
-folders = [Path(each) for each in sys.argv[1:]]
-jobs = [Job(each.name, parallel_jobs.linger, {"folder": each}) for each in folders]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has it ignored
+folders = [Path(each) for each in sys.argv[2:]]
+jobs = [Job(each.name, getattr(parallel_jobs, sys.argv[1]), {"folder": each}) for each in folders]
 run_jobs(jobs, workers=2, reporter=SilentReporter())
 """
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+@contextmanager
+def lingering(function: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process whose two workers are at work; left with all of them ended, or the test has failed."""
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
     paths = [str(Path(__file__).parent), *sys.path]
     parent = subprocess.Popen(
-        [sys.executable, "-c", LINGERING, *map(str, folders)],
+        [sys.executable, "-c", LINGERING, function, *map(str, folders)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     pids = [folder / "pid" for folder in folders]
     until = time.monotonic() + 300
     while not all(each.exists() and each.read_text() for each in pids):
         assert parent.poll() is None and time.monotonic() < until, "the workers have not begun"
         time.sleep(0.05)
-    parent.kill()
+    yield parent
     try:
-        # The workers have its stdout, too: that comes to its end with the last of them.
+        # The workers have its stdout, too, and so has who reads for them: that comes to its end with the last of them.
         parent.communicate(timeout=120)
     except subprocess.TimeoutExpired:
         for each in pids:
             os.kill(int(each.read_text()), signal.SIGKILL)
         pytest.fail("the workers went on without their parent")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["linger", "linger_while_images_are_read"])
+def test_workers_end_when_their_parent_is_killed(function: str, tmp_path: Path, images: Path) -> None:
+    with lingering(function, tmp_path) as parent:
+        parent.kill()
+
+
+@pytest.mark.slow
+def test_workers_end_with_what_reads_for_them_at_ctrl_c(tmp_path: Path, images: Path) -> None:
+    with lingering("linger_while_images_are_read", tmp_path) as parent:
+        parent.send_signal(signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_waits_for_no_worker(tmp_path: Path) -> None:
+    with lingering("never_stop", tmp_path) as parent:
+        parent.send_signal(signal.SIGINT)
+        time.sleep(2)
+        assert parent.poll() is None
+        parent.send_signal(signal.SIGINT)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from training_samples import assert_same, digits, method_of, run
+from training_samples import TinyNet, assert_same, digits, method_of, run
 
 from sam_bench.averaging import AVERAGES, EMA, SWA, Averaging
 from sam_bench.modes import batch_norms
@@ -170,6 +170,30 @@ def test_the_loop_averages_from_when_it_is_told_and_recomputes_batch_norm_at_the
     assert not torch.allclose(weights["norm.running_mean"], mean)
     # One more pass over the 24 images, for the statistics.
     assert trained.state.passes.train_forward == trained.state.passes.train_backward + 24
+
+
+class Counted(TinyNet):
+    """Remembers how many examples came at a time in train mode where nothing is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not torch.is_grad_enabled():
+            self.sizes.append(len(x))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("micro_batch", "sizes"), [(None, [8, 8, 9]), (3, [2, 3, 3, 2, 3, 3, 3, 3, 3]), (1, None)])
+def test_batch_norm_is_recomputed_over_no_more_examples_at_a_time_than_are_learned_from(
+    micro_batch: int | None, sizes: list[int] | None, tmp_path: Path
+) -> None:
+    trained = run(tmp_path, method_of("swa"), train=digits().head(25), model=Counted(), micro_batch=micro_batch)
+    counted = trained.model
+    assert isinstance(counted, Counted)
+    assert counted.sizes == (sizes or [2, 2, 2, 2] * 2 + [2, 2, 2, 3])
+    assert trained.state.passes.train_forward == trained.state.passes.train_backward + 25
 
 
 def test_the_best_epoch_of_an_average_is_registered_as_it_was_measured(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from training_samples import ARCHITECTURE, digits, method_of, run, tiny_net
+from training_samples import ARCHITECTURE, assert_same, digits, method_of, run, tiny_net
 
 from sam_bench.data import Batches, to_float
 from sam_bench.distributed import ALONE
@@ -174,14 +174,16 @@ from sam_bench.training.folder import RunFolder
 save = RunFolder.save
 def kept(self, state, tensors, **options):
     save(self, state, tensors, **options)
-    if state.batch == 2 and self.path.name == "whole":
+    if state.batch == 1 and self.path.name == "whole":
         shutil.copytree(self.path, self.path.with_name("parts"))
 RunFolder.save = kept
 
 with joined() as team:
     options = {"train": digits().head(38), "team": team, "save_every": 0.0}
     for name in ("whole", "parts"):
-        rows = run(Path(sys.argv[2]) / name, method_of("sam", {"epochs": 1}), resume=True, **options).state.log
+        folder = Path(sys.argv[2]) / name
+        assert name == "whole" or (folder / "checkpoint.pt").exists()
+        rows = run(folder, method_of("sam", {"epochs": 1}), resume=True, **options).state.log
         if team.is_main:
             print(*(rows[0][key] for key in ("loss", "train_accuracy", "gradient_norm", "ascent_gradient_norm")))
 """
@@ -195,6 +197,92 @@ def test_a_team_goes_on_within_an_epoch_with_the_figures_of_all(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     whole, parts = ([float(each) for each in line.split()] for line in done.stdout.splitlines())
     assert whole == pytest.approx(parts, rel=1e-5) and len(whole) == 4
+
+
+SAVES = """
+import os, signal, shutil, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from training_samples import digits, method_of, run, saved
+from sam_bench.distributed import joined
+from sam_bench.training.folder import RunFolder
+
+save = RunFolder.save
+def kept(self, state, tensors, **options):
+    save(self, state, tensors, **options)
+    if state.batch == 1 and self.path.name == "often":
+        shutil.copytree(self.path, self.path.with_name("resumed"))
+RunFolder.save = kept
+
+with joined() as team:
+    # BatchNorm in eval mode: each process attacks with running statistics of its own.
+    method = method_of("at", {"epochs": 1, "steps": 2, "averaging": "ema"})
+    for name, seconds in (("seldom", 600.0), ("often", 0.0), ("resumed", 600.0)):
+        folder = Path(sys.argv[2]) / name
+        assert name != "resumed" or (folder / "checkpoint.pt").exists()
+        run(folder, method, train=digits().head(38), team=team, save_every=seconds, resume=name == "resumed")
+    if team.is_main:
+        found = [saved(Path(sys.argv[2]) / name) for name in ("seldom", "often", "resumed")]
+        torch.save(found, f"{sys.argv[2]}/found.pt")
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_within_an_epoch_changes_nothing_that_a_team_learns(tmp_path: Path) -> None:
+    script = tmp_path / "saves.py"
+    script.write_text(SAVES)
+    done = launch([str(script), str(Path(__file__).parent), str(tmp_path)], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    seldom, often, resumed = torch.load(tmp_path / "found.pt", weights_only=True)
+    assert_same(seldom, often)
+    assert_same(seldom, resumed)
+
+
+FORMS = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from PIL import Image
+from sam_bench.api import training
+from sam_bench.data import StreamedSplit
+from sam_bench.distributed import joined
+
+with joined() as team:
+    if team.is_main:
+        for number in range(32):
+            path = Path("pets") / ("train" if number % 2 else "test") / "ab"[number // 16] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), 7 * number, np.uint8)).save(path)
+    team.wait()
+    # Rank 0 finds little memory free, the other one enough; and each would find other statistics.
+    training.must_stream = lambda *_, copies: (print("copies", copies, flush=True), team.is_main)[1]
+    training.channel_stats = lambda _: ((0.1 + team.rank,) * 3, (0.5,) * 3)
+    fit, forms = training.fit, []
+    def watched(module, method, train, *rest, **options):
+        forms.append(isinstance(train, StreamedSplit))
+        return fit(module, method, train, *rest, **options)
+    training.fit = watched
+    trained = training.train(
+        "standard", "pets", arch="preactresnet10", arch_options={"width": 2}, device="cpu", precision="fp32",
+        settings={"epochs": 1, "batch_size": 8, "crop_padding": 0}, validation=0,
+    )
+    means = [value.flatten().tolist() for name, value in trained.model.named_buffers() if name == "mean"]
+    torch.save((forms, means, trained.card.architecture.mean), f"{sys.argv[1]}/{team.rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_have_a_folder_in_the_form_that_the_first_decides(tmp_path: Path) -> None:
+    script = tmp_path / "forms.py"
+    script.write_text(FORMS)
+    done = launch([str(script), str(tmp_path)], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert first == second and first[0] == [True] and first[2][0] == 0.1
+    assert first[1][0] == pytest.approx([0.1] * 3)
+    assert done.stdout.splitlines() == ["copies 2"]
 
 
 HALF = """

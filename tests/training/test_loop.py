@@ -100,7 +100,9 @@ class Exploding(nn.Module):
         return logits * float("nan") if self.left < 0 else logits
 
 
-@pytest.mark.parametrize(("after", "last"), [(1, "none was saved"), (4, r"last good checkpoint is .*checkpoint\.pt")])
+@pytest.mark.parametrize(
+    ("after", "last"), [(1, "no checkpoint was"), (4, r"last good checkpoint is .*checkpoint\.pt")]
+)
 def test_a_loss_that_is_nan_stops_the_run_and_names_the_last_good_checkpoint(
     after: int, last: str, tmp_path: Path
 ) -> None:
@@ -115,7 +117,7 @@ def test_a_loss_that_is_nan_stops_the_run_and_names_the_last_good_checkpoint(
 def test_weights_that_overflow_in_the_last_step_are_no_good_checkpoint(tmp_path: Path) -> None:
     """The loss of a step is that before it: the checkpoint of an epoch could hold NaN with no loss that shows it."""
     method = method_of("standard", {"schedule": "constant", "lr": 1e38, "batch_size": 32, "epochs": 2})
-    with pytest.raises(SamBenchError, match=r"became NaN or infinite in epoch 1; none was saved"):
+    with pytest.raises(SamBenchError, match=r"became NaN or infinite in epoch 1; no checkpoint was saved"):
         run(tmp_path, method, train=digits().head(24), model=nn.Sequential(nn.Flatten(), Scaled()))
     assert not (tmp_path / "checkpoint.pt").exists()
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from training_samples import assert_same, saved
+from training_samples import StopsAt, assert_same, saved
 
 from sam_bench import api
-from sam_bench.data import sources
+from sam_bench.data import channel_stats, load_dataset
 from sam_bench.errors import InputError
 from sam_bench.progress import SilentReporter
 
@@ -55,17 +56,60 @@ def train(folder: Path, where: Path, **options: Any) -> api.TrainResult:
     )
 
 
+def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sam_bench.api.training.must_stream", lambda *_, **__: True)
+
+
 def test_a_folder_trains_to_the_same_weights_streamed_and_in_memory(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(folder, tmp_path / "memory")
     reporter = Said()
-    monkeypatch.setattr(sources, "must_stream", lambda *_: True)  # as on a machine with less memory
+    short_of_memory(monkeypatch)
     streamed = train(folder, tmp_path / "streamed", reporter=reporter)
     assert any("18 images" in line and "read from disk as they are needed" in line for line in reporter.lines)
     one, other = saved(tmp_path / "memory" / "run"), saved(tmp_path / "streamed" / "run")
     assert_same(one["model"], other["model"])
     assert streamed.card.cost.train_forward == 4
+    configs = [(tmp_path / form / "run" / "config.json").read_text() for form in ("memory", "streamed")]
+    assert configs[0] == configs[1]
+
+
+def test_a_model_that_was_trained_streamed_is_evaluated_on_the_same_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_of_memory(monkeypatch)
+    card = train(folder, tmp_path, settings={"epochs": 1}).card
+    record = api.evaluate(
+        "streamed", attack="fgsm", eps="1/255", dataset=str(folder), zoo=tmp_path / "zoo", output=tmp_path / "r.json"
+    )
+    assert record.dataset_fingerprint == card.test_fingerprint and record.clean_accuracy == card.clean_accuracy
+
+
+def test_a_run_begun_in_memory_goes_on_streamed_to_the_same_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(folder, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tmp_path / "parts", reporter=StopsAt(4))
+    assert saved(tmp_path / "parts" / "run")["state"]["epoch"] == 1
+    short_of_memory(monkeypatch)
+    train(folder, tmp_path / "parts", resume=True)
+    assert_same(saved(tmp_path / "whole" / "run"), saved(tmp_path / "parts" / "run"))
+
+
+def test_a_folder_is_normalised_by_a_part_of_it_that_memory_does_not_decide(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sam_bench.api.training._STATISTICS", 10)
+    held = train(folder, tmp_path / "memory", settings={"epochs": 1}).card.architecture
+    short_of_memory(monkeypatch)
+    streamed = train(folder, tmp_path / "streamed", settings={"epochs": 1}).card.architecture
+    images = load_dataset(str(folder), image_size=12).train
+    assert images is not None and len(images) == 24
+    part = images.select(torch.tensor([0, 2, 4, 7, 9, 12, 14, 16, 19, 21]))
+    assert (held.mean, held.std) == (streamed.mean, streamed.std) == channel_stats(part)
+    assert channel_stats(part) != channel_stats(images)
 
 
 def test_whole_images_are_cut_at_random_when_the_recipe_says_so(folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from training_samples import digits, method_of, run, tiny_net
 
+from sam_bench import api
+from sam_bench.models.normalize import NormalizedModel
 from sam_bench.perturb.inputs import PGD
 from sam_bench.records import Radius
 from sam_bench.training.validate import ROBUST_EXAMPLES, validate
@@ -39,6 +41,37 @@ def test_validation_takes_no_more_examples_at_a_time_than_learning(
     for given in (model.learned, model.judged, model.attacked):
         assert max(len(x) for x in given) == most
     assert sum(len(x) for x in model.attacked) == 10 * ROBUST_EXAMPLES
+
+
+@pytest.mark.parametrize(("micro_batch", "most"), [(4, 4), (None, 32)])
+def test_the_test_at_the_end_takes_no_more_examples_at_a_time_than_learning(
+    micro_batch: int | None, most: int, tmp_path: Path
+) -> None:
+    judged: list[int] = []
+
+    def watch(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if isinstance(module, NormalizedModel) and not module.training:
+            judged.append(len(given[0]))
+
+    hook = nn.modules.module.register_module_forward_pre_hook(watch)
+    try:
+        card = api.train(
+            "standard",
+            "digits-8px",
+            arch="preactresnet10",
+            arch_options={"width": 2},
+            settings={"epochs": 1, "batch_size": 32, "crop_padding": 0},
+            limit_train=64,
+            validation=0,
+            micro_batch=micro_batch,
+            run_dir=tmp_path / "run",
+            zoo=tmp_path / "zoo",
+        ).card
+    finally:
+        hook.remove()
+    assert judged[0] == 1  # to see that the network fits
+    assert sum(judged[1:]) == 500 and max(judged) == most
+    assert 0 < card.clean_accuracy < 1
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
