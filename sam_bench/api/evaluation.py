@@ -177,6 +177,8 @@ def evaluate_curve(
             )
         named: dict[str, Any] = {"n_examples": n_examples, "seed": seed, "settings": settings or {}}
         paths = [output or default_record_path(loaded.name, attack, norm, eps, **named) for eps in found]
+        if output is not None and output.is_dir():
+            raise InputError(f"--output {output} is a folder; give the file to write")
         check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours
         size, why_size = (batch_size, "asked for") if batch_size != "auto" else (USUAL, "the usual one")
         first = Evaluation(

@@ -43,8 +43,10 @@ def require_parts(path: Path, *, test_only: bool) -> list[str]:
     parts = ["test"] if test_only else ["train", "test"]
     for part in parts:
         if not (path / part).is_dir():
+            other = next((name for name in ("val", "valid", "validation") if (path / name).is_dir()), None)
+            hint = f"; rename {path / other} to test" if part == "test" and other else ""
             raise InputError(
-                f"{path} has no folder {part!r}; a FOLDER of images holds train/<class>/* and test/<class>/*"
+                f"{path} has no folder {part!r}; a FOLDER of images holds train/<class>/* and test/<class>/*{hint}"
             )
     return parts
 

@@ -27,14 +27,24 @@ def resize(images: Tensor, size: int) -> Tensor:
 
     Returns:
         uint8 [N, C, size, size]; the images themselves when they have that size.
+
+    Raises:
+        InputError: They do not fit into memory.
     """
     if images.shape[2:] == (size, size):
         return images
-    out = torch.empty((*images.shape[:2], size, size), dtype=torch.uint8, device=images.device)
-    for block, target in zip(images.split(1024), out.split(1024), strict=True):
-        shrinks = size < block.shape[2]
-        resized = F.interpolate(block.double(), (size, size), mode="bilinear", antialias=shrinks)
-        target.copy_(resized.round_().clamp_(0, 255))
+    try:
+        out = torch.empty((*images.shape[:2], size, size), dtype=torch.uint8, device=images.device)
+        for block, target in zip(images.split(1024), out.split(1024), strict=True):
+            shrinks = size < block.shape[2]
+            resized = F.interpolate(block.double(), (size, size), mode="bilinear", antialias=shrinks)
+            target.copy_(resized.round_().clamp_(0, 255))
+    except RuntimeError as error:
+        gigabytes = images.shape[0] * images.shape[1] * size * size / 1e9
+        raise InputError(
+            f"{len(images):,} images of {size}x{size} need {gigabytes:,.0f} GB of memory and more while they are made; "
+            "give a smaller --image-size"
+        ) from error
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -112,10 +113,12 @@ class _Reader:
     def labels(self, part: str) -> Tensor:
         array = f"y_{part}"
         labels = self.read(array)
+        hint = f" ({array}.ravel() makes it so)" if labels.ndim > 1 and labels.size == len(labels) else ""
+        if labels.ndim == 2 and not hint:
+            hint = f" (where a row has a 1 for its class, {array}.argmax(1) makes it so)"
         if labels.dtype.kind not in "iu":
-            raise self.wrong(array, f"is {labels.dtype}; labels must be integers from 0")
+            raise self.wrong(array, f"is {labels.dtype}; labels must be integers from 0, [N]{hint}")
         if labels.ndim != 1:
-            hint = f" ({array}.ravel() makes it so)" if labels.ndim > 1 and labels.size == len(labels) else ""
             raise self.wrong(array, f"has shape {labels.shape}; labels must be one-dimensional, [N]{hint}")
         if len(labels) == 0:
             raise self.wrong(array, "is empty; there must be at least one example")
@@ -158,7 +161,9 @@ class _Reader:
 
     def to_bytes(self, array: str, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         low, high = float(images.min()), float(images.max())
-        if not (low >= 0 and high <= 1):  # NaN fails both
+        if math.isnan(low):
+            raise self.wrong(array, "has NaN in it; floats must all be in [0, 1]")
+        if not (low >= 0 and high <= 1):
             raise self.wrong(
                 array, f"holds floats from {low:g} to {high:g}; floats must all be in [0, 1], or save uint8 (0 to 255)"
             )

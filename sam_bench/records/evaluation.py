@@ -20,7 +20,7 @@ class SecondOpinion(Record):
     settings: dict[str, Any] = Field(default_factory=dict, description="steps, restarts of the attack")
     robust_accuracy: Fraction01 = Field(description="share of all examples that withstood both attacks")
     gap: Fraction01 = Field(description="by how much that is lower than the record's robust accuracy")
-    broken: list[int] = Field(description="the examples it broke: places in the test set, ascending")
+    broken: list[int] = Field(description="the examples it broke: places in `verdicts`, ascending")
     seconds: float = Field(ge=0)
 
 

@@ -47,7 +47,7 @@ def _ragged() -> np.ndarray[Any, Any]:
         ),
         (
             {"x_test": np.full((8, 8, 8, 1), np.nan)},
-            "mine.npz: x_test holds floats from nan to nan; floats must all be",
+            "mine.npz: x_test has NaN in it; floats must all be",
         ),
         (
             {"y_test": np.arange(8)},

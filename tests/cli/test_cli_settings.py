@@ -114,6 +114,7 @@ def test_train_says_what_is_wrong_with_an_option(cli: CommandLine, arguments: li
         (["--seed", "-1"], "--seed -1 must be between 0 and 9223372036854775807"),
         (["--device", "quantum"], "--device 'quantum' cannot be used here"),
         (["--eps", "1/255,2/255", "--output", "a.json"], "--output names one file, but --eps gives several radii"),
+        (["--output", "model_zoo"], "Invalid value for '--output': File 'model_zoo' is a directory"),
         (["--output", "file/a.json"], "no record can be written into file, because "),
         (["--output", "file/a.json"], "/file is a file"),
         (

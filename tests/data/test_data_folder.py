@@ -131,7 +131,7 @@ def no_train(root: Path) -> str:
 
 def no_test(root: Path) -> str:
     (root / "test").rename(root / "val")
-    return f"{root} has no folder 'test'"
+    return f"test/<class>/*; rename {root / 'val'} to test"
 
 
 def class_only_in_train(root: Path) -> str:

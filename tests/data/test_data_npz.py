@@ -128,7 +128,7 @@ WRONG = {
         arrays(x_test=np.linspace(-2, 1, 4 * 192).reshape(4, 8, 8, 3)),
         "x_test holds floats from -2 to 1;",
     ),
-    "not a number": (arrays(x_test=np.full((4, 8, 8, 3), np.nan)), "x_test holds floats from nan to nan;"),
+    "not a number": (arrays(x_test=np.full((4, 8, 8, 3), np.nan)), "x_test has NaN in it; floats must all be in"),
     "channels first": (
         arrays(x_train=np.zeros((6, 3, 8, 8), np.uint8)),
         "x_train has images of 3x8 pixels and 8 channels; images must be square; "
@@ -148,6 +148,7 @@ WRONG = {
         "x_test has images of 8x8x1, but x_train of 8x8x3",
     ),
     "labels of floats": (arrays(y_test=np.ones(4)), "y_test is float64; labels must be integers from 0"),
+    "a row of floats a label": (arrays(y_test=np.eye(4)), "(where a row has a 1 for its class, y_test.argmax(1) makes"),
     "one-hot labels": (
         arrays(y_test=np.eye(4, 2, dtype=int)),
         "y_test has shape (4, 2); labels must be one-dimensional",

@@ -93,6 +93,8 @@ class TestNames:
         assert resized.name == "digits-32px" and resized.image_size == 32
         again = load_dataset("digits-32px")
         assert again.name == "digits-32px" and again.test.fingerprint == resized.test.fingerprint
+        with pytest.raises(InputError, match=r"images of 9000000x9000000 need [\d,]+ GB of memory .*--image-size"):
+            load_dataset("digits", image_size=9_000_000)
         with pytest.raises(InputError, match="'digits-32px' has images of 32 pixels, but --image-size 16"):
             load_dataset("digits-32px", image_size=16)
 
