@@ -289,7 +289,7 @@ def main() -> None:
     found = figures(board, options.rows)
     if options.submit:
         for row in options.rows:
-            if board.records(row):
+            if any(attack == "autoattack" for attack, _, _ in board.records(row)):  # else there can be no entry
                 board.submit(row)
     if not found:
         raise SystemExit("no row is trained yet")
