@@ -93,7 +93,7 @@ def test_bare_safetensors_load_with_their_architecture_whatever_the_suffix(
         safetensors.torch.save_file(network().state_dict(), tmp_path / name)
         loaded = load_model(str(tmp_path / name), architecture=architecture)
         assert state_dict_sha256(loaded.module) == state_dict_sha256(network())
-        with pytest.raises(InputError, match=r"a card \(.json\), which both know it, or in Python give load_model an"):
+        with pytest.raises(InputError, match=r"a card \(.json\), which both know it, or a checkpoint in the folder"):
             load_model(str(tmp_path / name))
 
 
