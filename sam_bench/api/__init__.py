@@ -3,10 +3,10 @@
 The command line is these functions with options; nothing it does is out of reach here.
 """
 
-from sam_bench.api.attacked import is_named_dataset, load_model
 from sam_bench.api.boards import submit
 from sam_bench.api.evaluation import evaluate, evaluate_curve, parse_radii
 from sam_bench.api.listing import attack_families, attack_names, list_recipes, methods_by_part, settings_of_attacks
+from sam_bench.api.model_and_data import is_named_dataset, load_model
 from sam_bench.api.sweeping import SweepResult, SweepRow, sweep
 from sam_bench.api.sweeping import as_json as sweep_as_json
 from sam_bench.api.training import TrainResult, train

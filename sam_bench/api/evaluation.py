@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from sam_bench.api.arguments import StrPath, check_at_least, check_choice, path_of
-from sam_bench.api.attacked import model_and_data
 from sam_bench.api.listing import settings_of_attacks
+from sam_bench.api.model_and_data import model_and_data
 from sam_bench.api.record_files import check_folder, default_record_path
 from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.data import first_examples

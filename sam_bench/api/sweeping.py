@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -15,9 +16,9 @@ from typing import Any, Literal
 import torch
 
 from sam_bench import zoo as zoos
-from sam_bench.api.attacked import is_named_dataset
 from sam_bench.api.evaluation import evaluate_curve, parse_radii
 from sam_bench.api.grid import Run, plan_runs
+from sam_bench.api.model_and_data import is_named_dataset
 from sam_bench.api.training import train
 from sam_bench.attacks import ATTACKS
 from sam_bench.errors import InputError, SamBenchError, StoppedError
@@ -280,7 +281,8 @@ def _state(dataset: str) -> list[int] | None:
         found = Path(dataset).expanduser().stat()
     except (OSError, RuntimeError, ValueError):
         return None
-    return None if is_named_dataset(dataset) or Path(dataset).is_dir() else [found.st_size, found.st_mtime_ns]
+    is_file = stat.S_ISREG(found.st_mode) and not is_named_dataset(dataset)
+    return [found.st_size, found.st_mtime_ns] if is_file else None
 
 
 def _recipe(run: Run) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sam_bench.attacks import Attack, Verdict
 from sam_bench.distributed import Team
 from sam_bench.errors import InputError
-from sam_bench.evaluation.existing import existing
+from sam_bench.evaluation.existing_record import existing
 from sam_bench.evaluation.journal import Journal, Known, read_about, write_witnesses
 from sam_bench.evaluation.opinion import opinion_on, with_opinion
 from sam_bench.evaluation.run import Evaluation, record_of

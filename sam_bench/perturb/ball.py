@@ -97,7 +97,7 @@ class Ball:
             InputError: In L1, where that step moves one coordinate only and stands still at the box.
         """
         if self.norm == "Linf":
-            return self.usable(gradient).sign()
+            return gradient.sign().nan_to_num_(nan=0.0)  # in place: this is done in every step of a search
         self._refuse_l1()
         flat = self.usable(gradient).flatten(1)
         return (flat / _l2(flat)).view_as(gradient)

@@ -20,7 +20,7 @@ from sam_bench.data import Split, to_float
 from sam_bench.device import package_versions
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import shards
-from sam_bench.evaluation.existing import existing
+from sam_bench.evaluation.existing_record import existing
 from sam_bench.evaluation.recording import broken
 from sam_bench.progress import SilentReporter
 from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, Radius, write_record
