@@ -7,7 +7,9 @@ SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13)
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
 	if $$p -c '$(SUPPORTED)' 2>/dev/null; then echo $$p; break; fi; done)
 BIN := .venv/bin
-# Byte-compiling PyTorch takes longer than everything else in the installation; Python does it as it goes.
+# Byte-compiling PyTorch takes longer than everything else in the installation; Python does it as it goes, unless
+# the environment forbids it, as container images often do: then every process would compile what it imports anew.
+export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: quickstart install install-test test lint types pytest wheel clean
