@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation_samples import CPU, Nearest, digits, evaluate, evaluation_of
+from team import Done, run_as_team
 from torch import Tensor, nn
 
 import sam_bench.attacks.autoattack.attack as autoattack
@@ -232,17 +230,8 @@ def test_processes_that_share_an_evaluation_wait_for_the_slowest(
     assert asked and asked[0] > timedelta(days=7)
 
 
-def over_two_disks(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    here = Path(__file__).parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.run(
-        [*command, str(here / "two_disks.py"), str(folder), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here)},
-        check=False,
-    )
+def over_two_disks(folder: Path, *arguments: str) -> Done:
+    return run_as_team(Path(__file__).parent / "two_disks.py", str(folder), *arguments, cwd=folder)
 
 
 @pytest.mark.slow

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from team import run_as_team
 from torch import Tensor, nn
 from weights_samples import data, net
 
@@ -58,10 +56,7 @@ def learned(method: str, team: Any, sync_ascent: bool) -> list[Tensor]:
 def test_every_method_learns_the_same_on_two_devices_and_what_one_would(tmp_path: Path) -> None:
     script = tmp_path / "team.py"
     script.write_text(TEAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    command += [str(Path(__file__).parent), str(tmp_path)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    done = run_as_team(script, str(Path(__file__).parent), str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert len(first) == 2 * len(METHODS)

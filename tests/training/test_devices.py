@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from team import run_as_team
 from torch import Tensor, nn
 from training_samples import ARCHITECTURE, assert_same, digits, method_of, run, tiny_net
 
@@ -84,7 +85,7 @@ def ten_steps(recipe: str, team: Any, micro_batch: int | None = None) -> dict[st
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     script = tmp_path / "team.py"
     script.write_text(TEAM)
-    done = launch([str(script), str(Path(__file__).parent), str(tmp_path)], cwd=tmp_path)
+    done = run_as_team(script, str(Path(__file__).parent), str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for recipe in ("standard", "sam", "at"):
@@ -122,7 +123,7 @@ with joined() as team:
 def test_a_rollback_asks_for_the_folder_on_the_one_machine_that_has_it(tmp_path: Path) -> None:
     script = tmp_path / "rollback.py"
     script.write_text(ROLLBACK)
-    done = launch([str(script), str(Path(__file__).parent), str(tmp_path)], cwd=tmp_path)
+    done = run_as_team(script, str(Path(__file__).parent), str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (rollbacks, weights), (others, same) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert rollbacks == others >= 1
@@ -193,7 +194,7 @@ with joined() as team:
 def test_a_team_goes_on_within_an_epoch_with_the_figures_of_all(tmp_path: Path) -> None:
     script = tmp_path / "within.py"
     script.write_text(WITHIN)
-    done = launch([str(script), str(Path(__file__).parent), str(tmp_path)], cwd=tmp_path)
+    done = run_as_team(script, str(Path(__file__).parent), str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     whole, parts = ([float(each) for each in line.split()] for line in done.stdout.splitlines())
     assert whole == pytest.approx(parts, rel=1e-5) and len(whole) == 4
@@ -232,7 +233,7 @@ with joined() as team:
 def test_a_checkpoint_within_an_epoch_changes_nothing_that_a_team_learns(tmp_path: Path) -> None:
     script = tmp_path / "saves.py"
     script.write_text(SAVES)
-    done = launch([str(script), str(Path(__file__).parent), str(tmp_path)], cwd=tmp_path)
+    done = run_as_team(script, str(Path(__file__).parent), str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     seldom, often, resumed = torch.load(tmp_path / "found.pt", weights_only=True)
     assert_same(seldom, often)
@@ -277,7 +278,7 @@ with joined() as team:
 def test_all_processes_have_a_folder_in_the_form_that_the_first_decides(tmp_path: Path) -> None:
     script = tmp_path / "forms.py"
     script.write_text(FORMS)
-    done = launch([str(script), str(tmp_path)], cwd=tmp_path)
+    done = run_as_team(script, str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first == second and first[0] == [True] and first[2][0] == 0.1
@@ -312,7 +313,7 @@ with joined() as team:
 def test_every_process_returns_the_weights_that_are_stored_and_a_machines_energy_counts_once(tmp_path: Path) -> None:
     script = tmp_path / "half.py"
     script.write_text(HALF)
-    done = launch([str(script), str(tmp_path)], cwd=tmp_path)
+    done = run_as_team(script, str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first["joules"] == second["joules"] == 5.0
