@@ -14,6 +14,7 @@ for what a row says. The table is read from cards and records; no number is type
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -102,7 +103,7 @@ class Table:
         self._folder.mkdir(parents=True, exist_ok=True)
         # Cards and records keep their commands: those name the data as anyone would who repeats them.
         self._data = options.data.name
-        if not (self._folder / self._data).exists():
+        with contextlib.suppress(FileExistsError):  # from before, or from another who makes other rows just now
             (self._folder / self._data).symlink_to(options.data.resolve())
         self.judges = judges(options)
         self._running: set[subprocess.Popen[bytes]] = set()

@@ -264,6 +264,7 @@ class _Said(SilentReporter):
         ({"norm": "linf"}, "unknown --norm 'linf'. Did you mean 'Linf'"),
         ({"batch_size": 0}, "--batch-size must be a whole number of at least 1, not 0"),
         ({"workers": 0}, "--workers must be a whole number of at least 1, not 0"),
+        ({"output": "."}, "--output . is a folder; give the file to write, as in record.json"),
     ],
 )
 def test_wrong_arguments_of_evaluate_are_refused_before_the_model_is_looked_for(

@@ -13,7 +13,7 @@ from torch import nn
 from sam_bench.api.arguments import StrPath, check_at_least, check_choice, path_of
 from sam_bench.api.listing import settings_of_attacks
 from sam_bench.api.model_and_data import model_and_data
-from sam_bench.api.record_files import check_folder, default_record_path
+from sam_bench.api.record_files import check_folder, check_record_file, default_record_path
 from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.data import first_examples
 from sam_bench.device import choose_device, device_name
@@ -85,7 +85,7 @@ def evaluate(
         dataset_name: What the data set is called in the record; default its own name.
         image_size: Resize to this many pixels (`digits` and folders); default the model's.
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
-        output: The record's file; default `evaluations/<model>/<attack>-<norm>-<eps>.json`, with the
+        output: The record's file, ending in `.json`; default `evaluations/<model>/<attack>-<norm>-<eps>.json`, with the
             attack's settings and the number of examples in the name where they were given, and a seed other than 0.
         resume: Go on with what an interrupted evaluation found; a finished one is given back.
         save_adversarial: Write the adversarial examples into `….adversarial.npz` beside the record.
@@ -151,6 +151,7 @@ def evaluate_curve(
     check_at_least("--batch-size", None if batch_size == "auto" else batch_size, 1)
     check_at_least("--workers", workers, 1)
     output, zoo, data_dir = path_of(output), path_of(zoo), Path(data_dir)
+    check_record_file(output)
     found = sorted(parse_radii(radii, norm, allow_large_eps=allow_large_eps), key=float)
     check_seed(seed)
     chosen = _build_attack(attack, settings or {})
@@ -177,8 +178,6 @@ def evaluate_curve(
             )
         named: dict[str, Any] = {"n_examples": n_examples, "seed": seed, "settings": settings or {}}
         paths = [output or default_record_path(loaded.name, attack, norm, eps, **named) for eps in found]
-        if output is not None and output.is_dir():
-            raise InputError(f"--output {output} is a folder; give the file to write")
         check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours
         size, why_size = (batch_size, "asked for") if batch_size != "auto" else (USUAL, "the usual one")
         first = Evaluation(

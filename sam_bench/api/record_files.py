@@ -32,6 +32,24 @@ def check_folder(folder: Path, *, option: str = "--output", what: str = "no reco
         raise InputError(f"{option}: {what} can be written into {folder}: no permission to write to {there}")
 
 
+def check_record_file(path: Path | None, *, option: str = "--output") -> None:
+    """Refuse a name that is no record's: its journal and its adversarial examples take the place of `.json`.
+
+    Args:
+        path: The file that was asked for; None if none was.
+        option: What named it, for the message.
+
+    Raises:
+        InputError: It is a folder, or does not end in `.json`.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{option} {path} is a folder; give the file to write, as in {path / 'record.json'}")
+    if path.suffix != ".json":
+        raise InputError(f"{option} {path} must be a file that ends in .json, as in {path}.json")
+
+
 def default_record_path(
     name: str, attack: str, norm: Norm, eps: Radius, *, n_examples: int | None, seed: int, settings: Mapping[str, Any]
 ) -> Path:

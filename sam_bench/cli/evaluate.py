@@ -67,7 +67,7 @@ class _BatchSize(click.IntRange):
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The record's file.  [default: evaluations/MODEL/ATTACK-NORM-EPS….json]",
+    help="The record's file (….json).  [default: evaluations/MODEL/ATTACK-NORM-EPS….json]",
 )
 @click.option("--resume", is_flag=True, help="Go on with what an interrupted evaluation has found.")
 @click.option(

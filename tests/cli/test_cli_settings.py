@@ -115,6 +115,7 @@ def test_train_says_what_is_wrong_with_an_option(cli: CommandLine, arguments: li
         (["--device", "quantum"], "--device 'quantum' cannot be used here"),
         (["--eps", "1/255,2/255", "--output", "a.json"], "--output names one file, but --eps gives several radii"),
         (["--output", "model_zoo"], "Invalid value for '--output': File 'model_zoo' is a directory"),
+        (["--output", "results/"], "--output results must be a file that ends in .json, as in results.json"),
         (["--output", "file/a.json"], "no record can be written into file, because "),
         (["--output", "file/a.json"], "/file is a file"),
         (
