@@ -1,8 +1,9 @@
-"""What each perturbation of the weights costs: time, passes and memory of a training step.
+"""What each perturbation of the weights, or each recipe, costs: time, passes and memory of a training step.
 
     python benchmarks/methods.py                                    # PreActResNet-18, width 64, batch 128
     python benchmarks/methods.py --width 16 --rounds 15 --json
     python benchmarks/methods.py --methods none,sam,looksam --compile
+    python benchmarks/methods.py --methods sam,at,trades,at-awp --width 8   # a recipe is named as a method is
 
 All methods take their steps in turn, round after round, each on its own copy of the network, so that
 whatever slows the machine for a while slows all of them, and each round begins with another method; a
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 
 from sam_bench.device import choose_device, choose_precision, device_name, fastest_convolutions, package_versions
+from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, create_model
 from sam_bench.perturb import WEIGHT_PERTURBATIONS
 from sam_bench.training import build_method, load_recipe, override
@@ -59,13 +61,18 @@ class Runner:
     """One method with its own network.
 
     Args:
-        method: Name of the weight perturbation.
+        method: Name of a weight perturbation or, where there is none of that name, of a recipe.
         options: The command line's.
         device: Where it runs.
     """
 
     def __init__(self, method: str, options: argparse.Namespace, device: torch.device) -> None:
-        recipe = override(load_recipe("standard"), {"weights": method, "lr": 0.01})
+        plain = method in WEIGHT_PERTURBATIONS.names()
+        recipe = override(load_recipe("standard"), {"weights": method}) if plain else load_recipe(method)
+        if recipe.optimizer.settings["lr"] > 0.01:  # the labels are noise: no method is to diverge on them
+            recipe = override(recipe, {"lr": 0.01})
+        if getattr(build_method(recipe).weights, "start_epoch", 0):
+            recipe = override(recipe, {"start_epoch": 0})
         architecture = architecture_for(
             "preactresnet18", num_classes=10, in_channels=3, image_size=32, options={"width": options.width}
         )
@@ -121,8 +128,8 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
                 highest=1000 * max(seconds[name]),
                 times_standard=_ratio(seconds[name], seconds["none"]),
                 times_sam=_ratio(seconds[name], seconds["sam"]) if "sam" in seconds else None,
-                forward=runner.step.passes.train_forward / examples,
-                backward=runner.step.passes.train_backward / examples,
+                forward=(runner.step.passes.train_forward + runner.step.passes.attack_forward) / examples,
+                backward=(runner.step.passes.train_backward + runner.step.passes.attack_backward) / examples,
                 weight_gradients=runner.step.passes.weight_gradients / examples,
             )
         )
@@ -204,8 +211,13 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     asked = options.methods.split(",")
     for name in asked:
-        WEIGHT_PERTURBATIONS.get(name)
-    options.methods = ["none", *(["sam"] if "sam" in asked else []), *(n for n in asked if n not in ("none", "sam"))]
+        if name not in WEIGHT_PERTURBATIONS.names():
+            try:
+                load_recipe(name)
+            except InputError as error:
+                parser.error(f"--methods: {error}")
+    first = ["none", *(["sam"] if "sam" in asked else [])]
+    options.methods = first + [name for name in asked if name not in ("none", "standard", "sam")]
     return options
 
 

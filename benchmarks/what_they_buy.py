@@ -66,7 +66,8 @@ ROWS = [
     Row("at-awp", "at-awp"),
     # In a short run a slow average would still be half the initial weights.
     Row("at-ema", "at-ema", ("--decay", "0.98")),
-    Row("trades-awp", "trades-awp"),
+    # The recipe begins in its tenth epoch of 200.
+    Row("trades-awp", "trades-awp", ("--start-epoch", "1")),
     Row("at-linf-4", "at-linf-4"),
     Row("ssam-dynamic", "ssam-dynamic"),
     Row("entropy-sgd", "entropy-sgd"),

@@ -59,7 +59,7 @@ def build_method(recipe: Recipe) -> Method:
 
 
 def _refuse_impossible(method: Method) -> None:
-    """Refuse parts that are each right and together teach nothing."""
+    """Refuse parts that are each right and together teach nothing, or not what the recipe says."""
     objective = method.objective
     if objective.compares_inputs and method.inputs.reach == 0:
         moving = ", ".join(name for name in INPUT_PERTURBATIONS.names() if name != "none")
@@ -67,6 +67,13 @@ def _refuse_impossible(method: Method) -> None:
         raise InputError(
             f"objective {objective.method!r} compares clean with perturbed inputs, and the recipe {how}; "
             f"choose inputs among {moving}, or objective cross-entropy"
+        )
+    begins, epochs = getattr(method.weights, "start_epoch", 0), method.recipe.epochs
+    if begins >= epochs:
+        raise InputError(
+            f"--start-epoch {begins} is not before the end of {epochs} {'epoch' if epochs == 1 else 'epochs'}, so that "
+            f"{method.weights.method} would never perturb the weights; give --start-epoch {epochs - 1} or less, or "
+            "more --epochs"
         )
 
 

@@ -45,6 +45,14 @@ def test_what_a_recipe_says_of_its_cost_is_what_it_costs(name: str) -> None:
     assert said or cost <= 2
 
 
+def test_a_perturbation_that_would_begin_after_the_end_is_refused() -> None:
+    short = override(load_recipe("trades-awp"), {"epochs": 9})
+    with pytest.raises(InputError, match="--start-epoch 9 is not before the end of 9 epochs, so that awp would never "):
+        build_method(short)
+    assert build_method(override(short, {"start_epoch": 8})).recipe.epochs == 9
+    assert build_method(override(load_recipe("trades-awp"), {"epochs": 10})).recipe.epochs == 10
+
+
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
 def test_a_recipe_is_found_by_its_other_names(alias: str, name: str) -> None:
     assert load_recipe(alias) == load_recipe(name) and recipe_text(alias) == recipe_text(name)
