@@ -11,7 +11,15 @@ AUTOATTACK = "autoattack"
 """The row name of AutoAttack's standard version, the only one that RobustBench's number may come from."""
 
 # Spellings that no rule gives; everything else is spelt by `spelled`.
-_SPELLINGS = {"autoattack": "AutoAttack", "trades": "TRADES", "looksam": "LookSAM", "cross-entropy": "cross-entropy"}
+_SPELLINGS = {
+    "autoattack": "AutoAttack",
+    "cross-entropy": "cross-entropy",
+    "fast": "Fast",
+    "looksam": "LookSAM",
+    "rice": "Rice",
+    "trades": "TRADES",
+    "vit": "ViT",
+}
 _FAMILIES = {"preactresnet": "PreActResNet", "wideresnet": "WideResNet", "resnet": "ResNet"}
 _WIDTH_OF_THE_PAPERS = 64
 
@@ -36,15 +44,21 @@ def method_label(recipe: Recipe) -> str:
     named = set(re.split(r"[-_]", recipe.name.lower())) | {recipe.name.lower()}
     telling = []
     if recipe.inputs.method != "none":
-        telling.append(_radius(recipe.inputs) or _first_setting(recipe.inputs) or spelled(recipe.inputs.method))
+        telling.append(_radius(recipe.inputs) or _named(recipe.inputs, named))
     if recipe.weights.method != "none":
-        setting = _first_setting(recipe.weights)
-        known = recipe.weights.method in named and setting
-        telling.append(setting if known else f"{spelled(recipe.weights.method)} {setting}".strip())
+        telling.append(_named(recipe.weights, named))
     for part, plain in ((recipe.objective, "cross-entropy"), (recipe.averaging, "none")):
         if part.method != plain and part.method not in named:
             telling.append(spelled(part.method))
-    return f"{spelled(recipe.name)} {', '.join(telling)}".strip()
+    # `at-linf-1` has its radius in its name, and in its settings, which may have been given anew.
+    plain = re.sub(r"-(linf|l[0-9])-[0-9]+$", "", recipe.name) if _radius(recipe.inputs) else recipe.name
+    return f"{spelled(plain)} {', '.join(telling)}".strip()
+
+
+def _named(spec: ComponentSpec, named: set[str]) -> str:
+    """A part's telling setting, after the part's own name where the recipe's does not have it."""
+    setting = _first_setting(spec)
+    return setting if spec.method in named and setting else f"{spelled(spec.method)} {setting}".strip()
 
 
 def _radius(spec: ComponentSpec) -> str:

@@ -13,6 +13,7 @@ from leaderboard_samples import AT, SAM, STANDARD, Bench, digest, head_fingerpri
 from sam_bench.errors import InputError
 from sam_bench.leaderboard import attack_name, method_label, read_entries, submit_entry
 from sam_bench.records import Architecture, ComponentSpec, LeaderboardEntry, read_record, sha256_file
+from sam_bench.training import build_method, load_recipe, override
 
 
 def test_an_entry_is_filled_from_card_and_record_alone(bench: Bench) -> None:
@@ -238,6 +239,22 @@ def test_methods_are_labelled_by_recipe_and_telling_settings() -> None:
         "AT Linf 8/255, AWP gamma=0.005",
         "SAM-AT Linf 8/255, rho=0.2",
         "SAM rho=0.2, EMA",
+    ]
+
+
+def test_recipes_that_ship_are_labelled_as_papers_write_them() -> None:
+    noisy = override(load_recipe("standard"), {"inputs": "gaussian"})
+    recipes = [override(load_recipe("at-linf-1"), {"eps": "3/255"}), noisy]
+    recipes += [load_recipe(name) for name in ("at-l2-32", "fast-at", "at-rice", "vit-sam", "looksam", "ssam")]
+    assert [method_label(build_method(recipe).recipe) for recipe in recipes] == [
+        "AT Linf 3/255",
+        "Standard Gaussian std=8/255",
+        "AT L2 32/255",
+        "Fast-AT Linf 8/255",
+        "AT-Rice Linf 8/255",
+        "ViT-SAM rho=0.2",
+        "LookSAM rho=0.05",
+        "SSAM rho=0.1",
     ]
 
 
