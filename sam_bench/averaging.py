@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
@@ -11,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
 
+from sam_bench.errors import InputError
 from sam_bench.modes import batch_norms
 from sam_bench.registry import Component, Registry
 
@@ -51,6 +53,14 @@ class Averaging(Component):
     The loop calls `update` after every step, takes `learned` wherever it looks at what was learned so
     far, and calls `finish` once, before the result is registered; not where the best epoch is, as it was measured.
     """
+
+    def check(self, epochs: int) -> None:
+        """Refuse a run of so many epochs in which nothing would be averaged.
+
+        Raises:
+            InputError: Nothing would.
+        """
+        return
 
     @abstractmethod
     def averaged(self, model: nn.Module) -> AveragedModel | None:
@@ -121,6 +131,16 @@ class SWA(Averaging):
 
     average_from: float = Field(default=0.75, ge=0, lt=1, description="share of the run after which averaging begins")
     average_every: Literal["epoch", "step"] = Field(default="epoch", description="when the average takes the weights")
+
+    def check(self, epochs: int) -> None:
+        """Refuse to average less than two epochs' weights."""
+        members = epochs - math.floor(self.average_from * epochs + 1e-9)  # an epoch that ends at the share is before it
+        if self.average_every == "epoch" and members < 2:
+            raise InputError(
+                f"--average-from {self.average_from:g} leaves the weights after {members} of {epochs} "
+                f"{'epoch' if epochs == 1 else 'epochs'} to average, and a mean takes two; give a smaller share, "
+                "--average-every step, or more --epochs"
+            )
 
     def averaged(self, model: nn.Module) -> AveragedModel:
         """A mean over parameters and buffers."""

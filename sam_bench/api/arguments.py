@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sam_bench.errors import InputError, unknown_name
+from sam_bench.perturb.ball import check_eps
+from sam_bench.records import Norm, Radius
+from sam_bench.training import Method
 
 StrPath = str | os.PathLike[str]
 
@@ -36,3 +39,20 @@ def check_at_least(option: str, value: Any, least: int) -> None:
 def path_of(value: StrPath | None) -> Path | None:
     """A path, however it was written."""
     return None if value is None else Path(value)
+
+
+def check_lengths(method: Method, *, allow_large: bool) -> None:
+    """Refuse a radius, a step or a noise of the inputs that was surely meant in units of 1/255.
+
+    Args:
+        method: What is trained.
+        allow_large: Accept it.
+
+    Raises:
+        InputError: One is as long as the whole range of inputs; names the option.
+    """
+    norm: Norm = method.inputs.ball.norm if method.inputs.ball else "Linf"
+    for name in type(method.inputs).model_fields:
+        length = getattr(method.inputs, name)
+        if isinstance(length, Radius):
+            check_eps(norm, length, allow_large=allow_large, option=f"--{name.replace('_', '-')}")

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sam_bench.api.arguments import check_lengths
 from sam_bench.api.naming import default_name
 from sam_bench.api.training import train
 from sam_bench.errors import InputError, unknown_name
-from sam_bench.perturb.ball import check_eps
-from sam_bench.records import Augmentation, Radius, Recipe
+from sam_bench.records import Augmentation, Recipe
 from sam_bench.seeds import check_seed
 from sam_bench.training import PARTS, build_method, load_recipe, override, settings_of_methods
 
@@ -85,11 +85,15 @@ def plan_runs(grid: Mapping[str, Sequence[Any]], *, arch_options: Mapping[str, A
 def _name(base: Recipe, arguments: Mapping[str, Any], varies: Mapping[str, Any]) -> str:
     """What `train` would call the run, and what varies besides; refuses what `train` would."""
     method = build_method(override(base, arguments["settings"]))
-    if method.inputs.ball:
-        eps = Radius(method.recipe.inputs.settings["eps"])
-        check_eps(method.inputs.ball.norm, eps, allow_large=arguments.get("allow_large_eps", False))
+    check_lengths(method, allow_large=arguments.get("allow_large_eps", False))
     check_seed(arguments.get("seed", 0))
-    name = default_name(method.recipe, base, arguments.get("arch", "preactresnet18"), arguments["arch_options"])
+    name = default_name(
+        method.recipe,
+        base,
+        arguments.get("arch", "preactresnet18"),
+        arguments["arch_options"],
+        seed=0 if "seed" in varies else arguments.get("seed", 0),
+    )
     told = _IN_THE_NAME | {"inputs", "weights"} | {*method.recipe.inputs.settings, *method.recipe.weights.settings}
     for key, value in varies.items():
         if key not in told:

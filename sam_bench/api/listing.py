@@ -44,9 +44,8 @@ def list_recipes() -> list[dict[str, Any]]:
 
 def relative_passes(method: Method) -> float:
     """Passes per example and epoch over the two of standard training: one forward, one backward."""
-    attack, scored = method.inputs.passes, method.objective.passes
-    learned = [times * each for times, each in zip(method.weights.passes, scored, strict=True)]
-    return round((sum(attack) + sum(learned)) / 2, 3)
+    learned = method.weights.passes_with(method.objective.passes)
+    return round((sum(method.inputs.passes) + sum(learned)) / 2, 3)
 
 
 def methods_by_part() -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sam_bench.perturb.weights.ascent import Ascent
 from sam_bench.records import ComponentSpec, Recipe
-from sam_bench.training import build_method
+from sam_bench.training import PARTS, override
 
 
 def default_name(recipe: Recipe, base: Recipe, arch: str, arch_options: Mapping[str, Any], *, seed: int = 0) -> str:
@@ -22,15 +22,24 @@ def default_name(recipe: Recipe, base: Recipe, arch: str, arch_options: Mapping[
         before: ComponentSpec = getattr(base, field)
         if now.method != before.method:
             parts.append(now.method)
-        known = build_method(base).recipe
-        reference: ComponentSpec = getattr(known, field)
+            before = ComponentSpec(method=now.method)
+        usual = _settings(field, before)
+        following = usual  # what another eps brings with it need not be told
+        if now.method == getattr(base, field).method and "eps" in now.settings:
+            following = _settings(field, getattr(override(base, {f"{field}.eps": str(now.settings["eps"])}), field))
         for key, value in now.settings.items():
-            if now.method == before.method and value != reference.settings.get(key):
+            if value != (usual if key == "eps" else following).get(key):
                 parts.append(f"{key}{value}".replace("/", "over"))
     parts.append(arch.removeprefix("timm:"))
     parts += [f"{'w' if key == 'width' else key}{value}" for key, value in arch_options.items()]
     parts += [f"seed{seed}"] if seed else []
     return re.sub(r"[^A-Za-z0-9_-]", "", "-".join(parts))[:100]
+
+
+def _settings(field: str, spec: ComponentSpec) -> dict[str, Any]:
+    """A part's settings, defaults filled in."""
+    settings: dict[str, Any] = PARTS[field].build(spec).spec().settings
+    return settings
 
 
 def describe(recipe: Recipe) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
-from sam_bench.api.arguments import StrPath, check_at_least, check_choice, path_of
+from sam_bench.api.arguments import StrPath, check_at_least, check_choice, check_lengths, path_of
 from sam_bench.api.naming import default_name, describe
 from sam_bench.api.registering import register, store_as
 from sam_bench.data import (
@@ -126,7 +126,8 @@ def train(
             the length of the run.
         device: `auto`, `cpu`, `cuda`, ….
         validation: Training images held out to watch the run; default one in 50, at most 1,000; 0 for none.
-        validation_eps: Radius of the PGD-10 run on them; default: the recipe's own, else Linf 2/255.
+        validation_eps: Radius of the PGD-10 run on 512 of them; default: the recipe's own, else Linf 2/255, or L2
+            32/255 where that is the threat model.
         limit_train: Train on the first so many images only; of a folder, whose images are sorted by class, on the
             first of every class in turn.
         image_size: Resize to this many pixels (`digits` and folders).
@@ -174,9 +175,8 @@ def train(
     chosen = load_recipe(recipe, faithful=faithful)
     method = build_method(override(chosen, settings))
     ball = method.inputs.ball
-    norm: Norm = ball.norm if ball else "Linf"
-    if ball:
-        check_eps(ball.norm, Radius(method.recipe.inputs.settings["eps"]), allow_large=allow_large_eps)
+    norm: Norm = ball.norm if ball else threat or "Linf"
+    check_lengths(method, allow_large=allow_large_eps)
     if validation_eps is not None:
         check_eps(norm, validation_eps, allow_large=allow_large_eps, option="--validation-eps")
     check_seed(seed)

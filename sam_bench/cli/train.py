@@ -206,7 +206,7 @@ def _evaluation(result: api.TrainResult, options: dict[str, Any]) -> list[str]:
     following += ["--allow-large-eps"] if options["allow_large_eps"] else []
     if not api.is_named_dataset(card.dataset):
         following += ["--dataset", options["dataset"]]
-    for name in ("dataset_name", "zoo"):
-        if options[name] is not None:
+    for name, usual in (("data_dir", Path("data")), ("dataset_name", None), ("zoo", None)):
+        if options[name] not in (None, usual):
             following += [f"--{name.replace('_', '-')}", str(options[name])]
     return following

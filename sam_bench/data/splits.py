@@ -203,7 +203,8 @@ def hold_out(split: S, count: int, seed: int) -> tuple[S, S]:
 
     The k-th of a class's n examples, in a random order, gets the key (k + 1/2) / n; the `count`
     smallest keys are set aside. So every class gives its share up to rounding, a smaller validation
-    set is a part of a larger one of the same seed, and both parts keep the split's order.
+    set is a part of a larger one of the same seed. What is left keeps the split's order; what is set aside
+    is ordered by its keys, so that the first of it, too, are of each class in proportion.
 
     Args:
         split: What to divide.
@@ -230,8 +231,7 @@ def hold_out(split: S, count: int, seed: int) -> tuple[S, S]:
     keys = np.empty(total)
     keys[by_class] = (np.arange(total) - starts[labels[by_class]] + 0.5) / sizes[labels[by_class]]
     ranked = order[np.argsort(keys, kind="stable")]  # equal keys stay in the random order
-    train, validation = (torch.from_numpy(np.sort(part)) for part in (ranked[count:], ranked[:count]))
-    return split.select(train), split.select(validation)
+    return split.select(torch.from_numpy(np.sort(ranked[count:]))), split.select(torch.from_numpy(ranked[:count]))
 
 
 def first_examples(split: S, count: int) -> S:

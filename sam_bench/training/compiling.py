@@ -42,9 +42,9 @@ def choose_compile(
     if missing is not None:
         return False, f"there is no {missing}, which torch.compile needs"
     forward = image_flops(model, shape)
-    attack, learn, objective = method.inputs.passes, method.weights.passes, method.objective.passes
+    attack, learn = method.inputs.passes, method.weights.passes_with(method.objective.passes)
     # Back costs as much as forward for the input and as much again for the weights.
-    an_image = forward * (attack[0] + attack[1] + learn[0] * objective[0] + 2 * learn[1] * objective[1])
+    an_image = forward * (attack[0] + attack[1] + learn[0] + 2 * learn[1])
     whole = an_image * examples * method.recipe.epochs
     if forward < _IMAGE_FLOPS[device.type]:
         return False, "the network is too small to gain from it"

@@ -47,9 +47,12 @@ class Figures:
     """
 
     def __init__(self, device: torch.device, sums: Sums = NO_SUMS) -> None:
-        self._loss = torch.tensor(sums[0], device=device)
+        # Sums of float32 numbers are exact in float64, so that it does not matter where a run was interrupted, nor
+        # among how many processes they are shared; Apple's GPUs have none.
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self._loss = torch.tensor(sums[0], dtype=exact, device=device)
         self._counts = torch.tensor([int(sums[1]), int(sums[2]), -1], device=device)  # hits, examples, first bad step
-        self._norm, self._ascent_norm = (torch.tensor(sums[each], device=device) for each in (3, 5))
+        self._norm, self._ascent_norm = (torch.tensor(sums[each], dtype=exact, device=device) for each in (3, 5))
         self._steps, self._ascents = int(sums[4]), int(sums[6])
         self._arriving: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
         self._last: Seen | None = None

@@ -122,6 +122,7 @@ class _Run:
             augmentation=ResizedCrop(flip=crop.flip) if crop.random_resized_crop else crop,
             shard=(team.rank, team.size),
         )
+        method.weights.check(model, epochs=config.recipe.epochs, steps=len(self.batches))
         self.model, self.validation, self.config, self.team = model, validation, config, team
         self.folder, self.reporter = RunFolder(folder), reporter
         model.to(memory_format=torch.channels_last)
@@ -390,7 +391,8 @@ class _Run:
         if self.last_saved:
             last = f"the last good checkpoint is {self.folder.checkpoint_file} (after {self.last_saved})"
         way = ", or --on-nan rollback to have the run go back by itself" if self.config.on_nan == "stop" else ""
-        return DivergedError(f"training diverged: {what}; {last}. Try a smaller --lr or --rho{way}.")
+        smaller = "--lr or --rho" if "rho" in self.config.recipe.weights.settings else "--lr"
+        return DivergedError(f"training diverged: {what}; {last}. Try a smaller {smaller}{way}.")
 
     def _tensors(self) -> dict[str, Any]:
         step = self.step

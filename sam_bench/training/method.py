@@ -12,7 +12,7 @@ from sam_bench.averaging import AVERAGES, Averaging
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.objectives import OBJECTIVES, Objective
 from sam_bench.perturb import INPUT_PERTURBATIONS, WEIGHT_PERTURBATIONS, InputPerturbation, WeightPerturbation
-from sam_bench.records import Augmentation, ComponentSpec, Recipe, first_problem
+from sam_bench.records import Augmentation, ComponentSpec, Radius, Recipe, first_problem
 from sam_bench.registry import Registry
 from sam_bench.training.optimizers import OPTIMIZERS, Optimizer
 from sam_bench.training.schedules import SCHEDULES, Schedule
@@ -26,6 +26,8 @@ PARTS: dict[str, Registry[Any]] = {
     "schedule": SCHEDULES,
 }
 """The fields of a recipe that name a component, each with the registry it is looked up in."""
+
+_FOLLOW_EPS = ("step_size", "noise_eps")  # settings of `inputs` that mean something beside its eps only
 
 PLAIN = ("epochs", "batch_size")
 """The fields of a recipe that are numbers of the run itself."""
@@ -75,6 +77,7 @@ def _refuse_impossible(method: Method) -> None:
             f"{method.weights.method} would never perturb the weights; give --start-epoch {epochs - 1} or less, or "
             "more --epochs"
         )
+    method.averaging.check(epochs)
 
 
 def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
@@ -82,7 +85,8 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
     A key is the bare name of a setting ("rho", "eps", "lr", "epochs"), looked up among the methods
     that the recipe uses; the name of a part ("weights", "optimizer"), whose value is another method's
-    name; or both with a dot ("weights.rho").
+    name; or both with a dot ("weights.rho"). Where `eps` is replaced, the step size and the noise that
+    the recipe gives stay in proportion to it, unless they are replaced, too.
 
     Raises:
         InputError: No part of the recipe has such a setting; says which methods would.
@@ -104,12 +108,37 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             part, setting = _locate(key, fields)
             spec: ComponentSpec = fields[part]
             fields[part] = ComponentSpec(method=spec.method, **{**spec.settings, setting: value})
+    fields["inputs"] = _in_proportion(recipe.inputs, fields["inputs"], {key.rpartition(".")[2] for key in settings})
     try:
         return Recipe.model_validate(
             recipe.model_dump() | {"augmentation": Augmentation(**augmentation).model_dump()} | _dumped(fields)
         )
     except ValidationError as error:
         raise InputError(first_problem(error)) from error
+
+
+def _in_proportion(before: ComponentSpec, after: ComponentSpec, given: set[str]) -> ComponentSpec:
+    """The perturbation of the inputs, its steps and its noise as large beside the new radius as beside the old."""
+    if "eps" not in given or "eps" not in before.settings or before.method != after.method:
+        return after
+    try:
+        old, new = Radius(before.settings["eps"]), Radius(after.settings["eps"])
+        following = {
+            key: Radius(after.settings[key])
+            for key in _FOLLOW_EPS
+            if key not in given and after.settings.get(key) is not None
+        }
+    except (TypeError, ValueError):
+        return after  # whose validation says what is wrong
+    if old in (0, new):
+        return after
+    scaled = {key: _scaled(length, new / old, like=new) for key, length in following.items()}
+    return ComponentSpec(method=after.method, **{**after.settings, **scaled})
+
+
+def _scaled(length: Radius, ratio: float, *, like: Radius) -> Radius:
+    text = str(like)
+    return Radius(f"{255 * length * ratio:.6g}/255" if text.endswith("/255") else f"{length * ratio:.6g}")
 
 
 def _dumped(fields: Mapping[str, Any]) -> dict[str, Any]:

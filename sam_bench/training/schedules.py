@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sam_bench.registry import Component, Registry
 
@@ -46,8 +47,23 @@ class Constant(Schedule):
 class Piecewise(Schedule):
     """Multiplied by gamma at each milestone (the paper: 0.1 at 75 % and 90 % of the epochs)."""
 
-    milestones: tuple[float, ...] = Field(default=(0.75, 0.9), description="shares of the run where the rate drops")
+    milestones: tuple[float, ...] = Field(
+        default=(0.75, 0.9),
+        description="shares of the run, after any warm-up, at which the rate drops; in order, between 0 and 1",
+    )
     gamma: float = Field(default=0.1, gt=0, description="factor at each milestone")
+
+    @field_validator("milestones")
+    @classmethod
+    def _are_shares(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
+        bounds = (0.0, *milestones, 1.0)
+        if any(one >= other for one, other in itertools.pairwise(bounds)):
+            told = ",".join(f"{each:g}" for each in milestones)
+            raise ValueError(
+                f"{told}: they are shares of the run between 0 and 1, each larger than the one before, as 0.5,0.75 is "
+                "for epochs 50 and 75 of 100"
+            )
+        return milestones
 
     def after_warmup(self, progress: float) -> float:
         """gamma to the number of milestones passed."""
@@ -69,7 +85,9 @@ class Cosine(Schedule):
 class OneCycle(Schedule):
     """Cosine up from 1/25 of the peak, then cosine down to zero (Smith, Topin 2018)."""
 
-    peak: float = Field(default=0.3, gt=0, lt=1, description="share of the run at which the rate is highest")
+    peak: float = Field(
+        default=0.3, gt=0, lt=1, description="share of the run, after any warm-up, at which the rate is highest"
+    )
 
     def after_warmup(self, progress: float) -> float:
         """Up to 1 at `peak`, then down to 0."""
@@ -82,7 +100,9 @@ class OneCycle(Schedule):
 class Cyclic(Schedule):
     """Linear up from zero, then linear down to zero: fast adversarial training's (Wong, Rice, Kolter 2020)."""
 
-    top: float = Field(default=0.5, gt=0, lt=1, description="share of the run at which the rate is highest")
+    top: float = Field(
+        default=0.5, gt=0, lt=1, description="share of the run, after any warm-up, at which the rate is highest"
+    )
 
     def after_warmup(self, progress: float) -> float:
         """Up to 1 at `top`, then down to 0."""

@@ -45,7 +45,8 @@ def validate(
     Args:
         model: On the split's device.
         split: Held out from training.
-        pgd: The attack behind the robust accuracy, run on the first 512 examples.
+        pgd: The attack behind the robust accuracy, run on the first 512 examples: if `hold_out` made the split, these
+            are of each class in proportion.
         seed: Decides the attack's random start, an example's own and the same at every epoch.
         at_a_time: Examples that the model is given at once, at most 256; the figures do not depend on it but by
             rounding.

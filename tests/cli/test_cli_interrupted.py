@@ -134,7 +134,7 @@ def test_a_diverged_run_names_the_step_the_rate_and_the_last_good_checkpoint(cli
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.splitlines()[-1] == (
         "sam-bench: training diverged: the loss became NaN or infinite at step 1 at learning rate 1e+30; the last good "
-        "checkpoint is runs/run/checkpoint.pt (after epoch 1 of 3). Try a smaller --lr or --rho, or --on-nan rollback "
+        "checkpoint is runs/run/checkpoint.pt (after epoch 1 of 3). Try a smaller --lr, or --on-nan rollback "
         "to have the run go back by itself."
     )
     assert _epoch(cli.folder / "runs/run/checkpoint.pt") == 1
@@ -142,7 +142,7 @@ def test_a_diverged_run_names_the_step_the_rate_and_the_last_good_checkpoint(cli
 
     within_an_epoch = cli(*diverging, "--batch-size", "4", "--run-dir", "runs/first")
     assert within_an_epoch.code == 1
-    assert "; no checkpoint was saved before it. Try a smaller --lr or --rho, or --on-nan" in within_an_epoch.err
+    assert "; no checkpoint was saved before it. Try a smaller --lr, or --on-nan" in within_an_epoch.err
     again = cli.refused(*DIGITS, "--run-dir", "runs/first")
     assert again.endswith("it has not finished an epoch, so if it does not run any more its folder can be deleted")
 

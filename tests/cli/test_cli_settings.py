@@ -49,6 +49,19 @@ _LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; ad
         ),
         (["--recipe", "at", "--step-size", "x"], "--step-size: 'x' is not a radius: write a number or a fraction"),
         (["--recipe", "at", "--bn-mode", "on"], "--bn-mode: must be 'train', 'eval' or 'update' (given: 'on')"),
+        (
+            ["--recipe", "at", "--step-size", "2"],
+            "--step-size 2 is too large for Linf: inputs are in [0, 1], so you prob",
+        ),
+        (["--recipe", "n-fgsm", "--noise-eps", "16"], "--noise-eps 16 is too large for Linf"),
+        (
+            ["--inputs", "gaussian", "--std", "8"],
+            "--std 8 is too large for Linf: inputs are in [0, 1], so you probably",
+        ),
+        (["--milestones", "50,75"], "milestones: 50,75: they are shares of the run between 0 and 1, each larger than"),
+        (["--recipe", "swa", "--epochs", "3"], "--average-from 0.75 leaves the weights after 1 of 3 epochs to average"),
+        (["--recipe", "at-awp", "--perturb-only", "bn"], "--perturb-only bn: awp moves tensors of two or more"),
+        (["--recipe", "sam", "--interval", "9", "--epochs", "4", "--start-epoch", "1", "--batch-size", "16"], "none"),
         (["--limit-train", "0"], "--limit-train 0 must be at least 2: BatchNorm needs two images in a batch"),
         (["--limit-train", "1"], "--limit-train 1 must be at least 2: BatchNorm needs two images in a batch"),
         (["--validation", "-1"], "--validation -1 must be between 0 and 30: there are 32 training images, and at"),
@@ -82,6 +95,11 @@ def test_train_says_what_is_wrong_with_an_option(cli: CommandLine, arguments: li
         (["--n-examples", "501"], "--n-examples 501 must be between 1 and 500, the size of digits-8px's test set"),
         (["--n-examples", "x"], "Invalid value for '--n-examples': 'x' is not a valid integer."),
         (["--batch-size", "0"], "Invalid value for '--batch-size': 0 is not in the range x>=1."),
+        (["--task-size", "1"], "--task-size 1 goes with --executor ray only"),
+        (
+            ["--attack", "autoattack", "--engine", "reference", "--rng", "upstream"],
+            "--rng: upstream goes with engine fast only, as pyautoattack draws its random numbers itself",
+        ),
         (
             ["--attack", "autoattack", "--suite", "square"],
             "--suite: version standard has its own attacks; give square with version custom",

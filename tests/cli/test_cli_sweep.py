@@ -203,10 +203,21 @@ def test_a_sweep_that_cannot_be_is_refused_before_anything_is_trained(
     assert message in cli.refused(*SWEEP, *arguments)
 
 
+def test_settings_of_a_method_that_replaces_the_recipes_tell_runs_apart(cli: CommandLine) -> None:
+    found = cli.done(*SWEEP, "--weights", "sam", "--rho", "0.1,0.2", "--json").json["runs"]
+    assert [row["name"] for row in found] == [f"standard-sam-rho{rho}-preactresnet10-w2" for rho in ("01", "02")]
+
+
+def test_two_sweeps_with_one_seed_each_do_not_share_a_name(cli: CommandLine) -> None:
+    for seed in ("3", "4"):
+        (row,) = cli.done(*SWEEP, "--seed", seed, "--json").json["runs"]
+        assert row["name"] == f"standard-preactresnet10-w2-seed{seed}"
+
+
 def test_a_setting_that_is_a_list_varies_at_semicolons(cli: CommandLine) -> None:
-    command = [*SWEEP, "--epochs", "2", "--milestones", "1,2;1", "--schedule", "piecewise"]
+    command = [*SWEEP, "--epochs", "2", "--milestones", "0.5,0.75;0.5", "--schedule", "piecewise"]
     names = [row["name"] for row in cli.done(*command, "--json").json["runs"]]
-    assert names == ["standard-preactresnet10-w2-milestones1-2", "standard-preactresnet10-w2-milestones1"]
+    assert names == ["standard-preactresnet10-w2-milestones05-075", "standard-preactresnet10-w2-milestones05"]
 
 
 values = st.lists(st.integers(0, 10_000), min_size=1, max_size=3, unique=True)

@@ -147,14 +147,16 @@ class TestHoldOut:
         seed=st.integers(-(2**40), 2**40),
     )
     @settings(max_examples=100, deadline=None)
-    def test_the_parts_are_disjoint_complete_ordered_and_keep_their_labels(self, labels, share, seed):
+    def test_the_parts_are_disjoint_and_complete_and_keep_their_labels_and_the_first_its_order(
+        self, labels, share, seed
+    ):
         split = numbered(labels)
         count = 1 + int(share * (len(labels) - 2))
         train, validation = hold_out(split, count, seed)
         kept, aside = identify(train), identify(validation)
         assert len(aside) == count
         assert sorted(kept + aside) == list(range(len(labels)))
-        assert kept == sorted(kept) and aside == sorted(aside)
+        assert kept == sorted(kept)
         assert validation.labels.tolist() == [labels[index] for index in aside]
         assert train.labels.tolist() == [labels[index] for index in kept]
 
@@ -180,8 +182,12 @@ class TestHoldOut:
 
     def test_a_small_set_is_part_of_a_larger_one_of_the_same_seed(self):
         split = numbered([index % 10 for index in range(400)])
-        small, large = (set(identify(hold_out(split, count, 5)[1])) for count in (30, 90))
-        assert small < large
+        small, large = (identify(hold_out(split, count, 5)[1]) for count in (30, 90))
+        assert small == large[:30]
+
+    def test_the_first_of_those_set_aside_are_of_every_class_where_the_split_is_sorted_by_class(self):
+        _, validation = hold_out(numbered([index // 40 for index in range(400)]), 100, 3)
+        assert torch.bincount(validation.labels[:50], minlength=10).tolist() == [5] * 10
 
     def test_the_seed_alone_decides(self):
         split = numbered([index % 10 for index in range(400)])
@@ -191,7 +197,7 @@ class TestHoldOut:
 
     def test_the_choice_is_the_same_in_every_version(self):
         _, validation = hold_out(numbered([index % 3 for index in range(30)]), 6, 0)
-        assert identify(validation) == [2, 13, 24, 26, 27, 28]
+        assert sorted(identify(validation)) == [2, 13, 24, 26, 27, 28]
 
     @pytest.mark.parametrize("count", [-1, 0, 4, 5])
     def test_leaving_a_part_empty_is_refused(self, count):

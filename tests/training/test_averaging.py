@@ -189,7 +189,13 @@ class Counted(TinyNet):
 def test_batch_norm_is_recomputed_over_no_more_examples_at_a_time_than_are_learned_from(
     micro_batch: int | None, sizes: list[int] | None, tmp_path: Path
 ) -> None:
-    trained = run(tmp_path, method_of("swa"), train=digits().head(25), model=Counted(), micro_batch=micro_batch)
+    trained = run(
+        tmp_path,
+        method_of("swa", {"average_from": 0.0}),
+        train=digits().head(25),
+        model=Counted(),
+        micro_batch=micro_batch,
+    )
     counted = trained.model
     assert isinstance(counted, Counted)
     assert counted.sizes == (sizes or [2, 2, 2, 2] * 2 + [2, 2, 2, 3])

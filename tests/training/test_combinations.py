@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from training_samples import digits, method_of, tiny_net
+from training_samples import assert_same, digits, method_of, tiny_net
 
 from sam_bench.data import to_float
 from sam_bench.errors import InputError
+from sam_bench.perturb import WEIGHT_PERTURBATIONS
+from sam_bench.perturb.weights.ascent import Ascent
 from sam_bench.training import PARTS, build_method, load_recipe, override, recipe_names
 from sam_bench.training.step import TrainingStep
 
@@ -64,6 +66,27 @@ def test_every_combination_of_parts_trains_two_steps_or_is_refused_with_the_reas
 @pytest.mark.parametrize("weights", ["none", "sam", "awp"])
 def test_every_kind_of_search_trains_beside_a_weight_perturbation(weights: str, settings: dict[str, Any]) -> None:
     trains({"weights": weights, **settings})
+
+
+@pytest.mark.parametrize("weights", [cls.method for cls in WEIGHT_PERTURBATIONS if issubclass(cls, Ascent)])
+def test_at_rho_zero_a_weight_perturbation_is_none_beside_an_objective_of_several_passes(weights: str) -> None:
+    states, passes = [], []
+    for chosen in ({}, {"weights": weights, "rho": 0} | ({"example_share": 1} if weights == "esam" else {})):
+        recipe = override(load_recipe("trades"), {"batch_size": 16, "crop_padding": 1, "steps": 1, **chosen})
+        model, split = tiny_net().train(), digits().head(16)
+        model.dropout.p = 0.0  # a second pass would draw other masks
+        method = build_method(recipe)
+        step = TrainingStep(model, method, seed=0, precision="fp32")
+        for number in range(3):
+            step(to_float(split.images), split.labels, step=number, progress=number / 3)
+        states.append(model.state_dict())
+        counted = step.passes.train_forward, step.passes.train_backward
+        passes.append((counted, method.weights.passes_with(method.objective.passes)))
+    assert_same(*states)
+    if weights == "aace":
+        (_, first), (counted, stated) = passes
+        assert stated == (first[0] + 1, first[1] + 1)
+        assert counted == (48 * stated[0], 48 * stated[1])
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -202,6 +202,13 @@ def test_the_best_epoch_cannot_be_told_without_validation_images(validation: int
     assert list(tmp_path.iterdir()) == [data]
 
 
+def test_a_run_without_a_ball_is_watched_in_the_threat_model_it_is_listed_under(tmp_path: Path) -> None:
+    data = npz(tmp_path / "noise.npz", test_seed=1)
+    train_on(data, tmp_path, validation=8, threat="L2", settings={"epochs": 1, "batch_size": 16, "crop_padding": 0})
+    config = read_record(tmp_path / "run/config.json", RunConfig)
+    assert (config.validation_norm, str(config.validation_eps)) == ("L2", "32/255")
+
+
 def test_a_validation_radius_of_zero_is_zero(tmp_path: Path) -> None:
     data = npz(tmp_path / "noise.npz", test_seed=1)
     settings = {"epochs": 1, "batch_size": 16, "crop_padding": 0, "inputs": "pgd", "steps": 1}

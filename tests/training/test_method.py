@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -43,6 +44,27 @@ def test_what_a_recipe_says_of_its_cost_is_what_it_costs(name: str) -> None:
     said += [float(number) for number in re.findall(r"([\d.]+) times (?:the cost|that) of", load_recipe(name).good_for)]
     assert all(number == pytest.approx(cost) for number in said)
     assert said or cost <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("at", {"eps": "4/255"}, {"eps": "4/255", "step_size": "1/255"}),  # as in at-linf-4
+        ("at", {"inputs.eps": 0.1}, {"eps": "0.1", "step_size": "0.025"}),
+        ("at", {"eps": "4/255", "step_size": "2/255"}, {"eps": "4/255", "step_size": "2/255"}),
+        ("at", {"eps": "8/255"}, {"eps": "8/255", "step_size": "2/255"}),
+        ("at-l2-32", {"eps": "1/255"}, {"eps": "1/255", "step_size": "0.5/255"}),
+        ("fast-at", {"eps": "4/255"}, {"eps": "4/255", "step_size": "5/255"}),
+        ("n-fgsm", {"eps": "1/255"}, {"eps": "1/255", "step_size": "1/255", "noise_eps": "2/255"}),
+        ("n-fgsm", {"eps": "1/255", "noise_eps": "1/255"}, {"step_size": "1/255", "noise_eps": "1/255"}),
+        ("at", {"inputs": "fgsm", "eps": "1/255"}, {"eps": "1/255", "step_size": None}),
+    ],
+)
+def test_steps_and_noise_stay_in_proportion_to_a_new_radius(
+    name: str, settings: dict[str, Any], expected: dict[str, str | None]
+) -> None:
+    found = build_method(override(load_recipe(name), settings)).recipe.inputs.settings
+    assert {key: None if found[key] is None else str(found[key]) for key in expected} == expected
 
 
 def test_a_perturbation_that_would_begin_after_the_end_is_refused() -> None:

@@ -73,7 +73,7 @@ def test_every_pair_of_perturbations_trains_saves_and_resumes_bitwise(
 def test_every_other_part_of_a_recipe_resumes_bitwise(part: str, name: str, tmp_path: Path) -> None:
     # An objective may compare clean with perturbed inputs: they move.
     moving = {"inputs": "fgsm"} if part == "objective" else {}
-    needed = {"opt": "lamb"} if name == "timm" else {}
+    needed = {"timm": {"opt": "lamb"}, "swa": {"average_from": 0.3}}.get(name, {})
     method = method_of("sam", {part: name, "epochs": 3, **moving, **needed})
     run(tmp_path / "whole", method)
     with pytest.raises(KeyboardInterrupt):

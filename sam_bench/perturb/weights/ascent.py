@@ -45,6 +45,24 @@ class Ascent(WeightPerturbation):
         """Two gradients in every step with an ascent."""
         return (1 + 1 / self.interval, 1 + 1 / self.interval)
 
+    def check(self, model: nn.Module, *, epochs: int, steps: int) -> None:
+        """Refuse a model without the part that is to be perturbed, and a run without a step to perturb it in."""
+        self.movable(model)
+        first = -(-self.start_epoch * steps // self.interval) * self.interval
+        if first >= epochs * steps:
+            raise InputError(
+                f"--interval {self.interval}: of {epochs * steps} steps none from --start-epoch on is a multiple "
+                f"of it, so that {self.method} would never perturb the weights; give a smaller one"
+            )
+
+    def movable(self, model: nn.Module) -> list[nn.Parameter] | None:
+        """The parameters that may be perturbed; None for all.
+
+        Raises:
+            InputError: The model has none of the kind that was asked for.
+        """
+        return part_of(model, self.perturb_only)
+
     def differentiate(self, batch: BatchLoss) -> Tensor:
         """The gradient at the perturbed weights."""
         if batch.step == 0:
@@ -76,12 +94,8 @@ class Ascent(WeightPerturbation):
         return batch.step % self.interval == 0
 
     def chosen(self, batch: BatchLoss) -> list[nn.Parameter] | None:
-        """The parameters to perturb; None for all.
-
-        Raises:
-            InputError: The model has none of the kind that was asked for.
-        """
-        return part_of(batch.model, self.perturb_only)
+        """The parameters to perturb in this step; None for all."""
+        return self.movable(batch.model)
 
     def first(self, batch: BatchLoss, chosen: Sequence[nn.Parameter] | None) -> Tensor:
         """Fill the gradients that the ascent is made of; the loss at `w`."""

@@ -28,9 +28,9 @@ class AWP(Ascent):
         default=0.01, ge=0, description="length of the ascent as a share of each tensor's norm (the paper's gamma)"
     )
 
-    def chosen(self, batch: BatchLoss) -> list[nn.Parameter]:
+    def movable(self, model: nn.Module) -> list[nn.Parameter]:
         """Tensors of two or more dimensions among those that may be perturbed."""
-        parameters = super().chosen(batch) or batch.parameters
+        parameters = super().movable(model) or [each for each in model.parameters() if each.requires_grad]
         found = [parameter for parameter in parameters if parameter.dim() > 1]
         if not found:
             raise InputError(

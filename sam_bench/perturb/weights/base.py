@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam_bench.perturb.weights.loss import BatchLoss
 from sam_bench.registry import Component, Registry
@@ -87,6 +87,24 @@ class WeightPerturbation(Component):
     def passes(self) -> tuple[float, float]:
         """Forward and backward passes per example and step, on average."""
         return (1, 1)
+
+    def passes_with(self, objective: tuple[float, float]) -> tuple[float, float]:
+        """The same with an objective that takes so many forward and backward passes itself."""
+        forward, backward = self.passes
+        return (forward * objective[0], backward * objective[1])
+
+    def check(self, model: nn.Module, *, epochs: int, steps: int) -> None:
+        """Refuse, before anything is learned, a run in which it would never act or could not.
+
+        Args:
+            model: The network.
+            epochs: Of the run.
+            steps: Of an epoch.
+
+        Raises:
+            InputError: It has nothing to perturb, or no step to do it in.
+        """
+        return
 
     @abstractmethod
     def differentiate(self, batch: BatchLoss) -> Tensor:

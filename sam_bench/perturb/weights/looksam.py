@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from pydantic import Field, PrivateAttr
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam_bench.perturb.weights.base import WEIGHT_PERTURBATIONS, displaced, global_norm, inner_product
 from sam_bench.perturb.weights.loss import BatchLoss
@@ -28,6 +28,10 @@ class LookSAM(SAM):
     alpha: float = Field(default=0.7, ge=0, description="weight of the part that is reused between two ascents")
 
     _turn: list[Tensor] = PrivateAttr(default_factory=list)  # g_v / ||g_v||, for each parameter that learns
+
+    def check(self, model: nn.Module, *, epochs: int, steps: int) -> None:
+        """Refuse a model without the part that is to be perturbed; the first step there is has an ascent."""
+        self.movable(model)
 
     def due(self, batch: BatchLoss) -> bool:
         """Every `interval` steps, and when there is nothing yet to reuse."""

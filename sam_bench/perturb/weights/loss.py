@@ -106,6 +106,11 @@ class BatchLoss:
         """Examples in the batch, on this device."""
         return len(self.y)
 
+    @property
+    def several_passes(self) -> bool:
+        """Whether the objective runs more than the perturbed inputs."""
+        return self._passes != (1, 1)
+
     def differentiate(
         self,
         *,
@@ -173,7 +178,7 @@ class BatchLoss:
         return self._finish(found, hits, len(self), self._passes[0])
 
     def _finish(self, found: list[Tensor], hits: list[Tensor], count: int, forward: float) -> Tensor:
-        if self.hits is None:
+        if self.hits is None and hits:
             self.hits = torch.stack(hits).sum() * len(self) // count
         self.losses = torch.cat(found) if len(found) > 1 else found[0]
         self.forward += count / len(self) * forward
@@ -189,7 +194,7 @@ class BatchLoss:
             return logits
 
         losses = self._objective(score, x, x_adv, y) if loss is None else loss(score(x_adv), y)
-        if self.hits is None:
+        if self.hits is None and (loss is None or not self.several_passes):
             hits.append((seen[0].argmax(1) == y).sum())
         return losses
 
