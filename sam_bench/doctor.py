@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 from sam_bench.device import choose_precision, cpu_flags, device_name, package_versions
+from sam_bench.errors import InputError
 from sam_bench.integrations.overwritten import MEND, overwritten_by
 from sam_bench.zoo import Zoo, zoo_dir
 
@@ -124,10 +125,17 @@ def _writable(what: str, path: Path, option: str) -> Finding:
 
 
 def _zoo(root: Path) -> Finding:
-    if not root.is_dir():
-        return _writable("zoo", root, "--zoo or $SAM_BENCH_ZOO")
-    cards = Zoo(root).cards()
-    return Finding("zoo", "ok", f"{root} holds {len(cards)} model{'' if len(cards) == 1 else 's'}")
+    place = _writable("zoo", root, "--zoo or $SAM_BENCH_ZOO")
+    if not root.is_dir() or place.status == "wrong":
+        return place
+    cards = [card for _, card in Zoo(root).scan()]
+    broken = [str(card) for card in cards if isinstance(card, InputError)]
+    usable = len(cards) - len(broken)
+    holds = f"{root} holds {usable} model{'' if usable == 1 else 's'}"
+    if broken:
+        unread = f"{len(broken)} card{'' if len(broken) == 1 else 's'} that cannot be used"
+        return Finding("zoo", "wrong", f"{holds}, and {unread}: {'; '.join(broken)}", "mend or delete the file named")
+    return place if place.status == "note" else Finding("zoo", "ok", holds)
 
 
 def _compiler() -> Finding:

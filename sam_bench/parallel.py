@@ -6,8 +6,10 @@ process of two threads.
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
+import pickle
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +46,22 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def why_not_sent(thing: object) -> str | None:
+    """Why something cannot be sent to another process; None where it can. Tensors, which all can be, are not copied."""
+    try:
+        _Trial(io.BytesIO()).dump(thing)
+    except Exception as error:  # a class's own way of being pickled may raise anything
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return None
+
+
+class _Trial(pickle.Pickler):
+    def persistent_id(self, obj: Any) -> str | None:
+        import torch
+
+        return "" if type(obj) in (torch.Tensor, torch.nn.Parameter) else None
 
 
 def run_jobs(

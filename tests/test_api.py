@@ -250,6 +250,20 @@ def test_a_module_of_ones_own_and_a_checkpoint_of_a_run_are_evaluated(workplace:
     assert path.name == "fgsm-Linf-1over255-n20.json"
 
 
+def test_a_refusal_for_too_few_classes_leaves_the_way_free_for_what_it_recommends(workplace: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
+    labels = np.arange(12) % 3
+    np.savez("three.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"dataset": "three.npz", "eps": "1/255", "output": "t3.json"}
+    module = Linear(classes=3)
+    with pytest.raises(InputError, match="use --attack autoattack --version custom --suite apgd-ce,fab-t,square"):
+        evaluate(module, **options)
+    assert not Path("t3.progress").exists()
+    settings = {"version": "custom", "suite": "apgd-ce,fab-t,square"}
+    assert evaluate(module, **options, settings=settings).attack == "autoattack"
+
+
 class _Said(SilentReporter):
     def __init__(self) -> None:
         self.lines: list[str] = []

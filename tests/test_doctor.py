@@ -92,6 +92,26 @@ def test_an_environment_variable_names_the_zoo(tmp_path: Path, monkeypatch: pyte
     assert by_name(examine(data_dir=tmp_path))["zoo"].detail == f"{tmp_path} holds 0 models"
 
 
+def test_a_card_that_cannot_be_read_is_wrong_in_every_form(there: dict[str, Path]) -> None:
+    card = there["zoo"] / "cifar10" / "Linf" / "bad.json"
+    card.parent.mkdir(parents=True)
+    card.write_text("{")
+    done = doctor("--data-dir", str(there["data_dir"]), "--zoo", str(there["zoo"]), "--json")
+    assert done.exit_code == 1 and not done.stderr
+    (zoo,) = (finding for finding in json.loads(done.stdout)["findings"] if finding["what"] == "zoo")
+    assert zoo["status"] == "wrong" and zoo["mend"] == "mend or delete the file named"
+    assert f"holds 0 models, and 1 card that cannot be used: {card} is not a valid ModelCard" in zoo["detail"]
+
+
+def test_a_zoo_that_is_there_and_cannot_be_written_is_wrong(
+    there: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there["zoo"].mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != there["zoo"])  # root may write everywhere
+    finding = by_name(examine(**there))["zoo"]
+    assert (finding.status, finding.detail) == ("wrong", f"{there['zoo']} cannot be written")
+
+
 def doctor(*arguments: str) -> Any:
     return CliRunner().invoke(cli, ["doctor", *arguments])
 

@@ -19,7 +19,7 @@ from sam_bench.data import first_examples
 from sam_bench.device import choose_device, device_name
 from sam_bench.distributed import LONG_PATIENCE, joined
 from sam_bench.errors import InputError
-from sam_bench.evaluation import TASK_SIZE, Evaluation, Recording, broken, chosen_executor, run_evaluation
+from sam_bench.evaluation import Evaluation, Recording, broken, chosen_executor, run_evaluation
 from sam_bench.evaluation.batch_size import USUAL, choose_batch_size
 from sam_bench.evaluation.opinion import second_attack
 from sam_bench.perturb.ball import USUAL_EPS, check_eps
@@ -43,7 +43,7 @@ def evaluate(
     workers: int | None = None,
     executor: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
-    task_size: int = TASK_SIZE,
+    task_size: int | None = None,
     data_dir: StrPath = Path("data"),
     dataset_name: str | None = None,
     image_size: int | None = None,
@@ -80,7 +80,7 @@ def evaluate(
             many as the cluster has room for.
         executor: `local`, or `ray`: share the examples out over a Ray cluster.
         ray_address: `auto` or HOST:PORT of the cluster; `local` starts one here. Default: `$RAY_ADDRESS`, else `local`.
-        task_size: Examples of a task on the cluster, at most.
+        task_size: Examples of a task on the cluster, at most; default 256.
         data_dir: Where torchvision's data sets are kept.
         dataset_name: What the data set is called in the record; default its own name.
         image_size: Resize to this many pixels (`digits` and folders); default the model's.
@@ -120,7 +120,7 @@ def evaluate_curve(
     workers: int | None = None,
     executor: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
-    task_size: int = TASK_SIZE,
+    task_size: int | None = None,
     data_dir: StrPath = Path("data"),
     dataset_name: str | None = None,
     image_size: int | None = None,
@@ -153,6 +153,8 @@ def evaluate_curve(
     output, zoo, data_dir = path_of(output), path_of(zoo), Path(data_dir)
     check_record_file(output)
     found = sorted(parse_radii(radii, norm, allow_large_eps=allow_large_eps), key=float)
+    if output is not None and len(found) > 1:
+        raise InputError("--output names one file, but --eps gives several radii; leave --output away")
     check_seed(seed)
     chosen = _build_attack(attack, settings or {})
     chosen.check(norm)
@@ -191,6 +193,8 @@ def evaluate_curve(
             batch_size=size,
         )
         first.check()  # before a pass of the model is made to measure its memory
+        if second is not None:
+            replace(first, attack=second).check()
         if batch_size == "auto" and not away:
             shape = tuple(test.images.shape[1:])
             found_size = choose_batch_size(
@@ -218,9 +222,10 @@ def evaluate_curve(
             ran_on=away.ran_on if away else partial(device_name, where),
             spelled=model if isinstance(model, str) else loaded.name,
             command=command,
+            curve=len(found) > 1,
         )
-        for number, (radius, path) in enumerate(zip(found, paths, strict=True)):
-            recording.check(replace(first, eps=radius, batch_size=size), path, carries=number > 0)
+        for radius, path, smaller in zip(found, paths, [None, *paths[:-1]], strict=True):
+            recording.check(replace(first, eps=radius, batch_size=size), path, smaller=smaller)
         records: list[EvaluationRecord] = []
         for radius, path in zip(found, paths, strict=True):
             carried = broken(records[-1]) if records else {}

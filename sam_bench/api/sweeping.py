@@ -165,7 +165,7 @@ def sweep(
     )
     varies = [key for key, values in grid.items() if len(values) > 1]
     reporter.say(f"{len(runs)} run{'' if len(runs) == 1 else 's'}: {', '.join(run.name for run in runs)}")
-    with chosen_executor(executor, address=ray_address, device=device, workers=workers, task_size=1) as away:
+    with chosen_executor(executor, address=ray_address, device=device, workers=workers) as away:
         if away is None:
             jobs = [Job(run.name, _do, {"run": run, "plan": plan}) for run in runs]
             differing = {run.name: run.varies for run in runs}

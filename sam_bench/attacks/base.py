@@ -142,6 +142,30 @@ class Attack(Component):
             InputError: It knows other norms only.
         """
 
+    def check_model(self, norm: Norm, *, classes: int, shape: tuple[int, int, int]) -> None:
+        """Refuse a model that this attack cannot be run on, before anything is attacked; here none is.
+
+        Args:
+            norm: Of the ball.
+            classes: Width of the logits.
+            shape: Of one image, (C, H, W).
+
+        Raises:
+            InputError: It has too few classes, or its images are too small; says what can be run instead.
+        """
+
+    def check_device(self, device: torch.device) -> None:
+        """Refuse a device that lacks what this attack needs, before anything is attacked; here none does.
+
+        Raises:
+            InputError: Something is missing; names it.
+        """
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it cannot be run on a model without a gradient with respect to the input; False: or not known."""
+        return False
+
     @abstractmethod
     def search(self, model: nn.Module, task: Task) -> Found:
         """Look for adversarial examples.

@@ -50,6 +50,11 @@ class SteepestSteps:
 class GradientAttack(ExampleAttack):
     """Base of attacks that move along gradients inside a ball, for which `Ball` has no steps and no starts in L1."""
 
+    @property
+    def needs_gradients(self) -> bool:
+        """Yes."""
+        return True
+
     def check(self, norm: Norm) -> None:
         """See `Attack.check`."""
         if norm == "L1":

@@ -15,6 +15,7 @@ from sam_bench.attacks.doubts import explain
 from sam_bench.attacks.random_state import random_state_kept
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
+from sam_bench.records import Norm
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,15 @@ class ReferenceAutoAttack:
         """Names of the attacks of this version, in order."""
         return attacks_of(self.version, self.suite_of_custom)
 
+    def check_images(self, norm: Norm, height: int, width: int) -> None:
+        """Refuse images that upstream's Square fails on.
+
+        Raises:
+            InputError: It does.
+        """
+        if "square" in self.attacks:
+            refuse_what_upstreams_square_cannot(height, width, norm)
+
     def suite(self, model: nn.Module, *, ball: Ball, seed: int, device: torch.device) -> Any:
         """Upstream's AutoAttack object with this version's settings."""
         return upstream.build(model, norm=ball.norm, eps=ball.eps, seed=seed, version=self.version, device=device)
@@ -51,8 +61,7 @@ class ReferenceAutoAttack:
                 images of this shape.
         """
         x, y, ball, device, progress = task.x, task.y, task.ball, task.device, task.progress
-        if "square" in self.attacks:
-            refuse_what_upstreams_square_cannot(x.shape[-2], x.shape[-1], ball.norm)
+        self.check_images(ball.norm, x.shape[-2], x.shape[-1])
         total = len(x)
         with random_state_kept(device), upstream.gradients_kept(model):
             torch.manual_seed(task.seed)

@@ -90,9 +90,7 @@ class _BatchSize(click.IntRange):
 @click.option(
     "--task-size",
     type=click.IntRange(min=1),
-    default=api.TASK_SIZE,
-    show_default=True,
-    help="Examples of a task on Ray, at most.",
+    help=f"Examples of a task on Ray, at most.  [default: {api.TASK_SIZE}]",
 )
 @click.option("--save-adversarial", is_flag=True, help="Write the adversarial examples, too (….adversarial.npz).")
 @click.option(
@@ -138,8 +136,6 @@ def command(
     for name in _SETTINGS:
         options.pop(name)
     radii = api.parse_radii(eps, options["norm"], allow_large_eps=options["allow_large_eps"])
-    if output is not None and len(radii) > 1:
-        raise click.UsageError("--output names one file, but --eps gives several radii; leave --output away")
     records = api.evaluate_curve(
         model,
         radii,

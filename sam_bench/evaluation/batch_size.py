@@ -48,7 +48,10 @@ def choose_batch_size(
         return USUAL, "its verdicts depend on it, and this is the usual one"
     if device.type != "cuda":
         return USUAL, "more gains nothing on this device"
-    probed = _probed(module, shape, device)
+    try:
+        probed = _probed(module, shape, device)
+    except RuntimeError:  # what needs a gradient has been refused; Square does not
+        return USUAL, "the model has no gradient to measure the memory of"
     if probed is None:
         return SMALLEST_BATCH, "the fewest there can be: a gradient of as many did not fit into the memory"
     torch.cuda.empty_cache()  # what this process keeps for later is no room for its workers

@@ -128,9 +128,18 @@ class Journal:
                 "folder to begin anew"
             )
 
-    def is_of(self, identity: Mapping[str, Any]) -> bool:
-        """Whether the folder is there and was begun for this evaluation."""
-        return self._identity_file.exists() and self._read_identity() == json.loads(json.dumps(identity))
+    def is_of(self, identity: Mapping[str, Any], *, but_for: str = "") -> bool:
+        """Whether the folder is there and was begun for this evaluation.
+
+        Args:
+            identity: What decides its verdicts.
+            but_for: The name of what may differ.
+        """
+        if not self._identity_file.exists():
+            return False
+        there = self._read_identity()
+        here = json.loads(json.dumps(identity))
+        return all(there.get(key) == here.get(key) for key in there.keys() | here.keys() if key != but_for)
 
     def read(self, *, witnesses: bool = True, share: tuple[int, int] = (0, 1)) -> Known:
         """What is known now.

@@ -121,14 +121,15 @@ class OnRay:
 
 @contextmanager
 def chosen_executor(
-    name: str, *, address: str | None, device: str, workers: int | None, task_size: int
+    name: str, *, address: str | None, device: str, workers: int | None, task_size: int | None = None
 ) -> Iterator[OnRay | None]:
     """What the shards of an evaluation are given to, for the time of the block; None where that is this machine.
 
     Args:
         name: `local` or `ray`.
         address: Of the cluster; see `integrations.ray.connected`.
-        device, workers, task_size: See `OnRay`.
+        device, workers: See `OnRay`.
+        task_size: See `OnRay`; default 256.
 
     Raises:
         InputError: Ray is not installed, no cluster answers, or it has no such device.
@@ -136,6 +137,8 @@ def chosen_executor(
     if name == "local":
         if address is not None:
             raise InputError(f"--ray-address {address} goes with --executor ray only")
+        if task_size is not None:
+            raise InputError(f"--task-size {task_size} goes with --executor ray only")
         yield None
         return
     if name != "ray":
@@ -143,7 +146,8 @@ def chosen_executor(
     if team_size() > 1:
         raise InputError("--executor ray and torchrun both share out the examples; use one of them")
     with connected(address, workers=workers) as cluster:
-        yield OnRay(cluster, device=device, workers=workers, task_size=task_size)
+        size = TASK_SIZE if task_size is None else task_size
+        yield OnRay(cluster, device=device, workers=workers, task_size=size)
 
 
 def _attack(shared: tuple[Workplace, str], shard: Shard, tell: Callable[[Verdict | str], None]) -> str:

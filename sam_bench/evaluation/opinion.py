@@ -5,8 +5,9 @@ The first attack's verdicts stay as they are: what is called AutoAttack is AutoA
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from sam_bench.attacks import Attack, Verdict
 from sam_bench.attacks.doubts import second_opinion_doubts
@@ -57,22 +58,38 @@ def with_opinion(record: EvaluationRecord, opinion: Evaluation, known: Known) ->
         known: What came out of it.
     """
     attack = opinion.attack
-    broken = [
-        place
-        for place, verdict in sorted(known.verdicts.items())
-        if verdict.verdict == attack.method and record.verdicts[place] == ROBUST
-    ]
-    total, left = record.n_examples, record.verdicts.count(ROBUST)
+    broken = [place for place, verdict in known.verdicts.items() if verdict.verdict == attack.method]
+    about = {
+        "attack": attack.method,
+        "engine": attack.implementation,
+        "settings": settings_of(attack),
+        "seconds": known.seconds,
+    }
+    return _counted(record, about, broken, known.doubts)
+
+
+def recounted(record: EvaluationRecord, opinion: SecondOpinion, broken: Iterable[int] = ()) -> EvaluationRecord:
+    """The record with an opinion that is there already, as a curve has it: its attack works example by example.
+
+    Args:
+        record: What the first attack found, and what was carried over.
+        opinion: Asked when as much or more was left standing.
+        broken: Places that it broke in a smaller ball.
+    """
+    about = opinion.model_dump(exclude={"robust_accuracy", "gap", "broken"})
+    return _counted(record, about, [*opinion.broken, *broken], [])
+
+
+def _counted(
+    record: EvaluationRecord, about: Mapping[str, Any], broken: Iterable[int], told: Iterable[str]
+) -> EvaluationRecord:
+    standing = {place for place, verdict in enumerate(record.verdicts) if verdict == ROBUST}
+    lost, total = sorted(standing.intersection(broken)), record.n_examples
     added = SecondOpinion(
-        attack=attack.method,
-        engine=attack.implementation,
-        settings=settings_of(attack),
-        robust_accuracy=(left - len(broken)) / total,
-        gap=len(broken) / total,
-        broken=broken,
-        seconds=known.seconds,
+        **about, robust_accuracy=(len(standing) - len(lost)) / total, gap=len(lost) / total, broken=lost
     )
     doubts = second_opinion_doubts(record.attack, added.attack, added.gap)
+    others = [each for each in record.warnings if not each.startswith("second-opinion")]
     fields = {name: getattr(record, name) for name in EvaluationRecord.model_fields}
-    warnings = list(dict.fromkeys([*record.warnings, *known.doubts, *doubts]))
+    warnings = list(dict.fromkeys([*others, *told, *doubts]))
     return EvaluationRecord(**fields | {"second_opinion": added, "warnings": warnings})

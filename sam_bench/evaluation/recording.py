@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sam_bench.attacks import Attack, Verdict
@@ -11,7 +11,7 @@ from sam_bench.distributed import Team
 from sam_bench.errors import InputError
 from sam_bench.evaluation.existing_record import existing
 from sam_bench.evaluation.journal import Journal, Known, read_about, write_witnesses
-from sam_bench.evaluation.opinion import opinion_on, with_opinion
+from sam_bench.evaluation.opinion import opinion_on, recounted, with_opinion
 from sam_bench.evaluation.run import Evaluation, record_of
 from sam_bench.progress import Reporter
 from sam_bench.records import MISCLASSIFIED, ROBUST, EvaluationRecord, read_record, write_record
@@ -32,6 +32,7 @@ class Recording:
         ran_on: What that is called in the record, when it has run.
         spelled: MODEL as the user gave it.
         command: The command line.
+        curve: There are several radii, each with a file of its own.
     """
 
     run: Callable[[Evaluation, Journal], Known]
@@ -44,6 +45,7 @@ class Recording:
     ran_on: Callable[[], str]
     spelled: str
     command: str
+    curve: bool = False
 
     def record(self, evaluation: Evaluation, path: Path, smaller: EvaluationRecord | None) -> EvaluationRecord:
         """The record of an evaluation, on disk when this returns.
@@ -54,21 +56,18 @@ class Recording:
             smaller: The record at the next smaller radius of the curve.
         """
         journal, opinions = _journals(path)
-        record = None
+        record, judged = None, False
         if self.team.is_main:
-            record = existing(path, evaluation, resume=self.resume)
-            if record is not None and self.keep_witnesses and not _has_witnesses(path, evaluation):
-                if not journal.is_of(evaluation.identity()):
-                    raise InputError(
-                        f"--save-adversarial: {path} is finished, and its adversarial examples were not kept; leave "
-                        "--resume away to attack again and keep them"
-                    )
-                record = None  # it is being made anew for their sake
-        record = self.team.share(record)
-        if record is not None and (self.second is None or record.second_opinion is not None):
+            record = self._finished(evaluation, path)
+            before = smaller.second_opinion if smaller else None
+            if record is not None and record.second_opinion is not None and before is not None:
+                record = recounted(record, record.second_opinion, before.broken)
+            judged = record is not None and self._is_judged(record, evaluation, path)
+        record, judged = self.team.share((record, judged))
+        if record is not None and judged:
             self.reporter.say(f"{path} is finished: nothing to resume")
             if self.team.is_main and read_record(path, EvaluationRecord) != record:
-                write_record(path, record)  # that of an evaluation alone, as this curve has it
+                _write(path, record)  # that of an evaluation alone or of another curve, as this curve has it
             if journal.is_of(evaluation.identity()):  # of a process that was killed as it was done
                 journal.remove()
             return record
@@ -80,29 +79,59 @@ class Recording:
         if self.second is not None:
             record = self._judged_again(record, evaluation, path, opinions, self.second, smaller)
         if self.team.is_main:
-            write_record(path, record)
+            _write(path, record)
             self.reporter.say(f"record written to {path}")
         self.team.wait()
         journal.remove()
-        opinions.remove()
+        if self.second is not None:
+            opinions.remove()
         return record
 
-    def check(self, evaluation: Evaluation, path: Path, *, carries: bool) -> None:
+    def check(self, evaluation: Evaluation, path: Path, *, smaller: Path | None) -> None:
         """Refuse, before anything is attacked, what would be found in the way hours later.
 
         Args:
             evaluation: As `record` will be given it, but for what will be carried over.
             path: The record's file.
-            carries: Something may be carried over.
+            smaller: The file of the record at the next smaller radius of the curve, which was checked before.
 
         Raises:
-            InputError: The record is of another evaluation; or there is one under way, and nobody said to go on.
+            InputError: The record is of another evaluation, or without adversarial examples that are asked for; or
+                there is one under way, and nobody said to go on.
         """
         if not self.team.is_main:
             return
-        existing(path, evaluation, resume=self.resume, carries=carries)
+        carries = smaller is not None
+        if smaller is not None and smaller.exists() and not (self.resume and evaluation.attack.per_example):
+            # Made anew or taken as it is, it breaks what it broke; one that is built on may break more.
+            carries, evaluation = False, replace(evaluation, carried=broken(read_record(smaller, EvaluationRecord)))
+        self._finished(evaluation, path, carries=carries)
         if not self.resume:
             _journals(path)[0].check_unused()
+
+    def _finished(self, evaluation: Evaluation, path: Path, *, carries: bool = False) -> EvaluationRecord | None:
+        """The record that is to be taken as it is, if there is one; `carries` as for `existing`."""
+        kept = not self.keep_witnesses or _has_witnesses(_bundles(path)[0], evaluation)
+        record = existing(path, evaluation, resume=self.resume, carries=carries, curve=self.curve, usable=kept)
+        if record is None or kept:
+            return record
+        if not _journals(path)[0].is_of(evaluation.identity(), but_for="carried" if carries else ""):
+            raise InputError(
+                f"--save-adversarial: {path} is finished, and its adversarial examples were not kept; "
+                f"{'delete it' if self.curve else 'leave --resume away'} to attack again and keep them"
+            )
+        return None  # it is being made anew for their sake
+
+    def _is_judged(self, record: EvaluationRecord, evaluation: Evaluation, path: Path) -> bool:
+        """Whether a finished record has all that is asked of a second opinion."""
+        if self.second is None:
+            return True
+        if record.second_opinion is None:
+            return False
+        kept = not self.keep_witnesses or _has_witnesses(_bundles(path)[1], replace(evaluation, attack=self.second))
+        if not kept:
+            self.reporter.say(f"{path}: the second opinion is asked again, to keep its adversarial examples")
+        return kept
 
     def _attacked(self, evaluation: Evaluation, path: Path, journal: Journal) -> EvaluationRecord:
         self.reporter.say(
@@ -110,7 +139,7 @@ class Recording:
             f"{len(evaluation.test):,} test images of {evaluation.dataset}; {self.place}, seed {evaluation.seed}"
         )
         known = self.run(evaluation, journal)
-        self._keep(path.with_suffix(".adversarial.npz"), evaluation, known)
+        self._keep(_bundles(path)[0], evaluation, known)
         return record_of(evaluation, known, device=self.ran_on(), spelled=self.spelled, command=self.command)
 
     def _judged_again(
@@ -129,7 +158,7 @@ class Recording:
             f"second opinion: {second.method} on the {left:,} examples that {evaluation.attack.method} left standing"
         )
         known = self.run(opinion, journal)
-        self._keep(path.with_suffix(".opinion.adversarial.npz"), opinion, known)
+        self._keep(_bundles(path)[1], opinion, known)
         return with_opinion(record, opinion, known)
 
     def _keep(self, path: Path, evaluation: Evaluation, known: Known) -> None:
@@ -156,6 +185,18 @@ def _journals(path: Path) -> tuple[Journal, Journal]:
     return Journal(path.with_suffix(".progress")), Journal(path.with_suffix(".opinion.progress"))
 
 
+def _bundles(path: Path) -> tuple[Path, Path]:
+    """The files of a record's adversarial examples, and of those of its second opinion."""
+    return path.with_suffix(".adversarial.npz"), path.with_suffix(".opinion.adversarial.npz")
+
+
+def _write(path: Path, record: EvaluationRecord) -> None:
+    """Write a record; without an opinion, the adversarial examples of an earlier one go."""
+    if record.second_opinion is None:
+        _bundles(path)[1].unlink(missing_ok=True)
+    write_record(path, record)
+
+
 def _about(evaluation: Evaluation) -> dict[str, str]:
     """What is written beside adversarial examples, so that they are not taken for those of something else."""
     identity = evaluation.identity()
@@ -164,7 +205,7 @@ def _about(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _has_witnesses(path: Path, evaluation: Evaluation) -> bool:
-    return read_about(path.with_suffix(".adversarial.npz")) == _about(evaluation)
+    return read_about(path) == _about(evaluation)
 
 
 def broken(record: EvaluationRecord) -> dict[int, Verdict]:

@@ -19,8 +19,9 @@ from sam_bench.distributed import ALONE, Team
 from sam_bench.errors import InputError
 from sam_bench.evaluation.journal import Journal, Known
 from sam_bench.evaluation.shards import Executor, Shard, Workplace, attack_in_processes, attack_shard
-from sam_bench.models import check_model
+from sam_bench.models import check_input_gradient, check_model
 from sam_bench.modes import attacking
+from sam_bench.parallel import why_not_sent
 from sam_bench.progress import Reporter
 from sam_bench.records import EvaluationRecord, Norm, Radius, accuracies
 from sam_bench.zoo import LoadedModel
@@ -73,7 +74,7 @@ class Evaluation:
         """Refuse what cannot work, before anything is attacked.
 
         Raises:
-            InputError: The model does not fit the data: wrong input shape or number of classes.
+            InputError: The model does not fit the data (wrong input shape or number of classes) or the attack.
             SamBenchError: The model returns NaN or infinite logits.
         """
         model, test = self.model, self.test
@@ -89,8 +90,12 @@ class Evaluation:
                 f"model {model.name} knows {model.num_classes} classes, but data set {self.dataset} has labels up to "
                 f"{highest}"
             )
+        name = f"model {model.name}"
         with attacking(model.module):
-            check_model(model.module, num_classes=model.num_classes, input_shape=shape, name=f"model {model.name}")
+            check_model(model.module, num_classes=model.num_classes, input_shape=shape, name=name)
+        if self.attack.needs_gradients:
+            check_input_gradient(model.module, shape, attack=self.attack.method, name=name)
+        self.attack.check_model(self.norm, classes=model.num_classes, shape=shape)
 
     def standing(self, known: Known) -> tuple[dict[int, Verdict], list[int]]:
         """What is said of each example, what was carried over included, and the places of those not settled yet."""
@@ -160,6 +165,13 @@ def run_evaluation(
         raise InputError(
             f"{attack.method} as asked for ({attack.implementation}) cannot be shared among processes: what it draws "
             f"for an example depends on the others in its batch; leave {'--executor' if executor else '--workers'} away"
+        )
+    if not executor:
+        attack.check_device(device)
+    if workers > 1 and team.size == 1 and not executor and (reason := why_not_sent(evaluation.model.module)):
+        raise InputError(
+            f"workers={workers} needs a module that can be pickled, and {evaluation.model.name} cannot ({reason}): "
+            "define its class at the top of a file of its own, or leave workers away"
         )
     with journal.claimed() if team.is_main else nullcontext():
         # Rank 0 first: it speaks. Then every other one, whose disk may be another, with leftovers of its own.

@@ -1,7 +1,8 @@
 """What other packages need from us to work: RobustBench, and AutoAttack under either of its names.
 
 `install` runs when sam_bench is imported. It changes nothing by itself; it waits for the packages
-to be imported and mends only what is broken then. A sound installation always wins.
+to be imported. A module that is there always wins over a stand-in of ours; `AutoAttack`, `EvaluationState`
+and `benchmark` of `robustbench.eval` are wrapped wherever it is imported.
 """
 
 from __future__ import annotations

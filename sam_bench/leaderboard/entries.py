@@ -20,6 +20,7 @@ from sam_bench.leaderboard.labels import (
     percent,
     radius_key,
     radius_text,
+    split_warnings,
 )
 from sam_bench.perturb.ball import USUAL_EPS
 from sam_bench.records import (
@@ -76,7 +77,11 @@ def row_key(row: EntryRow) -> RowKey:
 
 def record_file_name(model: str, row: EntryRow) -> str:
     """Name of a row's record: `<model>-<attack>-<norm>-8over255.json`."""
-    return f"{model}-{row.attack}-{row.norm}-{radius_text(row.eps).replace('/', 'over')}.json"
+    eps = radius_text(row.eps).replace("/", "over")
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", eps):
+        # The number, so that `1e+1` and `1e-1` do not get one name.
+        eps = f"{float(row.eps):.12g}".replace("+", "")
+    return f"{model}-{row.attack}-{row.norm}-{eps}.json"
 
 
 def row_from_record(record: EvaluationRecord, *, sha256: str, model: str) -> EntryRow:
@@ -192,7 +197,9 @@ def _footnote(card: ModelCard, top: EntryRow) -> str | None:
     official = OFFICIAL_EPS.get((dataset, card.threat))
     if official is not None and radius_key(official) != radius_key(top.eps):
         said.append(f"at eps {radius_text(top.eps)}, not {official}")
-    said.extend(f"AutoAttack warns: {warning}" for warning in top.warnings)
+    own, others = split_warnings(top.warnings)
+    said.extend(f"AutoAttack warns: {warning}" for warning in own)
+    said.extend(f"a second attack: {warning}" for warning in others)
     return "; ".join(said) or None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from sam_bench.records import Architecture, ComponentSpec, EvaluationRecord, Radius, Recipe
@@ -119,6 +120,18 @@ def attack_name(record: EvaluationRecord) -> str:
 
 def _count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def split_warnings(warnings: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What an attack doubts of its own result, and what a second attack found, this without its code."""
+    own, others = [], []
+    for warning in warnings:
+        code, _, text = warning.partition(": ")
+        if code == "second-opinion":
+            others.append(text)
+        else:
+            own.append(warning)
+    return own, others
 
 
 def radius_text(eps: Radius) -> str:

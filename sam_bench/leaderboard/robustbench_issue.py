@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from sam_bench.leaderboard.entries import OFFICIAL_EPS, OFFICIAL_EXAMPLES, headline, listed_dataset
-from sam_bench.leaderboard.labels import radius_key, radius_text
+from sam_bench.leaderboard.labels import radius_key, radius_text, split_warnings
 from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry, ModelCard
 
 _REFERENCE_ENGINES = ("pyautoattack", "autoattack")
@@ -60,13 +60,15 @@ def conditions(card: ModelCard, record: EvaluationRecord) -> list[Condition]:
         )
     reference = record.engine.split(" ")[0].lower() in _REFERENCE_ENGINES
     implementation = "the reference implementation" if reference else "not the reference implementation"
-    warned = "; ".join(record.warnings)
+    own, others = split_warnings(record.warnings)
+    warned = "; ".join(own)
     return [
         board,
         count,
         radius,
         Condition(f"Attack: AutoAttack, version standard, by {record.engine} ({implementation})", reference),
         Condition(f"AutoAttack's own checks: {warned or 'no warning'}", not warned),
+        *(Condition(f"A second attack: {other}", None) for other in others),
         Condition(
             f"Training data: the {card.train_examples:,} examples of {card.dataset} alone, nothing additional", True
         ),

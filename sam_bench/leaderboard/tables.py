@@ -8,7 +8,9 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
+from sam_bench.attacks import ATTACKS
 from sam_bench.leaderboard.entries import StoredEntry, checked_records, read_card_if_there
 from sam_bench.leaderboard.labels import (
     AUTOATTACK,
@@ -195,10 +197,18 @@ def _other_images(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _other_settings(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
-    """What the name of another package's attack does not say of its settings, where not all rows have the same."""
-    own = line.record.settings if ":" in line.record.attack else {}
+    """What the name of another package's attack does not say of its settings, where not all rows have the same.
+
+    All that decides the strength of one of ours is in its name; what is in a name is the same in all rows.
+    """
+    own = {} if line.record.attack in _our_attacks() else line.record.settings
     names = [name for name in own if any(each.record.settings.get(name) != own[name] for each in rows)]
     return (f"attacked with {', '.join(f'{name} {own[name]}' for name in names)}",) if names else ()
+
+
+@cache
+def _our_attacks() -> frozenset[str]:
+    return frozenset(attack.method for attack in ATTACKS if attack.__module__.startswith("sam_bench."))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Networks: ours and timm's, built for a data set, with input normalisation as the first layer."""
 
 import sam_bench.models.preactresnet  # noqa: F401  (registers its architectures)
-from sam_bench.models.check import check_model
+from sam_bench.models.check import check_input_gradient, check_model
 from sam_bench.models.factory import architecture_for, count_parameters, create_model, parse_options
 from sam_bench.models.normalize import NormalizedModel
 from sam_bench.models.registry import architecture_options, architectures, register_architecture
@@ -15,6 +15,7 @@ __all__ = [
     "attacking",
     "batch_norm_statistics_kept",
     "batch_norms",
+    "check_input_gradient",
     "check_model",
     "count_parameters",
     "create_model",

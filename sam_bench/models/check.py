@@ -24,12 +24,7 @@ def check_model(
         InputError: It fails on such images, or returns something other than finite floating-point
             logits [batch, num_classes].
     """
-    first = next(module.parameters(), None)
-    device = torch.device("cpu") if first is None else first.device
-    # Noise between a black and a white image: the box's corners are where overflow shows.
-    batch = torch.rand(4, *input_shape, generator=torch.Generator().manual_seed(0))
-    batch[0], batch[1] = 0.0, 1.0
-    batch = batch.to(device)
+    batch = _some_images(module, input_shape)
     shown = "x".join(str(size) for size in input_shape)
     try:
         with attacking(module), torch.no_grad():
@@ -49,3 +44,39 @@ def check_model(
     if not bool(torch.isfinite(logits).all()):
         what = "NaN" if bool(torch.isnan(logits).any()) else "infinite values"
         raise InputError(f"{name} returns {what} among its logits for images in [0, 1]: its weights have diverged?")
+
+
+def check_input_gradient(
+    module: nn.Module, input_shape: tuple[int, int, int], *, attack: str, name: str = "the model"
+) -> None:
+    """Refuse a model whose logits have no gradient with respect to the input; arguments as for `check_model`.
+
+    A gradient that is zero is one: attacks that stand still there say so.
+
+    Args:
+        attack: What needs the gradient.
+
+    Raises:
+        InputError: A backward pass fails, as it does after a forward pass under `torch.no_grad()`.
+    """
+    batch = _some_images(module, input_shape).requires_grad_()
+    try:
+        with attacking(module), torch.enable_grad():
+            torch.autograd.grad(module(batch).sum(), batch)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{name} has no gradient with respect to its input, which {attack} follows ({reason}): use --attack "
+            "autoattack --version custom --suite square"
+        ) from error
+
+
+def _some_images(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """Four images where the module is."""
+    first = next(module.parameters(), None)
+    # Noise between a black and a white image: the box's corners are where overflow shows.
+    batch = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
+    batch[0], batch[1] = 0.0, 1.0
+    return batch if first is None else batch.to(first.device)

@@ -268,6 +268,29 @@ def test_either_engine_says_which_it_is() -> None:
     assert "autoattack " in ATTACKS.build(ComponentSpec(method="autoattack", engine="reference")).implementation
 
 
+@pytest.mark.parametrize("rng", ["counter", "upstream"])
+def test_draws_of_ours_are_not_asked_for_where_the_authors_code_runs(rng: str) -> None:
+    with pytest.raises(InputError, match=f"attack.rng: {rng} goes with engine fast only"):
+        ATTACKS.build(ComponentSpec(method="autoattack", engine="reference", rng=rng))
+
+
+def test_settings_name_draws_of_ours_only_where_they_are() -> None:
+    reference, fast = (ATTACKS.build(ComponentSpec(method="autoattack", engine=each)) for each in ("reference", "fast"))
+    assert reference.model_dump(mode="json", exclude={"version"}) == {
+        "compile": "off",
+        "suite": [],
+        "engine": "reference",
+    }
+    assert fast.model_dump(mode="json")["rng"] == "counter"
+    for attack in (reference, fast):
+        assert ATTACKS.build(attack.spec()) == attack
+
+
+def test_a_suite_may_be_given_as_text() -> None:
+    attack = ATTACKS.build(ComponentSpec(method="autoattack", version="custom", suite="apgd-ce, square"))
+    assert attack.attacks == ["apgd-ce", "square"]
+
+
 @pytest.mark.parametrize("engine", ["fast", "reference"])
 @pytest.mark.parametrize(
     ("fields", "message"),

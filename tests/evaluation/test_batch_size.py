@@ -110,6 +110,15 @@ class Weighed(Nearest):
         return super().forward(x)
 
 
+def test_a_model_without_a_gradient_gets_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    Memory(1000).stand_in(monkeypatch)
+    model = Nearest()
+    model.register_forward_hook(lambda *call: call[-1].detach())
+    square = AutoAttack(version="custom", suite=("square",))
+    size, said = choose_batch_size(model, square, shape=(1, 8, 8), examples=60, device=torch.device("cuda"))
+    assert (size, said) == (128, "the model has no gradient to measure the memory of")
+
+
 @pytest.mark.parametrize(
     ("total", "each", "kept", "expected"),
     [

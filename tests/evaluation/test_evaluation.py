@@ -12,7 +12,7 @@ import torch
 from evaluation_samples import Nearest, digits, evaluate, evaluation_of, loaded
 from torch import Tensor, nn
 
-from sam_bench.attacks import ATTACKS, Attack, Progress
+from sam_bench.attacks import ATTACKS, Attack, Progress, Verdict
 from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.base import Found, Task
 from sam_bench.attacks.gradient import PGDAttack
@@ -50,6 +50,18 @@ def test_a_record_says_what_ran_on_what_and_what_came_out(nearest: Nearest, test
     assert (record.seed, record.batch_size, record.n_examples) == (3, 25, 60)
     assert record.packages == package_versions() and record.created.endswith("+00:00")
     assert record.command == "sam-bench evaluate nearest" and record.model == "nearest"
+
+
+def test_a_record_from_when_the_authors_code_was_said_to_draw_as_we_do_is_still_the_same(
+    nearest: Nearest, test_split: Split, tmp_path: Path
+) -> None:
+    attack = AutoAttack(version="custom", suite=("apgd-ce",), engine="reference")
+    evaluation = evaluation_of(nearest, test_split.head(4), attack)
+    record = evaluate(nearest, test_split.head(4), attack)
+    assert "rng" not in record.settings
+    older = record.model_copy(update={"settings": {**record.settings, "rng": "counter"}})
+    write_record(tmp_path / "record.json", older)
+    assert existing(tmp_path / "record.json", evaluation, resume=True) == older
 
 
 @pytest.mark.parametrize("start", [{"random_start": False}, {"restarts": 2}])
@@ -91,6 +103,60 @@ def test_a_model_that_does_not_fit_the_data_is_refused_before_the_attack(
 ) -> None:
     with pytest.raises(SamBenchError, match=message):
         evaluate(nearest, test_split, Unreached(), model=loaded(nearest, **changes))
+
+
+class Few(Nearest):
+    """The first three classes alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :3]
+
+
+class Unseeing(Nearest):
+    """Without a gradient, as behind a purification that is not differentiated."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+CUSTOM = {"version": "custom", "suite": ("apgd-ce", "square")}
+
+
+@pytest.mark.parametrize(
+    ("module", "attack", "changes", "message"),
+    [
+        (Few, AutoAttack(), {}, "needs at least 4 classes .* and the model has 3: use .* --suite apgd-ce,fab-t,square"),
+        (Few, AutoAttack(engine="reference"), {}, "needs at least 4 classes"),
+        (Few, ATTACKS.get("autoattack-screen")(), {}, "needs at least 4 classes"),
+        (Nearest, AutoAttack(**CUSTOM), {"norm": "L2", "size": 4}, "needs images of at least 5x5 pixels, not 4x4"),
+        (Nearest, AutoAttack(**CUSTOM, engine="reference"), {"norm": "L2", "size": 14}, "use --engine fast"),
+        (Unseeing, PGDAttack(), {}, "has no gradient .* pgd follows .*: use --attack autoattack --version custom"),
+        (Unseeing, AutoAttack(), {}, "has no gradient .* autoattack follows"),
+        (Unseeing, AutoAttack(engine="reference"), {}, "has no gradient .* autoattack follows"),
+    ],
+)
+def test_an_attack_that_cannot_be_run_on_the_model_is_refused_before_anything_is_begun(
+    module: type[Nearest], attack: Attack, changes: dict[str, Any], message: str
+) -> None:
+    size, made = changes.pop("size", 8), module()
+    images = torch.zeros(2, 1, size, size, dtype=torch.uint8)
+    if size != 8:
+        made.means = nn.Parameter(torch.rand(10, size * size))
+    model = loaded(made, num_classes=3 if module is Few else 10, input_shape=(1, size, size))
+    evaluation = evaluation_of(made, Split(images, torch.tensor([0, 1])), attack, model=model, **changes)
+    with pytest.raises(InputError, match=message):
+        evaluation.check()
+
+
+def test_what_is_recommended_instead_is_not_refused(test_split: Split) -> None:
+    three = test_split.labels < 3
+    split = Split(test_split.images[three], test_split.labels[three])
+    instead = AutoAttack(version="custom", suite=("apgd-ce", "fab-t", "square"))
+    few = Few()
+    evaluation_of(few, split, instead, model=loaded(few, num_classes=3)).check()
+    blind = evaluate(Unseeing(), split.head(2), AutoAttack(version="custom", suite=("square",)))
+    assert set(blind.verdicts) <= {ROBUST, "square", MISCLASSIFIED}
 
 
 class Unreached(PGDAttack):
@@ -192,11 +258,53 @@ def test_a_record_made_alone_serves_a_curve_as_if_the_smaller_ball_had_been_sear
     # Nobody said that what is there may be used or replaced.
     with pytest.raises(InputError, match=r"carried = 0 and this command gives \d+; add --resume to build on it"):
         existing(path, asked, resume=False)
-    # Before it is known what will be carried over, nothing speaks against it; the other way round it is too late.
-    assert existing(path, evaluation_of(nearest, test_split, attack), resume=False, carries=True) is None
+    # Before it is known what will be carried over, it can be built on, and fits only if it is nothing.
+    before = evaluation_of(nearest, test_split, attack)
+    assert existing(path, before, resume=True, carries=True) == alone
+    with pytest.raises(InputError, match=r"gives what smaller balls break; add --resume to build on it, or delete it$"):
+        existing(path, before, resume=False, carries=True, curve=True)
+    # The other way round it is too late.
     write_record(path, in_curve)
     with pytest.raises(InputError, match=r"has carried = \d+ and this command gives 0; delete it"):
         existing(path, evaluation_of(nearest, test_split, attack), resume=True)
+
+
+def test_a_record_of_a_curve_serves_one_that_carries_the_same_and_more(
+    nearest: Nearest, test_split: Split, tmp_path: Path
+) -> None:
+    path, attack = tmp_path / "record.json", PGDAttack(steps=1)
+    more = broken(evaluate(nearest, test_split, PGDAttack(steps=5)))
+    small = dict(list(more.items())[:3])
+    record = evaluate(nearest, test_split, attack, carried=small)
+    write_record(path, record)
+    found = existing(path, evaluation_of(nearest, test_split, attack, carried=more), resume=True)
+    assert found is not None and found.carried == len(more) > len(small) and found.verdicts != record.verdicts
+    assert found.verdicts == evaluate(nearest, test_split, attack, carried=more).verdicts
+    # One that carried examples which are not carried now did not attack them.
+    (other, *_) = small
+    others = {place: verdict for place, verdict in small.items() if place != other}
+    others |= {place: Verdict(place, "pgd") for place, each in enumerate(record.verdicts) if each == ROBUST}
+    assert len(others) > len(small)
+    with pytest.raises(InputError, match=rf"has carried = {len(small)} and this command gives {len(others)}; delete"):
+        existing(path, evaluation_of(nearest, test_split, attack, carried=others), resume=True)
+
+
+def test_verdicts_that_depend_on_the_batch_serve_their_own_curve_only(
+    nearest: Nearest, test_split: Split, tmp_path: Path
+) -> None:
+    path, asked = tmp_path / "record.json", evaluation_of(nearest, test_split, Chain())
+    write_record(path, evaluate(nearest, test_split, Chain()))
+    for resume in (True, False):
+        with pytest.raises(InputError, match=r"has carried = 0 and this command gives what .* break; delete it, or"):
+            existing(path, asked, resume=resume, carries=True)
+    carried = {0: Verdict(0, "first")}
+    in_curve = evaluate(nearest, test_split, Chain(), carried=carried)
+    write_record(path, in_curve)
+    assert existing(path, asked, resume=True, carries=True) == in_curve
+    with pytest.raises(InputError, match=r"has carried = 1 and this command gives 2; delete it"):
+        existing(
+            path, evaluation_of(nearest, test_split, Chain(), carried=carried | {1: Verdict(1, "first")}), resume=True
+        )
 
 
 @pytest.mark.parametrize("attack", [PGDAttack(steps=3), AutoAttack(version="custom", suite=("apgd-ce", "fab"))])

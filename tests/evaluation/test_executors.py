@@ -271,6 +271,7 @@ def test_an_attack_whose_draws_depend_on_the_batch_is_not_cut_into_tasks(
         ({"device": "cuda"}, "--device cuda: the Ray cluster has no GPU"),
         ({"device": "cuda:1"}, "--device cuda:1 does not go with --executor ray: use auto, cpu or cuda"),
         ({"name": "local", "address": "auto"}, "--ray-address auto goes with --executor ray only"),
+        ({"name": "local"}, "--task-size 256 goes with --executor ray only"),
         ({"name": "dask"}, "--executor 'dask' is not one of local, ray"),
     ],
 )

@@ -261,6 +261,27 @@ def test_processes_that_share_the_examples_find_what_one_finds(nearest: Nearest,
     assert len(list((tmp_path / "shared").glob("part-*"))) == 2
 
 
+def test_a_module_that_cannot_be_pickled_is_refused_before_anything_is_begun(tmp_path: Path) -> None:
+    class Local(Nearest):
+        pass
+
+    evaluation = evaluation_of(Local(), digits(10))
+    with pytest.raises(InputError, match=r"workers=2 needs a module that can be pickled, and nearest cannot \(.*Local"):
+        finish(evaluation, tmp_path / "journal", workers=2)
+    assert not (tmp_path / "journal").exists()
+    assert len(finish(evaluation, tmp_path / "journal").verdicts) == 10
+
+
+def test_a_missing_compiler_is_told_before_anything_is_begun(
+    nearest: Nearest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    evaluation = evaluation_of(nearest, digits(10), AutoAttack(compile="on"))
+    with pytest.raises(InputError, match=r"--compile on: there is no C\+\+ compiler"):
+        finish(evaluation, tmp_path / "journal")
+    assert not (tmp_path / "journal").exists()
+
+
 def test_what_depends_on_the_batch_is_not_shared(nearest: Nearest, tmp_path: Path) -> None:
     reference = evaluation_of(nearest, digits(10), AutoAttack(engine="reference"))
     with pytest.raises(InputError, match=r"\(pyautoattack .*\) cannot be shared among processes"):

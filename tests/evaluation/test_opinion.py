@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from evaluation_samples import CPU, Nearest, digits, evaluate, evaluation_of
 from hypothesis import given
@@ -166,12 +167,8 @@ def _without_times(record: EvaluationRecord) -> dict[str, Any]:
     return fields | {"second_opinion": added and added.model_dump(exclude={"seconds"})}
 
 
-@pytest.mark.parametrize("after", [0, 3, 8])
-def test_interrupted_in_the_middle_of_it_nothing_is_lost(
-    after: int, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = api.evaluate(**options, eps="16/255", output=tmp_path / "whole.json")
-    assert whole.second_opinion is not None and len(whole.second_opinion.broken) > 3
+def stop_in_it(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the process stop instead of writing another line of an opinion's journal."""
     add, written = journal.Writer._add, 0
 
     def stop(self: Any, entry: dict[str, Any]) -> None:
@@ -182,9 +179,18 @@ def test_interrupted_in_the_middle_of_it_nothing_is_lost(
             written += 1
         add(self, entry)
 
+    monkeypatch.setattr(journal.Writer, "_add", stop)
+
+
+@pytest.mark.parametrize("after", [0, 3, 8])
+def test_interrupted_in_the_middle_of_it_nothing_is_lost(
+    after: int, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = api.evaluate(**options, eps="16/255", output=tmp_path / "whole.json")
+    assert whole.second_opinion is not None and len(whole.second_opinion.broken) > 3
     again: dict[str, Any] = {**options, "eps": "16/255", "output": tmp_path / "again.json"}
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(journal.Writer, "_add", stop)
+        stop_in_it(after, patched)
         api.evaluate(**again)
     assert {path.name for path in tmp_path.glob("again*")} == {"again.progress", "again.opinion.progress"}
     with pytest.raises(InputError, match=r"again\.progress holds an evaluation that was not finished: add --resume"):
@@ -227,3 +233,43 @@ def test_radius_zero_leaves_nothing_to_break(options: dict[str, Any], tmp_path: 
     record = api.evaluate(**options, eps=Radius("0"), output=tmp_path / "zero.json")
     assert record.second_opinion is not None and record.second_opinion.broken == []
     assert record.second_opinion.robust_accuracy == record.clean_accuracy > 0
+
+
+def test_its_progress_outlives_a_resume_without_it(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = api.evaluate(**options, eps="16/255", output=tmp_path / "whole.json")
+    again: dict[str, Any] = {**options, "eps": "16/255", "output": tmp_path / "again.json"}
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_in_it(5, patched)
+        api.evaluate(**again)
+    assert api.evaluate(**again | {"second_opinion": False}, resume=True).second_opinion is None
+    assert {path.name for path in tmp_path.glob("again*")} == {"again.json", "again.opinion.progress"}
+    (part,) = (tmp_path / "again.opinion.progress").glob("part-*")
+    assert len(part.read_text().splitlines()) == 5
+    assert _without_times(api.evaluate(**again, resume=True)) == _without_times(whole)
+    assert {path.name for path in tmp_path.glob("again*")} == {"again.json"}
+
+
+def test_its_adversarial_examples_go_with_it(options: dict[str, Any], tmp_path: Path) -> None:
+    path, bundle = tmp_path / "a.json", tmp_path / "a.opinion.adversarial.npz"
+    api.evaluate(**options, eps="16/255", output=path, save_adversarial=True)
+    assert bundle.exists()
+    api.evaluate(**options | {"second_opinion": False}, eps="16/255", output=path)
+    assert {each.name for each in tmp_path.glob("a*")} == {"a.json"}
+
+
+def test_its_adversarial_examples_are_made_where_they_are_asked_for_later(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    path, bundle = tmp_path / "b.json", tmp_path / "b.opinion.adversarial.npz"
+    asked: dict[str, Any] = {**options, "eps": "16/255", "output": path}
+    api.evaluate(**asked | {"second_opinion": False}, save_adversarial=True)
+    judged = api.evaluate(**asked, resume=True)
+    assert judged.second_opinion is not None and not bundle.exists()
+    again = api.evaluate(**asked, resume=True, save_adversarial=True)
+    assert _without_times(again) == _without_times(judged) and again.created == judged.created
+    assert np.load(bundle)["index"].tolist() == judged.second_opinion.broken
+    before = path.read_bytes(), bundle.read_bytes()
+    api.evaluate(**asked, resume=True, save_adversarial=True)
+    assert (path.read_bytes(), bundle.read_bytes()) == before

@@ -12,6 +12,7 @@ from leaderboard_samples import AT, SAM, STANDARD, Bench, digest, head_fingerpri
 
 from sam_bench.errors import InputError
 from sam_bench.leaderboard import attack_name, method_label, read_entries, submit_entry
+from sam_bench.leaderboard.tables import make_boards
 from sam_bench.records import Architecture, ComponentSpec, LeaderboardEntry, read_record, sha256_file
 from sam_bench.training import build_method, load_recipe, override
 
@@ -196,6 +197,29 @@ def test_warnings_make_the_entry_unreliable_and_are_in_its_footnote(bench: Bench
     card = make_card("m")
     entry = bench.submit(card, make_record(card, clean=80, robust=30, warnings=("randomized: draws",))).entry
     assert entry.unreliable is True and "randomized: draws" in (entry.footnote or "")
+
+
+def test_what_a_second_attack_found_is_not_a_check_of_autoattacks_own(bench: Bench) -> None:
+    card = make_card("m", AT)
+    warnings = ("second-opinion: pgd-margin broke a further 2.00% of all examples",)
+    done = bench.submit(card, make_record(card, clean=8400, robust=4700, n=10_000, warnings=warnings))
+    assert done.entry.footnote == "a second attack: pgd-margin broke a further 2.00% of all examples"
+    assert done.entry.unreliable is True
+    assert "- [x] AutoAttack's own checks: no warning\n" in done.issue
+    assert "- [ ] A second attack: pgd-margin broke a further 2.00% of all examples\n" in done.issue
+    both = make_record(card, clean=8400, robust=4700, n=10_000, warnings=("randomized: draws", *warnings))
+    again = bench.submit(card, both)
+    assert (again.entry.footnote or "").startswith("AutoAttack warns: randomized: draws; a second attack: pgd-margin")
+    assert "- [ ] AutoAttack's own checks: randomized: draws\n" in again.issue
+
+
+@pytest.mark.parametrize(("eps", "name"), [("1e+1", "10"), ("1e-1", "1e-1"), ("+0.5", "0.5"), ("8/255", "8over255")])
+def test_a_record_whose_radius_has_a_sign_is_built_like_any_other(bench: Bench, eps: str, name: str) -> None:
+    card = make_card("m")
+    records = [make_record(card, clean=80, robust=30), make_record(card, clean=80, robust=10, attack="fgsm", eps=eps)]
+    done = bench.submit(card, *records)
+    assert {path.name for path in done.records} > {f"m-fgsm-Linf-{name}.json"}
+    assert len(make_boards(read_entries(bench.folder))) == 2
 
 
 def test_a_claim_that_meets_robustbenchs_conditions_is_called_one(bench: Bench) -> None:

@@ -98,6 +98,26 @@ def test_rows_on_other_images_or_with_other_settings_are_marked(bench: Bench) ->
     assert foreign_board.footnotes[2] == "[3] attacked with alpha 2/255"
 
 
+def test_an_attack_of_a_plug_in_with_other_settings_is_marked_with_those_its_name_does_not_say(bench: Bench) -> None:
+    for name, steps, queries in (("one", 10, 10), ("two", 10, 100_000), ("three", 20, 10)):
+        card = make_card(name)
+        settings = {"steps": steps, "queries": queries}
+        foreign = make_record(card, clean=80, robust=40, attack="my-square", settings=settings)
+        bench.submit(card, make_record(card, clean=80, robust=30), foreign)
+    _, ten, twenty = (plain_table(board) for board in make_boards(read_entries(bench.folder)))
+    assert [row[1] for row in ten.rows] == ["one [1]", "two [2]"]
+    assert ten.footnotes == ["[1] attacked with queries 10", "[2] attacked with queries 100000"]
+    assert twenty.footnotes == []
+
+
+def test_our_own_attacks_say_in_their_names_all_that_tells_them_apart(bench: Bench) -> None:
+    for name, own in (("one", {"engine": "reference"}), ("two", {"engine": "fast", "rng": "counter"})):
+        card = make_card(name)
+        bench.submit(card, make_record(card, clean=80, robust=30, settings=own))
+    (board,) = make_boards(read_entries(bench.folder))
+    assert board.footnotes == ()
+
+
 def test_an_entry_in_the_folder_of_another_data_set_is_refused(filled: Bench) -> None:
     folder = filled.folder / "cifar10"
     folder.rename(filled.folder / "cifar100")

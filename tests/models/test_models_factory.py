@@ -19,6 +19,7 @@ from sam_bench.models import (
     architecture_for,
     architecture_options,
     architectures,
+    check_input_gradient,
     check_model,
     count_parameters,
     create_model,
@@ -257,9 +258,31 @@ def test_a_model_that_cannot_be_attacked_is_named_with_what_it_returned(answer: 
     assert model.training and model.training_seen == [False]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        torch.no_grad()(lambda x: x.flatten(1)[:, :10] * 1.0),
+        torch.inference_mode()(lambda x: x.flatten(1)[:, :10] * 1.0),
+        lambda x: torch.ones(len(x), 10, requires_grad=True) * 2,
+    ],
+    ids=["no_grad", "inference_mode", "of something else"],
+)
+def test_a_model_without_a_gradient_is_refused_to_what_follows_it(answer: Any) -> None:
+    model = _Returns(answer).train()
+    check_model(model, 10, (3, 32, 32))
+    with pytest.raises(InputError, match=r"the model has no gradient .* pgd follows .* --suite square"):
+        check_input_gradient(model, (3, 32, 32), attack="pgd")
+    assert model.training
+
+
+def test_a_gradient_of_zero_is_one() -> None:
+    check_input_gradient(_Returns(lambda x: x.flatten(1)[:, :10].round()), (3, 32, 32), attack="pgd")
+
+
 def test_a_sound_model_passes_the_check_unchanged() -> None:
     model = create_model(architecture_for("preactresnet10", **DATA, options={"width": 4})).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     check_model(model, 10, (3, 32, 32))
-    assert model.training
+    check_input_gradient(model, (3, 32, 32), attack="pgd")
+    assert model.training and all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

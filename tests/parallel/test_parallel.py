@@ -15,10 +15,11 @@ from pathlib import Path
 
 import parallel_jobs
 import pytest
+import torch
 from PIL import Image
 
 from sam_bench.errors import InputError, SamBenchError, StoppedError
-from sam_bench.parallel import Job, run_jobs, usable_cores
+from sam_bench.parallel import Job, run_jobs, usable_cores, why_not_sent
 from sam_bench.progress import PlainReporter, SilentReporter
 
 
@@ -61,6 +62,16 @@ def test_a_refusal_in_a_worker_is_the_same_refusal_here_and_ends_the_others(tmp_
 def test_an_unforeseen_end_names_the_job(function: object, message: str) -> None:
     with pytest.raises(SamBenchError, match=message):
         run_jobs([Job("first", function, {})], workers=2, reporter=SilentReporter())  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_sent_is_known_without_a_copy_of_its_tensors() -> None:
+    class Local(torch.nn.Linear):
+        pass
+
+    assert why_not_sent(torch.nn.Linear(3, 2)) is None
+    assert "Local" in (why_not_sent(torch.nn.Sequential(Local(3, 2))) or "")
+    assert "lambda" in (why_not_sent({"hook": lambda x: x}) or "")
+    assert why_not_sent(torch.empty(1 << 40, device="meta")) is None
 
 
 def test_a_death_that_is_provided_for_does_not_end_the_others() -> None:

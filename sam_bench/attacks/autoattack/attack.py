@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+import torch
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 from torch import nn
 
 from sam_bench.attacks.autoattack.driver import RNG, Engine
-from sam_bench.attacks.autoattack.plan import Version, attacks_of, plan
+from sam_bench.attacks.autoattack.oracle import refuse_without_compiler
+from sam_bench.attacks.autoattack.plan import Version, attacks_of, fit_to_classes, plan
 from sam_bench.attacks.base import ATTACKS, ExampleAttack, Task
 from sam_bench.attacks.doubts import doubt
 from sam_bench.attacks.reference import ReferenceAutoAttack
@@ -48,6 +50,22 @@ class FastAttack(ExampleAttack):
     def engine_to_run(self, norm: Norm) -> Engine:
         """The engine, set up for a norm."""
 
+    def check_model(self, norm: Norm, *, classes: int, shape: tuple[int, int, int]) -> None:
+        """See `Attack.check_model`."""
+        engine = self.engine_to_run(norm)
+        engine.check_images(norm, *shape[1:])
+        fit_to_classes(engine.parts, classes)
+
+    def check_device(self, device: torch.device) -> None:
+        """See `Attack.check_device`."""
+        if self.compile == "on":
+            refuse_without_compiler(device)
+
+    @property
+    def needs_gradients(self) -> bool:
+        """All of its attacks do but Square."""
+        return self.attacks != ["square"]
+
     @property
     def per_example(self) -> bool:
         """Unless batches are composed as upstream composes them."""
@@ -70,6 +88,27 @@ class AutoAttack(FastAttack):
     )
     rng: RNG = Field(default="counter", description=_RNG)
 
+    @field_validator("suite", mode="before")
+    @classmethod
+    def _at_commas(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _draws_are_ours(self) -> AutoAttack:
+        if self.engine == "reference" and "rng" in self.model_fields_set:
+            raise ValueError(
+                f"rng: {self.rng} goes with engine fast only, as pyautoattack draws its random numbers itself; leave "
+                "it away"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _settings_that_apply(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        given: dict[str, Any] = dump(self)
+        if self.engine == "reference":
+            given.pop("rng", None)
+        return given
+
     @property
     def _driver(self) -> ReferenceAutoAttack:
         return ReferenceAutoAttack(self.version, self.suite)
@@ -91,6 +130,12 @@ class AutoAttack(FastAttack):
     def engine_to_run(self, norm: Norm) -> Engine:
         """See `FastAttack.engine_to_run`."""
         return Engine(plan(self.version, self.suite, norm=norm), rng=self.rng, compiled=self.compile == "on")
+
+    def check_model(self, norm: Norm, *, classes: int, shape: tuple[int, int, int]) -> None:
+        """With what the engine asked for can do."""
+        if self.engine == "reference":
+            self._driver.check_images(norm, *shape[1:])
+        super().check_model(norm, classes=classes, shape=shape)
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
         """With the engine asked for."""

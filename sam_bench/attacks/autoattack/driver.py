@@ -23,6 +23,7 @@ from sam_bench.attacks.doubts import doubt
 from sam_bench.attacks.draws import CounterDraws, Draws, UpstreamDraws
 from sam_bench.attacks.judge import SMALLEST_BATCH
 from sam_bench.attacks.random_state import random_state_kept
+from sam_bench.records import Norm
 
 RNG = Literal["counter", "upstream"]
 
@@ -49,6 +50,15 @@ class Engine:
     bf16: bool = False
     compiled: bool = False
 
+    def check_images(self, norm: Norm, height: int, width: int) -> None:
+        """Refuse images that are too small for one of the attacks.
+
+        Raises:
+            InputError: They are.
+        """
+        if any(part.attack == "square" for part in self.parts):
+            refuse_small_images(height, width, norm)
+
     @torch.no_grad()
     def run(self, model: nn.Module, task: Task) -> None:
         """Search; arguments as in `Attack.seek`.
@@ -56,8 +66,7 @@ class Engine:
         Raises:
             InputError: The model has too few classes, or the images are too small, for one of the attacks.
         """
-        if any(part.attack == "square" for part in self.parts):
-            refuse_small_images(task.x.shape[-2], task.x.shape[-1], task.ball.norm)
+        self.check_images(task.ball.norm, task.x.shape[-2], task.x.shape[-1])
         with random_state_kept(task.device):
             torch.manual_seed(task.seed)  # for models that are random; the attacks' own draws do not come from here
             doubts = model_doubts(

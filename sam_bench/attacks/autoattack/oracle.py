@@ -16,6 +16,17 @@ Objective = Callable[[Tensor], Tensor]
 """Logits [B, classes] to a value per example [B]."""
 
 
+def refuse_without_compiler(device: torch.device) -> None:
+    """Stop before any work where `torch.compile` cannot be used.
+
+    Raises:
+        InputError: Something that it needs for the device is missing.
+    """
+    missing = missing_for_compile(device)
+    if missing is not None:
+        raise InputError(f"--compile on: there is no {missing}, which torch.compile needs; leave it away")
+
+
 class Oracle:
     """Logits and input gradients.
 
@@ -43,9 +54,8 @@ class Oracle:
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        missing = missing_for_compile(device) if compiled else None
-        if missing is not None:
-            raise InputError(f"--compile on: there is no {missing}, which torch.compile needs; leave it away")
+        if compiled:
+            refuse_without_compiler(device)
         self._model, self.rows, self._device = model, rows, device
         # On a CPU one graph serves batches of any size, and in it, too, an example's numbers do not depend
         # on the others; a GPU sees batches of one size only.
