@@ -222,8 +222,8 @@ class _ForwardingStage:
     def __init__(self, job: str, name: str, messages: multiprocessing.Queue[_Message]) -> None:
         self._job, self._name, self._messages = job, name, messages
 
-    def update(self, done: int, figures: str = "") -> None:
-        self._messages.put(_Message(self._job, "update", (self._name, done, figures)))
+    def update(self, done: int, figures: str = "", share: float | None = None) -> None:
+        self._messages.put(_Message(self._job, "update", (self._name, done, figures, share)))
 
 
 def _work(job: Job[Any], threads: int, messages: multiprocessing.Queue[_Message]) -> None:

@@ -14,7 +14,6 @@ from typing import Protocol, TextIO
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     TaskID,
@@ -29,8 +28,14 @@ _PLAIN_INTERVAL = 10.0  # seconds between two lines of the same stage in a log
 class Stage(Protocol):
     """One piece of work with a known size."""
 
-    def update(self, done: int, figures: str = "") -> None:
-        """Say how much is done in all, and what the figures are now."""
+    def update(self, done: int, figures: str = "", share: float | None = None) -> None:
+        """Say how far it is.
+
+        Args:
+            done: How many units are done in all.
+            figures: What is shown beside them.
+            share: How much of the work that is, 0 to 1, where units are not alike: the time left comes from it.
+        """
 
 
 class Reporter(Protocol):
@@ -56,7 +61,7 @@ class SilentReporter:
 
 
 class _SilentStage:
-    def update(self, done: int, figures: str = "") -> None:
+    def update(self, done: int, figures: str = "", share: float | None = None) -> None:
         pass
 
 
@@ -83,13 +88,16 @@ class _PlainStage:
     def __init__(self, reporter: PlainReporter, name: str, total: int) -> None:
         self._reporter, self._name, self._total = reporter, name, total
         self._started = self._spoken = time.monotonic()
-        self._first: int | None = None
+        self._first: float | None = None
+        self._share = 0.0
         self._last: tuple[int, str] = (0, "")
         self._said: tuple[int, str] | None = None
 
-    def update(self, done: int, figures: str = "") -> None:
+    def update(self, done: int, figures: str = "", share: float | None = None) -> None:
+        self._share = done / max(self._total, 1) if share is None else share
         if self._first is None:
-            self._first = max(done - 1, 0)  # a resumed stage does not begin at zero
+            # A resumed stage does not begin at zero.
+            self._first = max(done - 1, 0) / max(self._total, 1) if share is None else share
         self._last = (done, figures)
         if time.monotonic() - self._spoken >= _PLAIN_INTERVAL:
             self._speak()
@@ -103,9 +111,9 @@ class _PlainStage:
         self._said = done, figures = self._last
         elapsed = now - self._started
         line = f"{self._name} {done}/{self._total}, {_clock(elapsed)} elapsed"
-        gained = done - (self._first or 0)
+        gained = self._share - (self._first or 0)
         if gained > 0 and done < self._total:
-            line += f", {_clock(elapsed / gained * (self._total - done))} left"
+            line += f", {_clock(elapsed / gained * (1 - self._share))} left"
         self._reporter.say(line + (f", {figures}" if figures else ""))
 
 
@@ -137,7 +145,8 @@ class RichReporter:
         progress = self._progress
         self._open += 1
         try:
-            yield _RichStage(progress, progress.add_task(name, total=total, figures=""))
+            task = progress.add_task(name, total=1.0, count=f"0/{total}", figures="")
+            yield _RichStage(progress, task, total)
         finally:
             self._open -= 1
             if not self._open:
@@ -149,7 +158,7 @@ def _columns() -> tuple[ProgressColumn, ...]:
     return (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]}", style="progress.download"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -158,11 +167,12 @@ def _columns() -> tuple[ProgressColumn, ...]:
 
 
 class _RichStage:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, progress: Progress, task: TaskID, total: int) -> None:
+        self._progress, self._task, self._total = progress, task, total
 
-    def update(self, done: int, figures: str = "") -> None:
-        self._progress.update(self._task, completed=done, figures=figures)
+    def update(self, done: int, figures: str = "", share: float | None = None) -> None:
+        share = done / max(self._total, 1) if share is None else share
+        self._progress.update(self._task, completed=share, count=f"{done}/{self._total}", figures=figures)
 
 
 def make_reporter(*, quiet: bool = False, stream: TextIO | None = None) -> Reporter:

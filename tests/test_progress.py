@@ -158,3 +158,20 @@ def test_a_terminal_gets_a_bar_with_the_time_left_and_text_as_it_is(terminal: _T
     shown = terminal.close()
     assert "rates [0.1, 0.2]" in shown
     assert all(part in shown for part in ("train [sam]", "━", "3/3", "left", "loss [3]", "\x1b["))
+
+
+def test_the_time_left_comes_from_the_work_where_units_are_not_alike(clock: _Clock, terminal: _Terminal) -> None:
+    stream, far = io.StringIO(), [(0, 0.0), (1, 0.25), (1, 0.5), (4, 1.0)]
+    bars = make_reporter(stream=terminal.stream)
+    with PlainReporter(stream).stage("apgd-t", 4) as stage, bars.stage("square", 4) as bar:
+        for done, share in far:
+            stage.update(done, "", share)
+            bar.update(done, "", share)
+            clock.now += 30.0
+    # One of four is done, the easiest; in as much time as it took, as much is done of the others.
+    assert stream.getvalue().splitlines() == [
+        "apgd-t 1/4, 0:30 elapsed, 1:30 left",
+        "apgd-t 1/4, 1:00 elapsed, 1:00 left",
+        "apgd-t 4/4, 1:30 elapsed",
+    ]
+    assert "4/4" in terminal.close()

@@ -34,6 +34,8 @@ class Progress:
     total: int
     robust: int | None = None
     """Examples of all that are still robust, where known."""
+    share: float | None = None
+    """How much of the work is behind, 0 to 1, where `done` of `total` would mislead: the hardest come last."""
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,6 @@ def _displayed(reporter: Reporter, stages: ExitStack, total: int) -> Callable[[P
             stages.close()
             shown[progress.stage] = stages.enter_context(reporter.stage(progress.stage, progress.total))
         robust = "" if progress.robust is None else f"{progress.robust}/{total} robust"
-        shown[progress.stage].update(progress.done, robust)
+        shown[progress.stage].update(progress.done, robust, progress.share)
 
     return show

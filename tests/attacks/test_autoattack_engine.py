@@ -180,11 +180,12 @@ def test_a_run_that_goes_on_from_what_was_told_ends_like_one_that_was_never_stop
     assert [known[n] for n in range(len(x))] == expected.verdicts
 
 
+@pytest.mark.parametrize("rng", ["counter", "upstream"])
 def test_progress_counts_the_examples_of_each_attack_up_and_the_robust_down(
-    model: Conv, some: tuple[Tensor, Tensor]
+    rng: Any, model: Conv, some: tuple[Tensor, Tensor]
 ) -> None:
     told: list[Progress] = []
-    result = fast().run(model, *some, norm="L2", eps=EPS["L2"], batch_size=16, progress=told.append)
+    result = fast(rng=rng).run(model, *some, norm="L2", eps=EPS["L2"], batch_size=16, progress=told.append)
     left = len(some[0]) - result.verdicts.count(MISCLASSIFIED)
     for attack in result.attacks:
         stage = [each for each in told if each.stage == attack]
@@ -198,6 +199,10 @@ def test_progress_counts_the_examples_of_each_attack_up_and_the_robust_down(
         assert attack != "square" or not left or counts[-1] - counts[-2] in (0, left)
         # Long before anything is settled it is told that the attack is at work.
         assert counts.count(0) > 1
+        shares = [each.share for each in stage if each.share is not None]
+        assert len(shares) == len(stage) and shares == sorted(shares) and (shares[0], shares[-1]) == (0.0, 1.0)
+        # As does what is left of the work, which does not wait for the first example that is settled.
+        assert not left or shares[counts.count(0) - 1] > 0
 
 
 def test_a_broken_example_makes_room_at_once_and_costs_nothing_more(model: Conv, some: tuple[Tensor, Tensor]) -> None:

@@ -338,7 +338,7 @@ class Recording(SilentReporter):
         yield self
         self.told.append(("close", name))
 
-    def update(self, done: int, figures: str = "") -> None:
+    def update(self, done: int, figures: str = "", share: float | None = None) -> None:
         self.told.append((done, figures))
 
 

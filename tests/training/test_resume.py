@@ -146,7 +146,7 @@ from tensorboard.summary.writer import event_file_writer
 from training_samples import StopsAt, method_of, run
 
 class Killed(StopsAt):
-    def update(self, done, figures=""):
+    def update(self, done, figures="", share=None):
         try:
             super().update(done, figures)
         except KeyboardInterrupt:

@@ -37,7 +37,7 @@ class Signals(SilentReporter):
     def stage(self, name: str, total: int) -> Iterator[Signals]:
         yield self
 
-    def update(self, done: int, figures: str = "") -> None:
+    def update(self, done: int, figures: str = "", share: float | None = None) -> None:
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), self.number)

@@ -110,7 +110,7 @@ class StopsAt(SilentReporter):
     def stage(self, name: str, total: int) -> Iterator[StopsAt]:
         yield self
 
-    def update(self, done: int, figures: str = "") -> None:
+    def update(self, done: int, figures: str = "", share: float | None = None) -> None:
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt

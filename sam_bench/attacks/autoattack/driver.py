@@ -121,8 +121,8 @@ class _Run:
 
         # Told at every look and of all that it settled at once: Square's and FAB's examples end together, and an
         # estimate made from the first of them would be of hours.
-        def tell() -> None:
-            task.progress(Progress(part.attack, done, total, robust))
+        def tell(share: float = 0.0) -> None:
+            task.progress(Progress(part.attack, done, total, robust, share))
 
         def settled(position: int, stands: bool) -> None:
             nonlocal done, robust

@@ -30,13 +30,15 @@ class Pool:
         capacity: Rows of the batch.
         confirm: Has the last word on a witness.
         settled: Told of each example as the attack is done with it.
-        looked: Called after each look at the rows, when all that it settled has been told.
+        looked: Called after each look at the rows, when all that it settled has been told, with the share of the
+            work that is behind: 1 where every example is settled, and before that the passes made, as if every
+            example that is left were to take as many as it can.
     """
 
     capacity: int
     confirm: Confirm
     settled: Settled
-    looked: Callable[[], None] = lambda: None
+    looked: Callable[[float], None] = lambda share: None
 
     def refilled(self, search: Search[Any], positions: Tensor) -> None:
         """Examples in any mixture: a row that is free takes the next example, or the next trial of one.
@@ -49,6 +51,7 @@ class Pool:
             positions: int64 [N]: which examples, in the order in which they begin.
         """
         queue = _Queue(self._to_attack(search, positions).tolist(), search.trials)
+        work = _Work(search, examples=len(positions))
         rows = None
         while True:
             incoming = queue.next(self.capacity - (0 if rows is None else len(rows)))
@@ -58,11 +61,11 @@ class Pool:
                 begun = _begin(search, incoming)
                 rows = begun if rows is None else join(rows, begun)
             if rows is None:
-                self.looked()
+                self.looked(1.0)
                 return
-            done, over = self._advance(search, rows)
+            done, over, iterations = self._advance(search, rows)
             if not done and not over:
-                self.looked()
+                self.looked(work.share(queue.left, queue.ended, iterations))
                 continue
             entries = _entries(rows)
             gone = {entries[row][0]: stands for row, stands in done.items()}
@@ -72,8 +75,8 @@ class Pool:
             for row in over:
                 if entries[row][0] not in gone and queue.failed(entries[row][0]):
                     self.settled(entries[row][0], True)
-            self.looked()
             leaving = {*over, *(row for row, entry in enumerate(entries) if entry[0] in gone)}
+            self.looked(work.share(queue.left, queue.ended, _staying(iterations, leaving)))
             rows = _without(rows, leaving)
 
     def in_cohorts(self, make: Callable[[], Search[Any]], positions: Tensor) -> None:
@@ -83,24 +86,31 @@ class Pool:
             make: A new search, its draws at their beginning, for each batch.
             positions: int64 [N]: which examples, in upstream's order.
         """
+        left = len(positions)
         for cohort in positions.split(self.capacity):
             search = make()
+            work = _Work(search, examples=len(positions))
             standing = self._to_attack(search, cohort).tolist()
+            left -= len(cohort) - len(standing)
             for trial in range(search.trials):
                 rows = _begin(search, [(position, trial) for position in standing]) if standing else None
                 standing = []
                 while rows is not None:
-                    done, over = self._advance(search, rows)
+                    done, over, iterations = self._advance(search, rows)
                     entries = _entries(rows) if done or over else []
                     standing += [entries[row][0] for row in over]
                     for row, stands in done.items():
                         self.settled(entries[row][0], stands)
-                    self.looked()
-                    rows = _without(rows, {*done, *over})
+                    left -= len(done)
+                    leaving = {*done, *over}
+                    ended = len(standing) + trial * (len(standing) + len(rows) - len(leaving))
+                    self.looked(work.share(left, ended, _staying(iterations, leaving)))
+                    rows = _without(rows, leaving)
                 standing.sort()
             for position in standing:
                 self.settled(position, True)
-            self.looked()
+            left -= len(standing)
+            self.looked(work.share(left, 0, None))
 
     def _to_attack(self, search: Search[Any], positions: Tensor) -> Tensor:
         """The examples to attack: all, unless errors are random. Then an error at the clean input is the candidate."""
@@ -119,12 +129,17 @@ class Pool:
             right.append(part[~misclassified])
         return torch.cat(right)
 
-    def _advance(self, search: Search[Any], rows: Any) -> tuple[dict[int, bool], list[int]]:
-        """A few ticks; then rows whose example is settled, and whether it stands, and others whose trial is over."""
+    def _advance(self, search: Search[Any], rows: Any) -> tuple[dict[int, bool], list[int], Tensor]:
+        """A few ticks.
+
+        Returns:
+            Rows whose example is settled, and whether it stands; others whose trial is over; and the iteration of
+            every row, int64 [B] on the CPU.
+        """
         for _ in range(search.harvest_every):
             search.tick(rows)
-        state = [rows.found, rows.iteration >= search.ticks, rows.trial == search.trials - 1]
-        found, over, last = torch.stack(state).cpu()
+        found, iteration, trial = torch.stack([rows.found.long(), rows.iteration, rows.trial]).cpu()
+        found, over, last = found.bool(), iteration >= search.ticks, trial == search.trials - 1
         judged = over & (found | last) if search.judged_once else found
         done: dict[int, bool] = {}
         if bool(judged.any()):
@@ -139,7 +154,31 @@ class Pool:
                 which = denied.to(rows.found.device)
                 rows.found[which] = False
                 over[denied] |= search.turned_down(rows, which)
-        return done, [row for row in over.nonzero().flatten().tolist() if row not in done]
+        return done, [row for row in over.nonzero().flatten().tolist() if row not in done], iteration
+
+
+class _Work:
+    """How much of a search is behind, in passes.
+
+    Args:
+        search: The search.
+        examples: How many it is for.
+    """
+
+    def __init__(self, search: Search[Any], *, examples: int) -> None:
+        self._ticks, self._each, self._examples = search.ticks, search.trials * search.ticks, examples
+
+    def share(self, left: int, ended: int, iterations: Tensor | None) -> float:
+        """The share behind, 0 to 1.
+
+        Args:
+            left: Examples that are not settled.
+            ended: Trials that are over, of these examples.
+            iterations: Of the rows in which the other trials of theirs are on their way, int64 [B] on the CPU.
+        """
+        running = 0 if iterations is None else int(iterations.clamp(max=self._ticks).sum())
+        to_come = left * self._each - ended * self._ticks - running
+        return 1.0 - to_come / max(1, self._examples * self._each)
 
 
 class _Queue:
@@ -152,6 +191,8 @@ class _Queue:
 
     def __init__(self, positions: list[int], trials: int) -> None:
         self._waiting, self._trials = deque(positions), trials
+        self.left = len(positions)  # examples that are not settled
+        self.ended = 0  # trials that are over, of these
         self._begun: dict[int, int] = {}  # trials begun of the examples that are on their way
         self._running: dict[int, int] = {}
 
@@ -174,6 +215,7 @@ class _Queue:
     def failed(self, position: int) -> bool:
         """Note that a trial found nothing; whether it was the last of its example."""
         self._running[position] -= 1
+        self.ended += 1
         if self._running[position]:
             return False
         if self._left(position):
@@ -184,6 +226,8 @@ class _Queue:
 
     def drop(self, position: int) -> None:
         """Forget an example."""
+        self.left -= 1
+        self.ended -= self._begun[position] - self._running[position]
         del self._begun[position], self._running[position]
 
     def _left(self, position: int) -> bool:
@@ -203,6 +247,13 @@ def _begin(search: Search[Any], entries: Iterable[Entry]) -> Any:
 
 def _entries(rows: Any) -> list[Entry]:
     return list(zip(rows.position.tolist(), rows.trial.tolist(), strict=True))
+
+
+def _staying(iterations: Tensor, leaving: set[int]) -> Tensor:
+    """The iterations of the rows that stay."""
+    stays = torch.ones(len(iterations), dtype=torch.bool)
+    stays[list(leaving)] = False
+    return iterations[stays]
 
 
 def _without(rows: Any, leaving: set[int]) -> Any:
