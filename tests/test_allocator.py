@@ -43,7 +43,9 @@ def check() -> None:
         _fetched()  # the first ones find their place
         with freed_memory_kept(CPU):
             pass
-        assert _fetched() < 0.02, "and none where it is, an inner block's end notwithstanding"
+        # The system itself takes pages away now and then, to move them; not every time. What is given back is
+        # fetched anew every time.
+        assert min(_fetched() for _ in range(5)) < 0.02, "and none where it is, an inner block's end notwithstanding"
         assert _resident() - before > 48 << 20
     assert _resident() - before < 16 << 20, "what was kept goes back"
     # Larger than any hole that the tensors above may have left in the heap, which glibc would fill first.
