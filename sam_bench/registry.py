@@ -30,6 +30,19 @@ class Component(BaseModel):
 
     method: ClassVar[str] = "none"
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """What pickle keeps: the name, too."""
+        return {**super().__getstate__(), "method": self.method}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Take what pickle kept.
+
+        Another package's class gets its name when a registry loads its entry point. A worker process, which is only
+        sent the component, imports the class and asks no registry.
+        """
+        type(self).method = state["method"]
+        super().__setstate__({key: value for key, value in state.items() if key != "method"})
+
     def spec(self) -> ComponentSpec:
         """The component as a recipe stores it: the name and every setting, defaults filled in."""
         return ComponentSpec(method=self.method, **self.model_dump(mode="json"))

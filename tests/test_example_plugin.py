@@ -1,4 +1,4 @@
-"""The example package, installed as a user would, brings its methods without a change to ours."""
+"""The example package, installed as a user would, brings its methods and its attack without a change to ours."""
 
 from __future__ import annotations
 
@@ -50,6 +50,26 @@ def test_its_recipe_trains_and_the_card_names_its_methods_settings_and_cost(site
     # Two gradients, each on clean and perturbed inputs; one of the input.
     cost = {key: value for key, value in card["cost"].items() if "forward" in key or "backward" in key}
     assert cost == {"train_forward": 4, "train_backward": 4, "attack_forward": 1, "attack_backward": 1}
+
+
+@pytest.mark.slow
+def test_its_attack_runs_alone_and_shared_with_the_same_verdicts_and_refuses_what_it_cannot(
+    site: Path, tmp_path: Path
+) -> None:
+    learned = [*SMALL, "--limit-train", "1000", "--epochs", "10"]  # enough not to say the same of every image
+    trained = sam_bench("train", "--recipe", "standard", *learned, "--name", "victim", path=site, folder=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    attack = ["evaluate", "victim", "--attack", "random-corners", "--n-examples", "40", "--eps", "64/255", "--json"]
+    alone = sam_bench(*attack, "--trials", "5", path=site, folder=tmp_path)
+    shared = sam_bench(*attack, "--trials", "5", "--workers", "2", "--output", "two.json", path=site, folder=tmp_path)
+    assert (alone.returncode, shared.returncode) == (0, 0), alone.stderr + shared.stderr
+    records = [json.loads(each.stdout) for each in (alone, shared)]
+    assert records[0]["settings"] == {"trials": 5} and records[0]["attack"] == "random-corners"
+    assert records[0]["verdicts"] == records[1]["verdicts"]
+    assert set(records[0]["verdicts"]) <= {"robust", "misclassified", "random-corners"}
+    assert 0 < records[0]["verdicts"].count("random-corners") < 40
+    refused = sam_bench(*attack, "--norm", "L2", path=site, folder=tmp_path)
+    assert refused.returncode == 2 and "random-corners has corners in Linf alone" in refused.stderr
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def _ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise InputError("--executor ray needs Ray: pip install 'sam-bench[ray]'") from error
+        raise InputError("--executor ray needs Ray: pip install 'ray>=2.10'") from error
 
 
 class Cluster:

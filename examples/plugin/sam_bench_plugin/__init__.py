@@ -1,1 +1,1 @@
-"""Two methods that sam-bench does not have, found by it through entry points."""
+"""Two methods and an attack that sam-bench does not have, found by it through entry points."""
