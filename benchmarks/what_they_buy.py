@@ -64,8 +64,7 @@ ROWS = [
     Row("sam-at", "sam-at"),
     Row("mart", "mart"),
     Row("at-awp", "at-awp"),
-    # In a short run a slow average would still be half the initial weights.
-    Row("at-ema", "at-ema", ("--decay", "0.98")),
+    Row("at-ema", "at-ema"),
     # The recipe begins in its tenth epoch of 200.
     Row("trades-awp", "trades-awp", ("--start-epoch", "1")),
     Row("at-linf-4", "at-linf-4"),

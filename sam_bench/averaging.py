@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn, update_bn
 
 from sam_bench.errors import InputError
 from sam_bench.modes import batch_norms
@@ -112,13 +112,24 @@ class NoAveraging(Averaging):
 
 @AVERAGES.register("ema")
 class EMA(Averaging):
-    """Exponential moving average of weights and BatchNorm statistics."""
+    """Exponential moving average of weights and BatchNorm statistics.
 
-    decay: float = Field(default=0.999, ge=0, lt=1, description="share of the average that a step keeps")
+    At the n-th step after its first it keeps `min(decay, (1 + n) / (10 + n))` of itself, as TensorFlow's
+    `ExponentialMovingAverage` does where it is told the step: an average that kept `decay` from the start would, in a
+    run shorter than its memory of 1 / (1 - decay) steps, be of the untrained network.
+    """
+
+    decay: float = Field(
+        default=0.999, ge=0, lt=1, description="share of the average that a step keeps, but for the first steps"
+    )
 
     def averaged(self, model: nn.Module) -> AveragedModel:
         """An average over parameters and buffers: recent statistics fit recent weights, nothing is recomputed."""
-        return RunningAverage(model, get_ema_multi_avg_fn(self.decay))
+
+        def move(mine: Sequence[Tensor], theirs: Sequence[Tensor], count: int) -> None:
+            torch._foreach_lerp_(list(mine), list(theirs), 1 - min(self.decay, (1 + count) / (10 + count)))
+
+        return RunningAverage(model, move)
 
 
 @AVERAGES.register("swa")

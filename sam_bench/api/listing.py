@@ -45,7 +45,7 @@ def list_recipes() -> list[dict[str, Any]]:
 def relative_passes(method: Method) -> float:
     """Passes per example and epoch over the two of standard training: one forward, one backward."""
     learned = method.weights.passes_with(method.objective.passes)
-    return round((sum(method.inputs.passes) + sum(learned)) / 2, 3)
+    return round((sum(method.search_passes) + sum(learned)) / 2, 3)
 
 
 def methods_by_part() -> dict[str, list[str]]:

@@ -18,6 +18,11 @@ class Objective(Component):
     """Whether it weighs the clean inputs against the perturbed ones, and so is nothing of its own without those."""
 
     @property
+    def sees_perturbed(self) -> bool:
+        """Whether it looks at the perturbed inputs at all; where not, they are not searched for."""
+        return True
+
+    @property
     def passes(self) -> tuple[int, int]:
         """Forward and backward passes per example that one evaluation and its gradient take."""
         return (1, 1)

@@ -24,6 +24,11 @@ class TRADES(Objective):
     beta: float = Field(default=6.0, ge=0, description="weight of the KL term; 0: ordinary training on clean inputs")
 
     @property
+    def sees_perturbed(self) -> bool:
+        """Not where they have no weight."""
+        return self.beta > 0
+
+    @property
     def passes(self) -> tuple[int, int]:
         """Clean and perturbed inputs; the clean ones alone where the others have no weight."""
         return (2, 2) if self.beta else (1, 1)

@@ -84,6 +84,12 @@ class ModelCard(Record):
     epochs: int = Field(ge=0, description="epochs behind these weights")
     seed: int
     precision: Precision
+    devices: int = Field(default=1, ge=1, description="devices that shared every batch, when the run ended")
+    sync_ascent: bool = Field(
+        default=False, description="SAM's ascent was by the whole batch's gradient on all of them"
+    )
+    sync_bn: bool = Field(default=False, description="BatchNorm was over the whole batch on all of them")
+    micro_batch: int | None = Field(default=None, ge=1, description="examples differentiated at a time, if not all")
     train_examples: int = Field(ge=1)
     train_fingerprint: Sha256 = Field(description="SHA-256 over the training images and labels used")
     test_fingerprint: Sha256 = Field(description="SHA-256 over the test images and labels of the clean accuracy")

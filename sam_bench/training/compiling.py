@@ -42,7 +42,7 @@ def choose_compile(
     if missing is not None:
         return False, f"there is no {missing}, which torch.compile needs"
     forward = image_flops(model, shape)
-    attack, learn = method.inputs.passes, method.weights.passes_with(method.objective.passes)
+    attack, learn = method.search_passes, method.weights.passes_with(method.objective.passes)
     # Back costs as much as forward for the input and as much again for the weights.
     an_image = forward * (attack[0] + attack[1] + learn[0] + 2 * learn[1])
     whole = an_image * examples * method.recipe.epochs

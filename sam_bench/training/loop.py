@@ -169,7 +169,8 @@ class _Run:
             if self.state.devices != self.team.size:
                 self.reporter.say(
                     f"it ran on {self.state.devices} device(s) and goes on on {self.team.size}: the batches stay the "
-                    "same, the result is equal in distribution only"
+                    "same, but not what each device makes of its own part of one: dropout, BatchNorm without "
+                    "--sync-bn, the ascent in the weights without --sync-ascent"
                 )
                 self.state.devices = self.team.size
         elif self.config.on_nan == "rollback" and self.team.is_main:

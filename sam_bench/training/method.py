@@ -12,6 +12,7 @@ from sam_bench.averaging import AVERAGES, Averaging
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.objectives import OBJECTIVES, Objective
 from sam_bench.perturb import INPUT_PERTURBATIONS, WEIGHT_PERTURBATIONS, InputPerturbation, WeightPerturbation
+from sam_bench.perturb.inputs import USUAL_L2
 from sam_bench.records import Augmentation, ComponentSpec, Radius, Recipe, first_problem
 from sam_bench.registry import Registry
 from sam_bench.training.optimizers import OPTIMIZERS, Optimizer
@@ -44,6 +45,11 @@ class Method:
     averaging: Averaging
     optimizer: Optimizer
     schedule: Schedule
+
+    @property
+    def search_passes(self) -> tuple[float, float]:
+        """Forward and backward passes per example that the inputs' perturbation takes; none where nothing looks."""
+        return self.inputs.passes if self.objective.sees_perturbed else (0, 0)
 
 
 def build_method(recipe: Recipe) -> Method:
@@ -108,6 +114,7 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             part, setting = _locate(key, fields)
             spec: ComponentSpec = fields[part]
             fields[part] = ComponentSpec(method=spec.method, **{**spec.settings, setting: value})
+    _refuse_radius_of_another_norm(recipe.inputs, fields["inputs"], {key.rpartition(".")[2] for key in settings})
     fields["inputs"] = _in_proportion(recipe.inputs, fields["inputs"], {key.rpartition(".")[2] for key in settings})
     try:
         return Recipe.model_validate(
@@ -115,6 +122,17 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
         )
     except ValidationError as error:
         raise InputError(first_problem(error)) from error
+
+
+def _refuse_radius_of_another_norm(before: ComponentSpec, after: ComponentSpec, given: set[str]) -> None:
+    """Refuse a norm that is changed alone: 8/255 is much in Linf and nothing in L2, 128/255 the other way round."""
+    norm, was = (spec.settings.get("norm", "Linf") for spec in (after, before))
+    if before.method == after.method and norm != was and "norm" in given and "eps" not in given:
+        usual = {"L2": USUAL_L2, "Linf": "papers train with 8/255"}.get(str(norm), "")
+        raise InputError(
+            f"--norm {norm}: the recipe's eps {before.settings.get('eps', '8/255')} is one of {was}; give --eps, too"
+            + (f" ({usual})" if usual else "")
+        )
 
 
 def _in_proportion(before: ComponentSpec, after: ComponentSpec, given: set[str]) -> ComponentSpec:

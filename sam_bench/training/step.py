@@ -129,9 +129,13 @@ class TrainingStep:
         """
         method = self.method
         total = total or len(x)
-        # Dropout and stochastic depth draw from the global stream; seeding it here makes the step a
-        # function of its number, which is what makes a resumed run equal an uninterrupted one.
-        torch.manual_seed(derive_seed(self._seed, "step", step, *([first] if first else [])))
+
+        # Dropout and stochastic depth draw from the global stream; seeding it makes the step a function of
+        # its number, which is what makes a resumed run equal an uninterrupted one.
+        def redraw(*place: int) -> None:
+            torch.manual_seed(derive_seed(self._seed, "step", step, first, *place))
+
+        redraw()
         for group in self.optimizer.param_groups:
             group["lr"] = method.optimizer.lr * method.schedule.factor(progress) * lr_scale
         batch = BatchLoss(
@@ -148,6 +152,7 @@ class TrainingStep:
             local=self._local,
             sync_ascent=self._sync_ascent,
             average=self._team.average_,
+            redraw=redraw,
             seed=self._seed,
             epoch=epoch,
             step=step,
@@ -163,6 +168,8 @@ class TrainingStep:
         return StepResult(loss, batch.hits, gradient_norm, batch.ascent_norm)
 
     def _perturbed(self, x: Tensor, y: Tensor, *, step: int, first: int, total: int) -> Tensor:
+        if not self.method.objective.sees_perturbed:
+            return x
         found = []
         for rows, _ in Parts(self.model, self._micro_batch, self._shards(total)).cut(len(x)):
             draws = row_generator(self._seed, "inputs", step, first=first + rows.start, total=total, device=x.device)
@@ -184,7 +191,7 @@ class TrainingStep:
         return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
     def _count(self, batch: BatchLoss, examples: int) -> None:
-        forward, backward = self.method.inputs.passes
+        forward, backward = self.method.search_passes
         self.passes.attack_forward += forward * examples
         self.passes.attack_backward += backward * examples
         self.passes.train_forward += batch.forward * examples

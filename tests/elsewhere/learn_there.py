@@ -22,6 +22,9 @@ from sam_bench.training import PARTS
 from sam_bench.training.loop import TrainingStep
 
 _QUICK: dict[str, dict[str, Any]] = {
+    # What it keeps of two gradients is their difference, made as long as they are: with a short ascent that is
+    # mostly rounding, which is another one there.
+    "looksam": {"rho": 0.5},
     "pgd": {"steps": 2},
     "entropy-sgd": {"inner_steps": 2},
     "swa": {"average_from": 0.0},
@@ -35,7 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"objective {name}": {"objective": name, **PGD} for name in PARTS["objective"].names()},
     "restarts": {**PGD, "restarts": 2},
     "kl": {**PGD, "loss": "kl", "start": "gaussian", "objective": "trades", "weights": "awp"},
-    "best in L2": {**PGD, "norm": "L2", "iterate": "best", "weights": "sam"},
+    "best in L2": {**PGD, "norm": "L2", "eps": 0.5, "iterate": "best", "weights": "sam"},
     "published BatchNorm": {**PGD, "bn_mode": "update", "weights": "asam"},
     # Adam's first steps divide by gradients near zero: what differs there by rounding is moved by a whole rate.
     "adamw": {"optimizer": "adamw", "lr": 1e-5},

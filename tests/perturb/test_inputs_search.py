@@ -215,7 +215,7 @@ def test_gaussian_noise_has_the_deviation_asked_for_and_asks_no_model() -> None:
 )
 def test_an_example_moves_the_same_way_in_whatever_part_of_its_batch(spec: dict[str, Any], norm: str) -> None:
     if spec["method"] != "gaussian":
-        spec = spec | {"norm": norm}
+        spec = spec | {"norm": norm, "eps": "8/255"}
     attack = INPUT_PERTURBATIONS.build(ComponentSpec(**spec))
     model, (x, y) = net().eval(), images(count=8)
     parts = [

@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from sam_bench.errors import InputError
 from sam_bench.perturb import WEIGHT_PERTURBATIONS, BatchLoss
 from sam_bench.perturb.inputs import cross_entropy
 from sam_bench.perturb.weights import NoWeightPerturbation, displaced
+from sam_bench.perturb.weights.ascent import part_of
 from sam_bench.perturb.weights.sam import SAM
 
 METHODS = WEIGHT_PERTURBATIONS.names()
@@ -165,18 +167,18 @@ def test_between_the_steps_of_its_interval_a_method_is_the_base_optimizer(method
         assert all(torch.equal(one, other) for one, other in zip(used, plain, strict=True)) == (step % 3 != 0)
 
 
-@pytest.mark.parametrize("part", ["bn", "all-but-bn", "last"])
+@pytest.mark.parametrize("part", ["bn", "all-but-bn", "norm", "all-but-norm", "last"])
 @pytest.mark.parametrize("method", ASCENTS)
 def test_only_the_part_asked_for_is_perturbed_and_everything_learns(method: str, part: str) -> None:
     model, (x, y) = net(batch_norm=True), data()
     perturbation = build(method, rho=0.3, perturb_only=part)
-    if (method, part) == ("awp", "bn"):
-        with pytest.raises(InputError, match=r"--perturb-only bn: awp moves tensors of two or more dimensions"):
+    if method == "awp" and part in ("bn", "norm"):
+        with pytest.raises(InputError, match=rf"--perturb-only {part}: awp moves tensors of two or more dimensions"):
             perturbation.differentiate(BatchLoss(model, x, y))
         return
     perturbation.differentiate(BatchLoss(model, x, y, step=0))  # leaves gradients of all behind
     moved = flat_by_name(model, moves(perturbation, model, x, y, step=perturbation.interval)[-1])
-    parts = {"bn": {"1.weight", "1.bias"}, "last": {"3.weight", "3.bias"}}
+    parts = {"bn": {"1.weight", "1.bias"}, "norm": {"1.weight", "1.bias"}, "last": {"3.weight", "3.bias"}}
     allowed = parts.get(part, set(moved) - parts["bn"])
     assert {name for name, distance in moved.items() if distance > 0} <= allowed
     assert any(moved[name] > 0 for name in allowed)
@@ -190,6 +192,17 @@ def flat_by_name(model: nn.Module, tensors: list[Tensor]) -> dict[str, float]:
 def test_a_part_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(InputError, match=r"--perturb-only bn: the model has no parameters of BatchNorm"):
         SAM(perturb_only="bn").differentiate(BatchLoss(net(), *data()))
+
+
+def test_every_layer_that_normalises_is_the_part_norm_of_a_transformer() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=8, depth=1, num_classes=3)
+    with pytest.raises(InputError, match="the model has no parameters of BatchNorm; choose norm, all or last"):
+        part_of(model, "bn")
+    found, rest = part_of(model, "norm"), part_of(model, "all-but-norm")
+    assert found is not None and rest is not None
+    names = {name for name, each in model.named_parameters() if any(each is one for one in found)}
+    assert names == {name for name, _ in model.named_parameters() if "norm" in name} and len(names) == 6
+    assert len(found) + len(rest) == len(list(model.parameters()))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -21,21 +21,29 @@ from sam_bench.perturb.weights.entropy_sgd import EntropySGD
     lr=st.floats(0.01, 1),
     scope=st.floats(0, 1),
     average=st.floats(0, 0.95),
+    momentum=st.just(0.0) | st.floats(0.1, 0.95),
 )
 @settings(max_examples=25, deadline=None)
 def test_without_noise_it_is_the_algorithm_written_out(
-    seed: int, steps: int, lr: float, scope: float, average: float
+    seed: int, steps: int, lr: float, scope: float, average: float, momentum: float
 ) -> None:
     model, (x, y) = net(seed=seed), data(seed)
-    perturbation = EntropySGD(inner_steps=steps, inner_lr=lr, inner_noise=0, scope=scope, inner_average=average)
+    perturbation = EntropySGD(
+        inner_steps=steps, inner_lr=lr, inner_momentum=momentum, inner_noise=0, scope=scope, inner_average=average
+    )
     used = used_gradient(perturbation, model, x, y)
     inner = copy.deepcopy(model)
+    # PyTorch's own momentum; the pull of the scope is outside it, as in the authors' code.
+    momentous = torch.optim.SGD(inner.parameters(), lr=lr, momentum=momentum, nesterov=momentum > 0)
     mean = [parameter.detach().clone() for parameter in model.parameters()]
     for _ in range(steps):
-        gradients = plain_gradient(inner, x, y)
+        pull = [lr * scope * (w - moving) for w, moving in zip(model.parameters(), inner.parameters(), strict=True)]
+        for moving, gradient in zip(inner.parameters(), plain_gradient(inner, x, y), strict=True):
+            moving.grad = gradient
+        momentous.step()
         with torch.no_grad():
-            for w, moving, gradient, mu in zip(model.parameters(), inner.parameters(), gradients, mean, strict=True):
-                moving -= lr * (gradient - scope * (w - moving))
+            for moving, back, mu in zip(inner.parameters(), pull, mean, strict=True):
+                moving += back
                 mu.copy_(average * mu + (1 - average) * moving)
     expected = [(w - mu).detach() for w, mu in zip(model.parameters(), mean, strict=True)]
     assert deviation("entropy-sgd, written out", flat(used), flat(expected)) < 1e-9

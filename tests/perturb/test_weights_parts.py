@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from weights_samples import data, net
@@ -27,6 +27,7 @@ PLAIN, NORMALISED = nn.Linear(1, 1), nn.BatchNorm1d(1)
     norm=st.booleans(),
 )
 @settings(max_examples=300, deadline=None)
+@example(total=7, devices=3, most=1, share=0.9, norm=False)
 def test_every_device_has_as_many_parts_nearly_equal_and_none_of_a_single_example(
     total: int, devices: int, most: int, share: float, norm: bool
 ) -> None:

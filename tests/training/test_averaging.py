@@ -79,13 +79,24 @@ def test_before_swa_begins_the_network_itself_is_what_was_learned() -> None:
 
 @given(decay=st.floats(0, 0.99))
 @settings(max_examples=15, deadline=None)
-def test_ema_follows_its_recurrence(decay: float) -> None:
+def test_ema_follows_its_recurrence_whose_first_steps_forget_faster(decay: float) -> None:
     learned, passed = walk(EMA(decay=decay), net(), epochs=2, steps=3)
     expected = passed[0]
-    for weights in passed[1:]:
-        expected = [decay * old + (1 - decay) * new for old, new in zip(expected, weights, strict=True)]
+    for step, weights in enumerate(passed[1:], start=1):
+        kept = min(decay, (1 + step) / (10 + step))
+        expected = [kept * old + (1 - kept) * new for old, new in zip(expected, weights, strict=True)]
     for ours, theirs in zip(learned.parameters(), expected, strict=True):
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_ema_of_a_run_shorter_than_its_memory_is_of_what_was_learned_and_not_of_the_beginning() -> None:
+    model, averaging = nn.Linear(1, 1, bias=False), EMA(decay=0.9999)
+    average = averaging.averaged(model)
+    for step in range(100):  # a weight that goes from 0 to 1
+        with torch.no_grad():
+            model.weight.fill_(step / 99)
+        averaging.update(average, model, progress=step / 100, epoch_ended=False)
+    assert averaging.learned(average, model).get_parameter("weight").item() > 0.85
 
 
 @pytest.mark.parametrize(

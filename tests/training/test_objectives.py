@@ -138,6 +138,7 @@ def test_trades_with_beta_zero_is_plain_training_bit_for_bit() -> None:
         for number in range(4):
             step(x, y, step=number, progress=number / 4)
         states.append({**model.state_dict(), "momentum": list(step.optimizer.state_dict()["state"].values())})
+        assert (step.passes.attack_forward, step.passes.train_forward) == (0, 4 * 16)  # nobody looks: no search
     assert_same(states[0], states[1])
 
 

@@ -4,7 +4,7 @@ A new one is a file here and nothing else: its fields become settings of a recip
 command line.
 """
 
-from sam_bench.perturb.inputs.base import INPUT_PERTURBATIONS, InputPerturbation, NoInputPerturbation
+from sam_bench.perturb.inputs.base import INPUT_PERTURBATIONS, USUAL_L2, InputPerturbation, NoInputPerturbation
 from sam_bench.perturb.inputs.fgsm import FGSM, NFGSM
 from sam_bench.perturb.inputs.losses import (
     LossPerExample,
@@ -25,6 +25,7 @@ __all__ = [
     "INPUT_PERTURBATIONS",
     "NFGSM",
     "PGD",
+    "USUAL_L2",
     "GaussianNoise",
     "InputPerturbation",
     "LossPerExample",

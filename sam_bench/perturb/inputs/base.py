@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sam_bench.modes import batch_norm_statistics_kept, frozen, training_mode
@@ -67,6 +67,9 @@ class NoInputPerturbation(InputPerturbation):
         return x
 
 
+USUAL_L2 = "papers train with 16/255 to 128/255"
+
+
 class GradientAscent(InputPerturbation):
     """What the gradient methods share: a ball, and how BatchNorm behaves meanwhile."""
 
@@ -77,6 +80,13 @@ class GradientAscent(InputPerturbation):
         description="BatchNorm while the input is searched: batch statistics (train), running ones (eval), or batch "
         "statistics that also move the running ones (update), as in much published code",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _radius_is_of_the_norm(cls, settings: Any) -> Any:
+        if isinstance(settings, dict) and settings.get("norm") == "L2" and settings.get("eps") is None:
+            raise ValueError(f"eps has to be given with norm L2, in which 8/255 is next to nothing; {USUAL_L2}")
+        return settings
 
     @property
     def ball(self) -> Ball:

@@ -15,7 +15,7 @@ from sam_bench.modes import batch_norms
 from sam_bench.perturb.weights.base import WeightPerturbation, global_norm, restored
 from sam_bench.perturb.weights.loss import BatchLoss
 
-Part = Literal["all", "bn", "all-but-bn", "last"]
+Part = Literal["all", "bn", "all-but-bn", "norm", "all-but-norm", "last"]
 """Which parameters are perturbed; all of them learn."""
 
 
@@ -34,7 +34,9 @@ class Ascent(WeightPerturbation):
     )
     interval: int = Field(default=1, ge=1, description="perturb the weights in every so many-th step only")
     perturb_only: Part = Field(
-        default="all", description="the parameters that are perturbed: BatchNorm's, all others, or the last layer's"
+        default="all",
+        description="the parameters that are perturbed: BatchNorm's, those of all normalising layers, all but these, "
+        "or the last layer's",
     )
     bn_second_pass: Literal["keep", "update"] = Field(
         default="keep", description="BatchNorm's running statistics in the pass at the perturbed weights"
@@ -130,12 +132,21 @@ def part_of(model: nn.Module, part: Part) -> list[nn.Parameter] | None:
         owners = [list(module.parameters(recurse=False)) for module in model.modules()]
         last = next(own for own in owners if any(each is trainable[-1] for each in own))
         return [parameter for parameter in last if parameter.requires_grad]
-    normalising = {id(parameter) for layer in batch_norms(model) for parameter in layer.parameters()}
-    found = [parameter for parameter in trainable if (id(parameter) in normalising) == (part == "bn")]
+    layers = batch_norms(model) if part.endswith("bn") else _normalisations(model)
+    normalising = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    found = [parameter for parameter in trainable if (id(parameter) in normalising) != part.startswith("all-but")]
     if not found:
-        kind = "parameters of BatchNorm" if part == "bn" else "other parameters than BatchNorm's"
-        raise InputError(f"--perturb-only {part}: the model has no {kind}; choose all or last")
+        whose = "BatchNorm" if part.endswith("bn") else "normalisation layers"
+        kind = f"parameters of {whose}" if not part.startswith("all-but") else f"parameters but those of {whose}"
+        instead = "norm, all or last" if part == "bn" and any(_normalisations(model)) else "all or last"
+        raise InputError(f"--perturb-only {part}: the model has no {kind}; choose {instead}")
     return found
+
+
+def _normalisations(model: nn.Module) -> list[nn.Module]:
+    """The layers that normalise, whatever over; timm's, too, which are called as what they are."""
+    known = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+    return [each for each in model.modules() if isinstance(each, known) or type(each).__name__.endswith("Norm")]
 
 
 def scale_to(tensors: list[Tensor], rho: float) -> None:

@@ -35,7 +35,7 @@ class AWP(Ascent):
         if not found:
             raise InputError(
                 f"--perturb-only {self.perturb_only}: awp moves tensors of two or more dimensions and there is none; "
-                "choose all, all-but-bn or last"
+                "choose all, all-but-bn, all-but-norm or last"
             )
         return found
 

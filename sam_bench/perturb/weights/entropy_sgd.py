@@ -19,17 +19,21 @@ class EntropySGD(WeightPerturbation):
 
     From `w' = mu = w`, `inner_steps` times
 
-        w' <- w' - inner_lr (g(w') - scope (w - w')) + sqrt(inner_lr) inner_noise z
+        v <- inner_momentum v + g(w')
+        w' <- w' - inner_lr (g(w') + inner_momentum v - scope (w - w')) + sqrt(inner_lr) inner_noise z
         mu <- inner_average mu + (1 - inner_average) w'
 
     and the gradient that the optimizer gets is `w - mu`: a learning rate of 1 without momentum takes `w`
-    to `mu`. Each inner step sees the share `inner_share` of the batch, in an order drawn anew. The paper's
-    setting, a fresh minibatch for every inner step, is a batch of `inner_steps` minibatches and a share of
-    1 / `inner_steps`; it costs one pass per example. BatchNorm's statistics see each example once.
+    to `mu`. `v` begins at zero in each step; the momentum, which the paper's algorithm does not have, is that of
+    its authors' code (Nesterov's, as the outer one there). Each inner step sees the share `inner_share` of the
+    batch, in an order drawn anew. The paper's setting, a fresh minibatch for every inner step, is a batch of
+    `inner_steps` minibatches and a share of 1 / `inner_steps`; it costs one pass per example. BatchNorm's
+    statistics see each example once.
     """
 
     inner_steps: int = Field(default=5, ge=1, description="steps of Langevin dynamics in each step (the paper's L)")
     inner_lr: float = Field(default=0.1, gt=0, description="learning rate of the inner steps")
+    inner_momentum: float = Field(default=0.0, ge=0, lt=1, description="Nesterov momentum of the inner steps")
     inner_noise: float = Field(default=1e-4, ge=0, description="scale of the noise in the inner steps")
     inner_average: float = Field(default=0.75, ge=0, lt=1, description="what the running mean keeps at an inner step")
     inner_share: float = Field(
@@ -57,13 +61,18 @@ class EntropySGD(WeightPerturbation):
                     if step % sweep == 0:
                         order = torch.randperm(len(batch), generator=draws, device=batch.y.device)
                     rows = order[step % sweep * size :][:size]
-                found = batch.differentiate(rows=rows, share=self.inner_share, keep_statistics=step >= sweep)
+                found = batch.differentiate(rows=rows, share=self.inner_share, keep_statistics=step >= sweep, draw=step)
                 parameters, update = batch.gradients()
                 if step == 0:
                     loss = found
                     taking = set(map(id, parameters))
                     at_w = [each for each, own in zip(before, batch.parameters, strict=True) if id(own) in taking]
                     mean = [torch.zeros_like(each) for each in at_w]
+                    velocity = [torch.zeros_like(each) for each in at_w] if self.inner_momentum else []
+                if self.inner_momentum:
+                    torch._foreach_mul_(velocity, self.inner_momentum)
+                    torch._foreach_add_(velocity, update)
+                    torch._foreach_add_(update, velocity, alpha=self.inner_momentum)
                 if offset:
                     torch._foreach_add_(update, offset, alpha=self.scope)
                 with torch.no_grad():

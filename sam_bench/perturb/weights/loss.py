@@ -49,6 +49,8 @@ class BatchLoss:
         local: Context inside which gradients stay on this device.
         sync_ascent: Average also the gradients that serve an ascent.
         average: Replaces tensors by their means over the devices, in place.
+        redraw: Called before each part of a pass with the part's number and that of the draw: seeds what dropout and
+            stochastic depth draw, so that passes whose gradients or losses are compared have equal masks.
         seed: Decides, with the step, every random draw of a method.
         epoch: Which epoch this is, from 0.
         step: Which step of the run this is, from 0.
@@ -82,6 +84,7 @@ class BatchLoss:
         local: Callable[[], AbstractContextManager[object]] = nullcontext,
         sync_ascent: bool = False,
         average: Callable[[Sequence[Tensor]], None] = _alone,
+        redraw: Callable[[int, int], None] | None = None,
         seed: int = 0,
         epoch: int = 0,
         step: int = 0,
@@ -100,7 +103,7 @@ class BatchLoss:
         self.ascent_norm: Tensor | None = None
         self._objective, self._score, self._passes = losses, score or model, passes
         self._parts, self._weight = Parts(model, micro_batch, shards or (len(y), len(y))), weight
-        self._local, self._sync_ascent = local, sync_ascent
+        self._local, self._sync_ascent, self._redraw = local, sync_ascent, redraw
 
     def __len__(self) -> int:
         """Examples in the batch, on this device."""
@@ -121,6 +124,7 @@ class BatchLoss:
         share: float = 1.0,
         loss: LossPerExample | None = None,
         only: Sequence[nn.Parameter] | None = None,
+        draw: int = 0,
     ) -> Tensor:
         """Put the gradient of the mean loss at the present weights into `.grad`, replacing what was there.
 
@@ -135,6 +139,7 @@ class BatchLoss:
             loss: Used on the logits at `x_adv` in the place of the objective.
             only: The parameters that get a gradient, at least one; all when not given. The work of the
                 others' is saved, except where devices average as they go.
+            draw: Which masks of dropout and stochastic depth: passes of one number have the same.
 
         Returns:
             The mean loss, a detached scalar.
@@ -146,11 +151,11 @@ class BatchLoss:
         hits: list[Tensor] = []
         forward, backward = self._passes if loss is None else (1, 1)
         with batch_norm_statistics_kept(self.model) if keep_statistics else nullcontext():
-            for where, last in self._parts.cut(count, share):
+            for number, (where, last) in enumerate(self._parts.cut(count, share)):
                 part = where if rows is None else rows[where]
                 stays = not last or own or (ascent and not self._sync_ascent)
                 with self._local() if stays else nullcontext():
-                    losses = self._evaluate(part, loss, hits)
+                    losses = self._evaluate(part, loss, hits, number, draw)
                     # Devices that average wait for every parameter.
                     chosen = None if only is None or not (stays or self._local is nullcontext) else list(only)
                     (losses.sum() * (self._weight / count)).backward(inputs=chosen)
@@ -173,8 +178,8 @@ class BatchLoss:
         found: list[Tensor] = []
         hits: list[Tensor] = []
         with torch.no_grad(), batch_norm_statistics_kept(self.model) if keep_statistics else nullcontext():
-            for part, _ in self._parts.cut(len(self)):
-                found.append(self._evaluate(part, None, hits))
+            for number, (part, _) in enumerate(self._parts.cut(len(self))):
+                found.append(self._evaluate(part, None, hits, number))
         return self._finish(found, hits, len(self), self._passes[0])
 
     def _finish(self, found: list[Tensor], hits: list[Tensor], count: int, forward: float) -> Tensor:
@@ -184,7 +189,11 @@ class BatchLoss:
         self.forward += count / len(self) * forward
         return self.losses
 
-    def _evaluate(self, part: slice | Tensor, loss: LossPerExample | None, hits: list[Tensor]) -> Tensor:
+    def _evaluate(
+        self, part: slice | Tensor, loss: LossPerExample | None, hits: list[Tensor], number: int, draw: int = 0
+    ) -> Tensor:
+        if self._redraw is not None:
+            self._redraw(number, draw)
         x, x_adv, y = (_take(each, part) for each in (self.x, self.x_adv, self.y))
         seen: list[Tensor] = []
 

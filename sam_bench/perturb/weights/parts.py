@@ -44,4 +44,6 @@ class Parts:
         if self._most is None:
             return 1
         wanted = math.ceil(math.ceil(share * self._largest) / self._most)
-        return max(1, min(wanted, math.floor(share * self._fewest) // self._least))
+        # Who takes a share takes two examples where there are as many.
+        fewest = max(min(2, self._fewest), math.floor(share * self._fewest))
+        return max(1, min(wanted, fewest // self._least))
