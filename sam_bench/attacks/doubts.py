@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from sam_bench.records import accuracies
 
 _SENTENCES = {
-    "randomized": "the model gives different outputs for the same input, so the accuracy shown is too high; "
-    "run version rand, which averages over the randomness",
+    "randomized": "the model gives different outputs for the same input, so the accuracy shown means little, as an "
+    "attack may have missed it or met it by chance; run autoattack in version rand, which averages over the randomness",
     "probabilities": "the model's outputs are non-negative and sum to one, which flattens the gradients the "
     "attacks follow; give the model without its softmax",
-    "dynamic": "the model computes gradients in its forward pass, which AutoAttack does not attack through; "
+    "dynamic": "the model computes gradients in its forward pass, which no attack here attacks through; "
     "only an attack adapted to this defence can tell how robust it is",
     "zero-gradients": "on some inputs the gradient is exactly zero (saturation or quantisation), where "
     "gradient-based attacks stand still; trust the accuracy only if Square or a transfer attack confirms it",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sam_bench.attacks.base import ATTACKS, Attack, Found, Progress, Task
 from sam_bench.attacks.constructors import parameters, settings_of, unsayable
+from sam_bench.attacks.judge import SMALLEST_BATCH, pad
 from sam_bench.attacks.random_state import seeded
 from sam_bench.errors import InputError, SamBenchError, unknown_name
 from sam_bench.integrations.overwritten import MEND
@@ -74,7 +75,7 @@ class ForeignAttack(Attack):
             SamBenchError: Their code failed, or returned something else than images.
         """
         with torch.no_grad():
-            classes = model(task.x[:1].to(task.device)).shape[1]
+            classes = model(pad(task.x[:1], SMALLEST_BATCH).to(task.device)).shape[1]
         found = []
         # Stdout is for results, and they print.
         with seeded(task.seed, task.device), torch.enable_grad(), redirect_stdout(sys.stderr):

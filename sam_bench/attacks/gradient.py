@@ -10,11 +10,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from sam_bench.attacks.autoattack.checks import model_doubts
 from sam_bench.attacks.autoattack.plan import FEW_CLASSES
 from sam_bench.attacks.base import ATTACKS, ExampleAttack, Progress, Task
 from sam_bench.attacks.doubts import doubt
 from sam_bench.attacks.draws import CounterDraws
 from sam_bench.attacks.judge import SMALLEST_BATCH, classes_of, pad
+from sam_bench.attacks.random_state import random_state_kept
 from sam_bench.device import true_float32
 from sam_bench.errors import InputError
 from sam_bench.perturb.ball import Ball
@@ -45,6 +47,43 @@ class SteepestSteps:
 
     def keep(self, rows: Tensor) -> None:
         """Nothing is remembered."""
+
+
+_BATCHES = 4  # of examples that have all their starts before the next ones begin: what is broken leaves them full
+
+
+class _Slopes:
+    """What is doubtful about gradients, kept on the device: asking for it waits, and is done once a batch.
+
+    Args:
+        device: Where the gradients are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._lost = self._flat = torch.zeros((), dtype=torch.bool, device=device)
+
+    def see(self, gradient: Tensor) -> None:
+        """Take note of the gradients [B, ...] of examples that stand."""
+        self._lost = self._lost | not_finite(gradient).any()
+        self._flat = self._flat | (gradient.flatten(1) == 0).all(1).any()
+
+    def tell(self, task: Task) -> None:
+        """Doubt what follows such gradients."""
+        for code, met in zip(
+            ("nan-gradients", "zero-gradients"), torch.stack([self._lost, self._flat]).tolist(), strict=True
+        ):
+            if met:
+                task.doubt(doubt(code))
+
+
+def tell_of_model(model: nn.Module, task: Task) -> None:
+    """Doubt an attack with gradients on a model that is random, or hands out probabilities, or differentiates."""
+    x, y = (pad(each[: task.batch_size], SMALLEST_BATCH).to(task.device) for each in (task.x, task.y))
+    with random_state_kept(task.device), true_float32():
+        torch.manual_seed(task.seed)
+        found = model_doubts(model, x, y, random_expected=False)
+    for text in found:
+        task.doubt(text)
 
 
 class GradientAttack(ExampleAttack):
@@ -90,48 +129,57 @@ class RestartedAscent(GradientAttack):
         """How one ascent moves."""
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
-        """Restart after restart, batch after batch, over what still stands."""
+        """A few batches of examples at a time, all of their starts: what withstood them is known then."""
+        tell_of_model(model, task)
         draws = CounterDraws(task.seed, self.method, task.index)
-        standing = torch.arange(len(task.x))
-        starts = len(task.x) * self.restarts
-        for restart in range(self.restarts):
-            left: list[Tensor] = []
-            done, robust = 0, len(standing)
-            for positions in standing.split(task.batch_size):
-                clean = task.x[positions]
-                start = _random_start(clean, task.ball, draws, positions, restart) if self.random_start else clean
-                found, broken, lost = self._attack_batch(
-                    model,
-                    clean.to(task.device),
-                    task.y[positions].to(task.device),
-                    start.to(task.device),
-                    steps=self.steps_in(task.ball),
-                )
-                if bool(lost):
-                    task.doubt(doubt("nan-gradients"))
-                stands = ~broken.cpu()
-                if not stands.all():
-                    stands[~stands] = ~task.confirm(positions[~stands], found[broken], self.method)
-                left.append(positions[stands])
-                done, robust = done + len(positions), robust - int((~stands).sum())
-                if restart == self.restarts - 1:
-                    for position in left[-1].tolist():
-                        task.withstand(position, 1)
-                # What is broken is spared its other starts.
-                to_come = (len(standing) - done) + robust * (self.restarts - restart - 1)
-                task.progress(Progress(self.method, starts - to_come, starts, robust))
-            standing = torch.cat(left)
-            if not len(standing):
-                break
+        everything, robust, later = torch.arange(len(task.x)), len(task.x), len(task.x)
+        for chunk in everything.split(_BATCHES * task.batch_size):
+            later -= len(chunk)
+            standing = chunk
+            for restart in range(self.restarts):
+                left: list[Tensor] = []
+                done = 0
+                for positions in standing.split(task.batch_size):
+                    left.append(self._withstanding(model, task, positions, draws, restart))
+                    done, robust = done + len(positions), robust - (len(positions) - len(left[-1]))
+                    # What is broken is spared its other starts.
+                    stand = sum(map(len, left)) + len(standing) - done
+                    to_come = (len(standing) - done) + stand * (self.restarts - restart - 1) + later * self.restarts
+                    starts = len(task.x) * self.restarts
+                    task.progress(Progress(self.method, starts - to_come, starts, robust))
+                standing = torch.cat(left)
+                if not len(standing):
+                    break
+            for position in standing.tolist():
+                task.withstand(position, 1)
         return []
+
+    def _withstanding(
+        self, model: nn.Module, task: Task, positions: Tensor, draws: CounterDraws, restart: int
+    ) -> Tensor:
+        """Which of the examples at `positions` withstand one start."""
+        clean = task.x[positions]
+        start = _random_start(clean, task.ball, draws, positions, restart) if self.random_start else clean
+        found, broken, slopes = self._attack_batch(
+            model,
+            clean.to(task.device),
+            task.y[positions].to(task.device),
+            start.to(task.device),
+            steps=self.steps_in(task.ball),
+        )
+        slopes.tell(task)
+        stands = ~broken.cpu()
+        if not stands.all():
+            stands[~stands] = ~task.confirm(positions[~stands], found[broken], self.method)
+        return positions[stands]
 
     @true_float32()  # it leaves an example at the first error, which has to be the judge's, too
     def _attack_batch(
         self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, steps: Steps
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Candidates [B, ...], which of them the model gets wrong, bool [B], and whether a gradient was not finite."""
+    ) -> tuple[Tensor, Tensor, _Slopes]:
+        """Candidates [B, ...], which of them the model gets wrong, bool [B], and how the gradients were."""
         found, broken = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        lost = torch.zeros((), dtype=torch.bool, device=x.device)
+        slopes = _Slopes(x.device)
         standing, x_adv = torch.arange(len(x), device=x.device), start
         for _ in range(self.steps):
             logits, gradient = _gradient(model, x_adv, y[standing], self.loss)
@@ -141,14 +189,14 @@ class RestartedAscent(GradientAttack):
                 broken[standing] = ~stands
                 standing, x_adv, gradient = standing[rows], x_adv[rows], gradient[rows]
                 if not len(rows):
-                    return found, broken, lost
+                    return found, broken, slopes
                 steps.keep(rows)
-            lost = lost | not_finite(gradient).any()
+            slopes.see(gradient)
             x_adv = steps.move(x_adv, x[standing], gradient)
             found[standing] = x_adv
         with torch.no_grad():
             broken[standing] = classes_of(model(pad(x_adv, SMALLEST_BATCH))[: len(x_adv)]) != y[standing]
-        return found, broken, lost
+        return found, broken, slopes
 
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor, loss: LossPerExample) -> tuple[Tensor, Tensor]:
@@ -174,6 +222,12 @@ class PGDAttack(RestartedAscent):
 
     step_size: Radius | None = Field(default=None, description="length of a step; default: eps/4")
 
+    @model_validator(mode="after")
+    def _moves(self) -> PGDAttack:
+        if self.step_size is not None and self.step_size <= 0:
+            raise ValueError(f"step_size {self.step_size} goes nowhere; give one above 0, as 2/255")
+        return self
+
     def steps_in(self, ball: Ball) -> Steps:
         """All of the same length."""
         return SteepestSteps(ball, ball.eps / 4 if self.step_size is None else float(self.step_size))
@@ -185,12 +239,14 @@ class FGSMAttack(GradientAttack):
 
     def seek(self, model: nn.Module, task: Task) -> list[str]:
         """One gradient an example."""
+        tell_of_model(model, task)
         done = 0
         for positions in torch.arange(len(task.x)).split(task.batch_size):
             clean = task.x[positions].to(task.device)
             _, gradient = _gradient(model, clean, task.y[positions].to(task.device), cross_entropy)
-            if bool(not_finite(gradient).any()):
-                task.doubt(doubt("nan-gradients"))
+            slopes = _Slopes(task.device)
+            slopes.see(gradient)
+            slopes.tell(task)
             moved = task.ball.step(clean, clean, gradient, task.ball.eps)
             broken = task.confirm(positions, moved, self.method)
             for position in positions[~broken].tolist():

@@ -66,9 +66,11 @@ class Evaluation:
             "norm": self.norm,
             "eps": str(self.eps),
             "seed": self.seed,
-            "carried": _digest(self.carried),
         }
-        return decides if self.attack.per_example else decides | {"batch_size": self.batch_size}
+        if self.attack.per_example:
+            return decides
+        # Which examples share a batch decides, too: how many there are in one, and which are left out.
+        return decides | {"carried": _digest(self.carried), "batch_size": self.batch_size}
 
     def check(self) -> None:
         """Refuse what cannot work, before anything is attacked.
@@ -99,7 +101,7 @@ class Evaluation:
 
     def standing(self, known: Known) -> tuple[dict[int, Verdict], list[int]]:
         """What is said of each example, what was carried over included, and the places of those not settled yet."""
-        verdicts = dict(self.carried) | known.verdicts
+        verdicts = known.verdicts | dict(self.carried)
         settled = {place for place, verdict in verdicts.items() if verdict.verdict is not None}
         return verdicts, [place for place in range(len(self.test)) if place not in settled]
 
@@ -210,7 +212,7 @@ def run_evaluation(
         found = Known.together([*team.collect(journal.read(witnesses=False, share=share)), known])
         if keep_witnesses:
             found = Known.together([found, *team.gather(journal.read(share=share))])
-    verdicts = dict(evaluation.carried) | found.verdicts
+    verdicts = found.verdicts | dict(evaluation.carried)
     return replace(found, verdicts=verdicts, doubts=_doubts_of_the_whole(attack, verdicts, found.doubts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,32 @@ def test_one_file_is_not_asked_of_several_radii(wavy: Wavy, monkeypatch: pytest.
     said = refused(wavy, 8, 16, output="record.json", monkeypatch=monkeypatch)
     assert said == "--output names one file, but --eps gives several radii; leave --output away"
     assert not Path("record.json").exists()
+
+
+def test_what_was_found_at_a_radius_is_used_by_a_curve_with_smaller_ones(
+    wavy: Wavy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [record.verdicts for record in curve(wavy, 8, 32)]
+    forget(8), forget(32)
+
+    class KilledError(Exception):
+        pass
+
+    settled: list[int] = []
+    seek = PGDAttack.seek
+
+    def killed_half_way(self: PGDAttack, model: nn.Module, task: Any) -> list[str]:
+        def withstand(position: int, attacks: int) -> None:
+            if len(settled) == 5:
+                raise KilledError
+            settled.append(position)
+            task.withstand(position, attacks)
+
+        return seek(self, model, replace(task, withstand=withstand))
+
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(PGDAttack, "seek", killed_half_way)
+        curve(wavy, 32)
+    records = curve(wavy, 8, 32, resume=True)
+    assert [record.verdicts for record in records] == expected
+    assert records[1].carried > 0

@@ -21,7 +21,7 @@ from sam_bench.attacks.autoattack.square import Square, refuse_small_images
 from sam_bench.attacks.base import Progress, Task
 from sam_bench.attacks.doubts import doubt
 from sam_bench.attacks.draws import CounterDraws, Draws, UpstreamDraws
-from sam_bench.attacks.judge import SMALLEST_BATCH
+from sam_bench.attacks.judge import SMALLEST_BATCH, pad
 from sam_bench.attacks.random_state import random_state_kept
 from sam_bench.records import Norm
 
@@ -71,15 +71,15 @@ class Engine:
             torch.manual_seed(task.seed)  # for models that are random; the attacks' own draws do not come from here
             doubts = model_doubts(
                 model,
-                task.x[: task.batch_size].to(task.device),
-                task.y[: task.batch_size].to(task.device),
+                pad(task.x[: task.batch_size], SMALLEST_BATCH).to(task.device),
+                pad(task.y[: task.batch_size], SMALLEST_BATCH).to(task.device),
                 random_expected=any(part.eot > 1 for part in self.parts),
             )
             cases = _cases(model, task)
             parts, limited = fit_to_classes(self.parts, cases.ranked.shape[1])
             for text in limited + doubts:
                 task.doubt(text)
-            run = _Run(self, model, cases, task)
+            run = _Run(self, model, cases, task, once=doubt("randomized") in doubts)
             for before, part in enumerate(parts):
                 if not bool(run.standing.any()):
                     break
@@ -87,10 +87,15 @@ class Engine:
 
 
 class _Run:
-    """One run of an engine: who still stands, and how to make each search."""
+    """One run of an engine: who still stands, and how to make each search.
 
-    def __init__(self, engine: Engine, model: nn.Module, cases: Cases, task: Task) -> None:
-        self._engine, self._cases, self._task = engine, cases, task
+    Args:
+        once: The model is random though the version is not made for that: each attack has one candidate an example
+            judged, as upstream does. To have every error of the search judged would be to draw lots until one wins.
+    """
+
+    def __init__(self, engine: Engine, model: nn.Module, cases: Cases, task: Task, *, once: bool) -> None:
+        self._engine, self._cases, self._task, self._once = engine, cases, task, once
         as_upstream = engine.rng == "upstream"
         self._capacity = task.batch_size if as_upstream else max(task.batch_size, SMALLEST_BATCH)
         on_cpu = cases.device.type == "cpu"
@@ -134,8 +139,14 @@ class _Run:
 
         def confirm(positions: Tensor, candidates: Tensor) -> Tensor:
             self._tell_of_gradients()
-            return task.confirm(positions, candidates, part.attack)
+            rows = ~asked[positions] if self._once else torch.ones(len(positions), dtype=torch.bool)
+            broken = torch.zeros(len(positions), dtype=torch.bool)
+            if bool(rows.any()):
+                asked[positions[rows]] = True
+                broken[rows] = task.confirm(positions[rows], candidates[rows.to(candidates.device)], part.attack)
+            return broken
 
+        asked = torch.zeros(len(task.x), dtype=torch.bool)
         tell()
         pool = Pool(capacity=self._capacity, confirm=confirm, settled=settled, looked=tell)
         if self._engine.rng == "upstream":
