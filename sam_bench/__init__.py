@@ -14,9 +14,18 @@ from sam_bench._version import __version__
 from sam_bench.zoo.hooks import install_hooks
 
 if TYPE_CHECKING:
-    from sam_bench.api import build_leaderboard, evaluate, load_model, train
+    from sam_bench.api import build_leaderboard, evaluate, evaluate_curve, load_model, submit, sweep, train
 
-__all__ = ["__version__", "build_leaderboard", "evaluate", "load_model", "train"]
+__all__ = [
+    "__version__",
+    "build_leaderboard",
+    "evaluate",
+    "evaluate_curve",
+    "load_model",
+    "submit",
+    "sweep",
+    "train",
+]
 
 integrations.install()
 install_hooks()

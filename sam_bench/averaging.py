@@ -98,7 +98,7 @@ class Averaging(Component):
         return 0
 
 
-AVERAGES: Registry[Averaging] = Registry(kind="average", field="averaging", group="sam_bench.averages")
+AVERAGES: Registry[Averaging] = Registry(kind="average", field="averaging", group="sam_bench.averages", base=Averaging)
 
 
 @AVERAGES.register("none")

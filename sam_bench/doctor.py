@@ -14,9 +14,12 @@ from typing import Literal
 
 import torch
 
+from sam_bench.attacks import ATTACKS
 from sam_bench.device import choose_precision, cpu_flags, device_name, package_versions
 from sam_bench.errors import InputError
 from sam_bench.integrations.overwritten import MEND, overwritten_by
+from sam_bench.models.registry import PLUGINS, architectures
+from sam_bench.training import PARTS
 from sam_bench.zoo import Zoo, zoo_dir
 
 Status = Literal["ok", "note", "wrong"]
@@ -56,6 +59,7 @@ def examine(*, data_dir: Path = Path("data"), zoo: Path | None = None) -> list[F
         _package("timm", "timm", "pip install 'timm>=1.0.9'"),
         _writable("data folder", data_dir, "--data-dir"),
         _zoo(zoo_dir(zoo)),
+        _plugins(),
         _compiler(),
     ]
 
@@ -136,6 +140,21 @@ def _zoo(root: Path) -> Finding:
         unread = f"{len(broken)} card{'' if len(broken) == 1 else 's'} that cannot be used"
         return Finding("zoo", "wrong", f"{holds}, and {unread}: {'; '.join(broken)}", "mend or delete the file named")
     return place if place.status == "note" else Finding("zoo", "ok", holds)
+
+
+def _plugins() -> Finding:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kinds = [*PARTS.values(), ATTACKS]
+        for registry in kinds:
+            registry.names()
+        architectures()
+    groups = [*(registry.plugins for registry in kinds), PLUGINS]
+    broken = [problem for group in groups for problem in group.broken.values()]
+    if broken:
+        return Finding("plug-ins", "wrong", "; ".join(broken), "mend or uninstall the package named")
+    used = [name for group in groups for name in group.used]
+    return Finding("plug-ins", "ok", ", ".join(used) or "none of other packages")
 
 
 def _compiler() -> Finding:

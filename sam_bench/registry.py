@@ -10,12 +10,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import entry_points
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sam_bench.errors import InputError, unknown_name
+from sam_bench.plugins import PlugIns
 from sam_bench.records import ComponentSpec, first_problem
 
 
@@ -71,10 +71,11 @@ class Registry(Generic[C]):
         kind: What one is called in messages: "weight perturbation".
         field: The recipe's field that names it: "weights".
         group: Entry-point group through which other packages register theirs.
+        base: What every class derives from.
     """
 
-    def __init__(self, *, kind: str, field: str, group: str) -> None:
-        self.kind, self.field, self.group = kind, field, group
+    def __init__(self, *, kind: str, field: str, group: str, base: type[Component] = Component) -> None:
+        self.kind, self.field, self.plugins, self._base = kind, field, PlugIns(group), base
         self._classes: dict[str, type[C]] = {}
         self._families: dict[str, Callable[[str], type[C]]] = {}
         self._plugins_loaded = False
@@ -108,9 +109,14 @@ class Registry(Generic[C]):
         if self._plugins_loaded:
             return
         self._plugins_loaded = True
-        for point in entry_points(group=self.group):
-            if point.name not in self._classes:
-                self.register(point.name)(point.load())
+        for name, cls in self.plugins.load(self._classes.get, self._unfit):
+            self.register(name)(cls)
+
+    def _unfit(self, found: Any) -> str | None:
+        """What is wrong with something that another package registers; None where nothing is."""
+        if isinstance(found, type) and issubclass(found, self._base):
+            return None
+        return f"it is no {self.kind}, a class derived from {self._base.__name__}"
 
     def names(self) -> list[str]:
         """Every registered name, other packages' included."""
@@ -130,6 +136,8 @@ class Registry(Generic[C]):
         prefix, colon, member = name.partition(":")
         if colon and prefix in self._families:
             return self._families[prefix](member)
+        if name in self.plugins.broken:
+            raise InputError(f"{self.kind} {self.plugins.broken[name]}")
         if name not in self._classes:
             raise unknown_name(self.kind, name, [*self._classes, *self.families()])
         return self._classes[name]

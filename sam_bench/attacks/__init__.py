@@ -4,10 +4,22 @@ A new attack is one file here that registers one class, and nothing else.
 """
 
 from sam_bench.attacks import autoattack, gradient, reference
-from sam_bench.attacks.base import ATTACKS, Attack, AttackResult, Progress
+from sam_bench.attacks.base import ATTACKS, Attack, AttackResult, ExampleAttack, Found, Progress, Task
 from sam_bench.attacks.judge import Verdict
 from sam_bench.registry import import_all
 
 import_all(__name__, __path__)
 
-__all__ = ["ATTACKS", "Attack", "AttackResult", "Progress", "Verdict", "autoattack", "gradient", "reference"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "AttackResult",
+    "ExampleAttack",
+    "Found",
+    "Progress",
+    "Task",
+    "Verdict",
+    "autoattack",
+    "gradient",
+    "reference",
+]

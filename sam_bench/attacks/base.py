@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from sam_bench._version import __version__
 from sam_bench.attacks.doubts import square_doubts
 from sam_bench.attacks.judge import Judge, Verdict, predict
-from sam_bench.errors import SamBenchError
+from sam_bench.errors import InputError, SamBenchError
 from sam_bench.modes import attacking
 from sam_bench.perturb.ball import Ball
+from sam_bench.plugins import version_of
 from sam_bench.records import Norm
 from sam_bench.registry import Component, Registry
 
@@ -117,7 +118,8 @@ class Attack(Component):
     @property
     def implementation(self) -> str:
         """The implementation that runs, with its version, as a record names it."""
-        return f"sam-bench {__version__}"
+        module = type(self).__module__
+        return f"sam-bench {__version__}" if module.startswith("sam_bench.") else version_of(module)
 
     @property
     def attacks(self) -> list[str]:
@@ -242,9 +244,10 @@ class Attack(Component):
             keep_witnesses: Without, the result's `x_adv` is `x`: who is told of each witness needs no second copy.
 
         Raises:
-            InputError: The attack does not search such a ball.
+            InputError: The attack does not search such a ball, or inputs and labels are not as said above.
         """
         self.check(norm)
+        _check_examples(x, y)
         started = time.monotonic()
         where = torch.device(device)
         ball = Ball(norm=norm, eps=eps)
@@ -303,6 +306,24 @@ class Attack(Component):
         )
 
 
+def _check_examples(x: Tensor, y: Tensor) -> None:
+    """Refuse what would be attacked in silence, and all the better withstood: pixels in 0..255 above all.
+
+    Raises:
+        InputError: Says what is wrong.
+    """
+    if x.dim() != 4 or not x.is_floating_point():
+        raise InputError(f"x must be float [N, C, H, W] in [0, 1], not {_named(x)}")
+    if y.shape != x.shape[:1] or y.is_floating_point():
+        raise InputError(f"y must be {len(x)} integers, a label for each of x, not {_named(y)}")
+    if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+        raise InputError(f"x must be in [0, 1], not in [{float(x.min()):g}, {float(x.max()):g}]")
+
+
+def _named(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
 class ExampleAttack(Attack):
     """Base of attacks that work example by example; a subclass implements `seek`."""
 
@@ -342,4 +363,4 @@ class ExampleAttack(Attack):
         """See `Attack.seek`."""
 
 
-ATTACKS: Registry[Attack] = Registry(kind="attack", field="attack", group="sam_bench.attacks")
+ATTACKS: Registry[Attack] = Registry(kind="attack", field="attack", group="sam_bench.attacks", base=Attack)

@@ -116,7 +116,7 @@ def command(
     if as_json:
         common.print_json(api.sweep_as_json(result))
     else:
-        for line in _table(result):
+        for line in _table(result, given["n_examples"]):
             click.echo(line)
     for row in result.failed:
         click.echo(f"{row.name} failed: {row.error}", err=True)
@@ -137,10 +137,12 @@ def _refuse_idle_attack_options() -> None:
             )
 
 
-def _table(result: api.SweepResult) -> list[str]:
-    """What varies, what came out; a run that failed says so."""
+def _table(result: api.SweepResult, n_examples: int | None) -> list[str]:
+    """What varies, what came out, on how many images where not on all; a run that failed says so."""
     radii = list(dict.fromkeys(radius for row in result.rows for radius in row.robust))
-    head = ["name", *result.varies, "clean", *(f"robust {radius}" for radius in radii), "passes", "seconds"]
+    on = ("", "") if n_examples is None or not radii else (" (all)", f" ({n_examples})")
+    robust_heads = [f"robust {radius}{on[1]}" for radius in radii]
+    head = ["name", *result.varies, f"clean{on[0]}", *robust_heads, "passes", "seconds"]
     lines = [head]
     for row in result.rows:
         cells = [row.name, *(_cell(row.settings[key]) for key in result.varies)]

@@ -62,7 +62,17 @@ class NormalizedModel(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [batch, classes] of images `x`, float [batch, C, H, W] in [0, 1]."""
+        """Logits [batch, classes] of images `x`, float [batch, C, H, W] in [0, 1].
+
+        Raises:
+            InputError: They have another rank, type or number of channels, which would be broadcast or cast silently.
+        """
+        channels = self.mean.shape[1] if self.normalizes else x.shape[1] if x.dim() == 4 else 0
+        if x.dim() != 4 or x.shape[1] != channels or not x.is_floating_point():
+            raise InputError(
+                f"the model takes images float [batch, {channels or 'C'}, H, W] in [0, 1], "
+                f"not {str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+            )
         if self.normalizes:
             x = (x - self.mean) / self.std
         logits: Tensor = self.net(x)

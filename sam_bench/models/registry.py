@@ -14,7 +14,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +21,7 @@ from pydantic import create_model as make_settings
 from torch import nn
 
 from sam_bench.errors import InputError, unknown_name
+from sam_bench.plugins import PlugIns
 from sam_bench.records import first_problem
 
 FROM_DATA = ("num_classes", "in_channels", "image_size")
@@ -57,6 +57,7 @@ class ArchitectureEntry:
 
 
 _ENTRIES: dict[str, ArchitectureEntry] = {}
+PLUGINS = PlugIns(ENTRY_POINTS)
 _plugins_loaded = False
 
 
@@ -101,8 +102,8 @@ def _load_plugins() -> None:
     global _plugins_loaded
     if not _plugins_loaded:
         _plugins_loaded = True
-        for point in entry_points(group=ENTRY_POINTS):
-            point.load()
+        for _ in PLUGINS.load(lambda _: None, lambda _: None):  # each registers itself as it is imported
+            pass
 
 
 def architectures() -> list[str]:
@@ -127,6 +128,8 @@ def architecture_entry(name: str) -> ArchitectureEntry:
         InputError: There is none; names the nearest and all.
     """
     _load_plugins()
+    if name not in _ENTRIES and name in PLUGINS.broken:
+        raise InputError(f"architecture {PLUGINS.broken[name]}")
     if name not in _ENTRIES:
         raise unknown_name("architecture", name, [*_ENTRIES, "timm:NAME"])
     return _ENTRIES[name]

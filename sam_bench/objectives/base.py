@@ -44,4 +44,6 @@ class Objective(Component):
         """
 
 
-OBJECTIVES: Registry[Objective] = Registry(kind="objective", field="objective", group="sam_bench.objectives")
+OBJECTIVES: Registry[Objective] = Registry(
+    kind="objective", field="objective", group="sam_bench.objectives", base=Objective
+)

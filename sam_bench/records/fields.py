@@ -112,9 +112,12 @@ def _to_float(value: str | float) -> float:
 
 
 def _shortest(number: float) -> str:
-    """The shortest text that reads back as exactly this number, without a needless '.0'."""
+    """The shortest text that reads back as exactly this number, without a needless '.0'; 8 / 255 as 8/255."""
     text = f"{number:.12g}"
-    return text if float(text) == number else float.__repr__(number)
+    if float(text) == number:
+        return text
+    levels = round(255 * number)
+    return f"{levels}/255" if levels / 255 == number else float.__repr__(number)
 
 
 class Record(BaseModel):

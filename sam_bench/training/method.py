@@ -118,10 +118,27 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     fields["inputs"] = _in_proportion(recipe.inputs, fields["inputs"], {key.rpartition(".")[2] for key in settings})
     try:
         return Recipe.model_validate(
-            recipe.model_dump() | {"augmentation": Augmentation(**augmentation).model_dump()} | _dumped(fields)
+            recipe.model_dump()
+            | {"augmentation": Augmentation(**augmentation).model_dump()}
+            | _dumped(fields)
+            | _words(recipe, fields)
         )
     except ValidationError as error:
         raise InputError(first_problem(error)) from error
+
+
+def _words(recipe: Recipe, fields: Mapping[str, Any]) -> dict[str, str]:
+    """What is said of a recipe; where a part of what it teaches was replaced, its own words are no longer true."""
+    replaced = [
+        f"{part} {fields[part].method}"
+        for part in ("inputs", "weights", "objective", "averaging")
+        if fields[part].method != getattr(recipe, part).method
+    ]
+    if not replaced:
+        return {}
+    changed = ", ".join(replaced)
+    source = f"{recipe.source}; changed: {changed}" if recipe.source else f"changed: {changed}"
+    return {"summary": f"the recipe {recipe.name} with {changed}", "good_for": "", "source": source}
 
 
 def _refuse_radius_of_another_norm(before: ComponentSpec, after: ComponentSpec, given: set[str]) -> None:

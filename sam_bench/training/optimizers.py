@@ -25,7 +25,9 @@ class Optimizer(Component):
         """The optimizer over `parameters`."""
 
 
-OPTIMIZERS: Registry[Optimizer] = Registry(kind="optimizer", field="optimizer", group="sam_bench.optimizers")
+OPTIMIZERS: Registry[Optimizer] = Registry(
+    kind="optimizer", field="optimizer", group="sam_bench.optimizers", base=Optimizer
+)
 
 
 @OPTIMIZERS.register("sgd")

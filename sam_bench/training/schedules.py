@@ -31,7 +31,7 @@ class Schedule(Component):
         """The factor at `progress` through the time after the warm-up, in [0, 1)."""
 
 
-SCHEDULES: Registry[Schedule] = Registry(kind="schedule", field="schedule", group="sam_bench.schedules")
+SCHEDULES: Registry[Schedule] = Registry(kind="schedule", field="schedule", group="sam_bench.schedules", base=Schedule)
 
 
 @SCHEDULES.register("constant")

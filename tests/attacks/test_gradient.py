@@ -416,3 +416,23 @@ def test_what_is_judged_is_computed_in_float32_and_the_search_is_left_what_it_wa
     PGDAttack(steps=2).run(Asking(), *examples, norm="Linf", eps=0.1)
     assert seen == {True: {"ieee"}, False: {"ieee"}}, "PGD leaves an example as soon as it takes it for broken"
     assert torch.backends.cudnn.conv.fp32_precision == ordinary
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x * 255, y), r"x must be in \[0, 1\], not in \[0, 255\]"),
+        (lambda x, y: (x - 0.5, y), r"x must be in \[0, 1\], not in \[-0\.5, 0\.5\]"),
+        (lambda x, y: (x * float("nan"), y), r"x must be in \[0, 1\], not in \[nan, nan\]"),
+        (lambda x, y: ((x * 255).byte(), y), r"x must be float \[N, C, H, W\] in \[0, 1\], not uint8 \[100, 1, 8, 8\]"),
+        (lambda x, y: (x[0], y), r"not float32 \[1, 8, 8\]"),
+        (lambda x, y: (x, y[:5]), r"y must be 100 integers, a label for each of x, not int64 \[5\]"),
+        (lambda x, y: (x, y.float()), r"not float32 \[100\]"),
+    ],
+    ids=["0..255", "-0.5..0.5", "nan", "bytes", "one image", "too few labels", "labels of another type"],
+)
+def test_inputs_that_would_look_robust_are_refused(
+    change: Any, message: str, net: nn.Module, examples: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        PGDAttack(steps=1).run(net, *change(*examples), norm="Linf", eps=0.1)

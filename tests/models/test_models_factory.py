@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from sam_bench.errors import InputError
 from sam_bench.models import (
@@ -286,3 +286,19 @@ def test_a_sound_model_passes_the_check_unchanged() -> None:
     check_input_gradient(model, (3, 32, 32), attack="pgd")
     assert model.training and all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        (torch.zeros(2, 1, 16, 16), r"float32 \[2, 1, 16, 16\]"),
+        (torch.zeros(3, 16, 16), r"float32 \[3, 16, 16\]"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), r"uint8 \[2, 3, 16, 16\]"),
+    ],
+    ids=["channels", "rank", "bytes"],
+)
+def test_images_that_would_be_broadcast_or_cast_in_silence_are_refused(images: Tensor, found: str) -> None:
+    model = NormalizedModel(nn.Flatten(), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 768)
+    with pytest.raises(InputError, match=rf"takes images float \[batch, 3, H, W\] in \[0, 1\], not {found}"):
+        model(images)

@@ -182,6 +182,8 @@ def test_a_radius_keeps_how_it_was_written(numerator: int, denominator: int, spa
 
 def test_whole_numbers_are_shown_without_a_point() -> None:
     assert [str(Radius(value)) for value in (0, 1, 2.0, 0.5, 0.1)] == ["0", "1", "2", "0.5", "0.1"]
+    # As Python computes 8 / 255; a fifth is not meant as 51/255.
+    assert [str(Radius(value)) for value in (8 / 255, 0.2, 0.1 + 0.2)] == ["8/255", "0.2", "0.30000000000000004"]
 
 
 @pytest.mark.parametrize("eps", [4 / 3, 12.3456789012345, 8 / 255, 1e-7])

@@ -134,6 +134,14 @@ def test_bare_dotted_and_part_overrides_land_where_they_belong() -> None:
     assert method.schedule.method == "one-cycle" and method.schedule.model_dump()["peak"] == 0.2
 
 
+def test_a_recipe_with_a_part_replaced_is_no_longer_described_in_its_own_words() -> None:
+    at = load_recipe("at")
+    assert override(at, {"eps": "4/255", "weights": "none"}).summary == at.summary
+    changed = override(at, {"weights": "awp", "averaging": "ema"})
+    assert changed.summary == "the recipe at with weights awp, averaging ema"
+    assert changed.good_for == "" and changed.source == f"{at.source}; changed: weights awp, averaging ema"
+
+
 def test_a_new_method_on_an_axis_brings_its_own_settings() -> None:
     method = build_method(override(load_recipe("standard"), {"weights": "sam", "rho": 0.1, "inputs": "fgsm"}))
     assert method.recipe.weights.settings["rho"] == 0.1

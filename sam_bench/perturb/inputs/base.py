@@ -54,7 +54,7 @@ class InputPerturbation(Component):
 
 
 INPUT_PERTURBATIONS: Registry[InputPerturbation] = Registry(
-    kind="input perturbation", field="inputs", group="sam_bench.input_perturbations"
+    kind="input perturbation", field="inputs", group="sam_bench.input_perturbations", base=InputPerturbation
 )
 
 

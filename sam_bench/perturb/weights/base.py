@@ -119,7 +119,7 @@ class WeightPerturbation(Component):
 
 
 WEIGHT_PERTURBATIONS: Registry[WeightPerturbation] = Registry(
-    kind="weight perturbation", field="weights", group="sam_bench.weight_perturbations"
+    kind="weight perturbation", field="weights", group="sam_bench.weight_perturbations", base=WeightPerturbation
 )
 
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from sam_bench.errors import InputError
 from sam_bench.modes import batch_norm_statistics_kept
 from sam_bench.perturb.inputs import LossPerExample, cross_entropy
 from sam_bench.perturb.weights.parts import Parts
@@ -56,6 +57,9 @@ class BatchLoss:
         step: Which step of the run this is, from 0.
         progress: `step` over the number of steps in the run.
 
+    Raises:
+        InputError: There are not as many labels as images.
+
     Attributes:
         parameters: The trainable parameters.
         forward: Forward passes so far, times the share of the batch that was in them.
@@ -90,6 +94,8 @@ class BatchLoss:
         step: int = 0,
         progress: float = 0.0,
     ) -> None:
+        if len(x_adv) != len(y):
+            raise InputError(f"a batch of {len(x_adv)} images has {len(y)} labels")
         self.model = model
         self.x_adv, self.y, self.x = x_adv, y, x_adv if x is None else x
         self.average, self.seed = average, seed
