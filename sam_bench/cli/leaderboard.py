@@ -43,10 +43,15 @@ def build(folder: Path, title: str, as_json: bool) -> None:
 @click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
 @_folder_option
 @common.zoo_option
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Let a record replace a row of the entry that is over more test examples, or over other images.",
+)
 @common.json_option
-def submit(model: str, records: tuple[Path, ...], folder: Path, zoo: Path | None, as_json: bool) -> None:
+def submit(model: str, records: tuple[Path, ...], folder: Path, zoo: Path | None, replace: bool, as_json: bool) -> None:
     """Write MODEL's entry from its card and RECORDS alone, and print what to send to RobustBench."""
-    submission = api.submit(model, records, zoo=zoo, folder=folder)
+    submission = api.submit(model, records, zoo=zoo, folder=folder, replace=replace)
     if as_json:
         common.print_json(
             {

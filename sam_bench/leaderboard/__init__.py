@@ -1,7 +1,8 @@
 """The leaderboard: entries made of cards and records, and the tables, figure and page made of entries."""
 
 from sam_bench.leaderboard.build import BuiltLeaderboard, build_leaderboard
-from sam_bench.leaderboard.entries import StoredEntry, checked_records, headline, make_entry, read_entries, read_entry
+from sam_bench.leaderboard.checks import checked_records
+from sam_bench.leaderboard.entries import StoredEntry, headline, make_entry, read_entries, read_entry
 from sam_bench.leaderboard.labels import architecture_label, attack_name, method_label
 from sam_bench.leaderboard.robustbench_issue import Condition
 from sam_bench.leaderboard.submit import Submission, submit_entry

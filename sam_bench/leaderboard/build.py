@@ -33,15 +33,15 @@ class BuiltLeaderboard:
 def build_leaderboard(folder: Path, *, title: str = "sam-bench leaderboard") -> BuiltLeaderboard:
     """Read every entry of a leaderboards folder and write `leaderboard.md|.tex|.csv|.html|.svg|.png` into it.
 
-    Every number is checked against the record it came from first. All forms are made before the
-    first is written, and each is written whole or not at all.
+    Every entry is held against its records and, where it is at hand, its card first. All forms are
+    made before the first is written, and each is written whole or not at all.
 
     Args:
         folder: The leaderboards folder, `<dataset>/<threat>/<name>.json` inside.
         title: Heading of the page.
 
     Raises:
-        InputError: No such folder, no entries, or an entry that its records do not bear out.
+        InputError: No such folder, no entries, or an entry that its records or its card do not bear out.
         SamBenchError: A file cannot be written.
     """
     entries = read_entries(folder)

@@ -1,12 +1,12 @@
-"""Entries: made from a card and its records alone, read back and checked against them."""
+"""Entries: made from a card and its records alone, and read back; `checks` holds them against both."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -33,7 +33,6 @@ from sam_bench.records import (
     Radius,
     first_problem,
     read_record,
-    sha256_file,
 )
 
 RowKey = tuple[str, str, float]
@@ -46,7 +45,6 @@ OFFICIAL_EPS: dict[tuple[str, str], Radius] = {
     ("imagenet", "Linf"): Radius("4/255"),
 }
 OFFICIAL_EXAMPLES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
-_LONGEST_FILE_NAME = 249
 
 
 @dataclass(frozen=True)
@@ -161,18 +159,11 @@ def make_entry(card: ModelCard, rows: Sequence[EntryRow], *, card_link: str) -> 
         link=card.paper_link.strip() or "N/A",
         name=card.paper_title.strip() or f"sam-bench: {card.recipe.name}",
         authors=card.authors.strip() or "Anonymous",
-        additional_data=False,
-        number_forward_passes=1,
         dataset=dataset,
         # RobustBench's BibTeX takes the last word as the year and fails on an empty text.
         venue=card.venue.strip() or "Unpublished",
         architecture=architecture_label(card.architecture),
-        eps=radius_text(top.eps),
-        clean_acc=percent(top.clean_accuracy),
-        reported=percent(top.robust_accuracy),
-        autoattack_acc=percent(top.robust_accuracy),
-        footnote=_footnote(card, top),
-        unreliable=True if top.warnings else None,
+        **fields_of_headline(top, dataset=card.dataset, listed=dataset, threat=card.threat),
         sam_bench=EntryEvidence(
             name=card.name,
             threat=card.threat,
@@ -187,14 +178,35 @@ def make_entry(card: ModelCard, rows: Sequence[EntryRow], *, card_link: str) -> 
     )
 
 
-def _footnote(card: ModelCard, top: EntryRow) -> str | None:
+def fields_of_headline(top: EntryRow, *, dataset: str, listed: str, threat: Norm) -> dict[str, Any]:
+    """The RobustBench fields that follow from the headline row, without the card.
+
+    Args:
+        top: See `headline`.
+        dataset: Our name of the data set.
+        listed: The data set that RobustBench's field names.
+        threat: The threat model the entry is listed under.
+    """
+    return {
+        "additional_data": False,
+        "number_forward_passes": 1,
+        "eps": radius_text(top.eps),
+        "clean_acc": percent(top.clean_accuracy),
+        "reported": percent(top.robust_accuracy),
+        "autoattack_acc": percent(top.robust_accuracy),
+        "footnote": _footnote(top, dataset=dataset, listed=listed, threat=threat),
+        "unreliable": True if top.warnings else None,
+    }
+
+
+def _footnote(top: EntryRow, *, dataset: str, listed: str, threat: Norm) -> str | None:
     """What a reader of the RobustBench fields alone must be told; None when its conditions are met."""
-    dataset, said = listed_dataset(card), []
-    if card.dataset != dataset:
-        said.append(f"evaluated on {card.dataset}, not on {dataset}")
-    if top.n_examples != OFFICIAL_EXAMPLES.get(dataset):
+    said = []
+    if dataset != listed:
+        said.append(f"evaluated on {dataset}, not on {listed}")
+    if top.n_examples != OFFICIAL_EXAMPLES.get(listed):
         said.append(f"on {examples_text(top.n_examples)}")
-    official = OFFICIAL_EPS.get((dataset, card.threat))
+    official = OFFICIAL_EPS.get((listed, threat))
     if official is not None and radius_key(official) != radius_key(top.eps):
         said.append(f"at eps {radius_text(top.eps)}, not {official}")
     own, others = split_warnings(top.warnings)
@@ -225,64 +237,6 @@ def read_entries(folder: Path) -> list[StoredEntry]:
     """
     paths = sorted(path for path in folder.glob("*/*/*.json") if not path.name.startswith("."))
     return [read_entry(path) for path in paths]
-
-
-def checked_records(stored: StoredEntry, *, rows_only: bool = False) -> Iterator[tuple[EntryRow, EvaluationRecord]]:
-    """Each row of an entry with the record behind it, after checking that the numbers follow from it.
-
-    Args:
-        stored: The entry.
-        rows_only: Leave the RobustBench fields unchecked.
-
-    Raises:
-        InputError: A record is missing or not the one the row was computed from, or a number in the
-            entry does not follow from its records.
-    """
-    evidence = stored.entry.sam_bench
-    for row in evidence.rows:
-        # Checked before anything is opened: a path in a file that others wrote leads nowhere else.
-        if not re.fullmatch(rf"records/[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST_FILE_NAME}}}\.json", row.record):
-            raise InputError(f"{stored.path}: record {row.record!r} is not of the form records/NAME.json")
-        path = stored.record_path(row)
-        record = read_record(path, EvaluationRecord)
-        found = sha256_file(path)
-        if found != row.record_sha256:
-            raise InputError(
-                f"{path} is not the record that {stored.path} was computed from "
-                f"(SHA-256 expected {row.record_sha256}, found {found}): submit the record again"
-            )
-        if record.checkpoint_sha256 != evidence.checkpoint_sha256:
-            raise InputError(
-                f"{path} is about checkpoint {record.checkpoint_sha256}, "
-                f"but {stored.path} about {evidence.checkpoint_sha256}: submit the model's own record"
-            )
-        if record.dataset != stored.dataset:
-            raise InputError(
-                f"{path} is about {record.dataset}, but {stored.path} lies among the entries of {stored.dataset}: an "
-                "entry belongs into the folder of its data set"
-            )
-        expected = row_from_record(record, sha256=row.record_sha256, model=evidence.name)
-        _same_numbers(stored.path, row, expected)
-        yield row, record
-    if rows_only:
-        return
-    top = headline(evidence.rows, dataset=stored.entry.dataset, threat=evidence.threat)
-    stated = (stored.entry.clean_acc, stored.entry.autoattack_acc, stored.entry.eps)
-    if top is None or stated != (percent(top.clean_accuracy), percent(top.robust_accuracy), radius_text(top.eps)):
-        raise InputError(
-            f"{stored.path}: clean_acc, autoattack_acc and eps are {', '.join(stated)}, which its AutoAttack record "
-            "does not give: submit the record again"
-        )
-
-
-def _same_numbers(path: Path, row: EntryRow, expected: EntryRow) -> None:
-    stated, computed = row.model_dump(mode="json"), expected.model_dump(mode="json")
-    for field in ("attack", "norm", "eps", "n_examples", "clean_accuracy", "robust_accuracy", "warnings"):
-        if stated[field] != computed[field]:
-            raise InputError(
-                f"{path}: {field} of the row {row.record} is {json.dumps(stated[field])}, "
-                f"but its record gives {json.dumps(computed[field])}: submit the record again"
-            )
 
 
 def read_card_if_there(path: Path) -> ModelCard | None:

@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from sam_bench import __version__
 from sam_bench.leaderboard.labels import count_text, examples_text, percent
-from sam_bench.leaderboard.tables import HEADERS, Board, Row
+from sam_bench.leaderboard.tables import HEADERS, Board, Row, carried_text
 
 # Header -> how its cells sort, and what hovering over it says.
 _COLUMNS: dict[str, tuple[str, str]] = {
-    "#": ("number", "rank on its board by robust accuracy"),
+    "#": ("number", "rank on its board by robust accuracy; – for other or fewer test examples"),
     "model": ("text", "name in the zoo"),
     "clean": ("number", "accuracy without an attack, in per cent, on the same examples"),
     "robust": ("number", "accuracy under the attack, in per cent"),
@@ -76,11 +76,16 @@ def render_page(boards: Sequence[Board], *, folder: Path, figures: Sequence[str]
     )
 
 
-def cells(row: Row, rank: int) -> list[Cell]:
-    """One cell a column of `HEADERS`; numbers sort by their unrounded value."""
+def cells(row: Row, place: int) -> list[Cell]:
+    """One cell a column of `HEADERS`; numbers sort by their unrounded value.
+
+    Args:
+        row: A line of a board.
+        place: On the board, from 1.
+    """
     evidence = row.entry.sam_bench
     keys: dict[str, float] = {
-        "#": rank,
+        "#": place,
         "clean": row.row.clean_accuracy,
         "robust": row.row.robust_accuracy,
         "eps": float(row.row.eps),
@@ -90,7 +95,7 @@ def cells(row: Row, rank: int) -> list[Cell]:
     }
     return [
         Cell(text, keys.get(header, text.lower()), header in keys)
-        for header, text in zip(HEADERS, row.cells(rank), strict=True)
+        for header, text in zip(HEADERS, row.cells(place), strict=True)
     ]
 
 
@@ -104,6 +109,7 @@ def details(row: Row, folder: Path) -> list[tuple[str, str, str]]:
     lines = [
         ("robust", f"{percent(row.row.robust_accuracy)} % of {examples_text(row.row.n_examples)} "
          f"(95 % interval {percent(low)} to {percent(high)})", ""),
+        ("of a curve", carried_text(record), ""),
         ("after each attack", after if len(record.accuracy_after) > 1 else "", ""),
         ("evaluated by", f"{record.engine}{f' with {settings}' if settings else ''}, seed {record.seed}, "
          f"{count_text(record.seconds)} s on {record.device}", ""),

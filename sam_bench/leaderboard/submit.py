@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam_bench.errors import InputError
+from sam_bench.leaderboard.checks import check_attack, checked_records
 from sam_bench.leaderboard.entries import (
     OFFICIAL_EXAMPLES,
     RowKey,
     StoredEntry,
-    checked_records,
     headline,
     listed_dataset,
     make_entry,
@@ -71,6 +71,14 @@ class _Source:
     data: bytes
 
 
+@dataclass(frozen=True)
+class _Replaced:
+    """A row that a given record replaces, and the fingerprint of its images, '' where that cannot be told."""
+
+    row: EntryRow
+    fingerprint: str
+
+
 def submit_entry(
     card: ModelCard,
     card_path: Path,
@@ -78,11 +86,13 @@ def submit_entry(
     *,
     folder: Path,
     fingerprint_of_first: Callable[[int], str] | None = None,
+    replace: bool = False,
 ) -> Submission:
     """Write a model's entry, or add records to the entry it has; every number comes from a record.
 
-    A record for an attack, norm and radius that the entry already has replaces that row; other rows
-    stay, checked against their own records again. Rows of other weights under the same name go.
+    A record for an attack, norm and radius that the entry already has replaces that row, but for one
+    over fewer or other test examples; other rows stay, checked against their own records again. Rows
+    of other weights under the same name go.
 
     A record over the whole test set has the card's test fingerprint. One over its first n examples
     has a fingerprint of its own, which card and record alone cannot check: it is compared with other
@@ -94,13 +104,15 @@ def submit_entry(
         record_paths: One or more EvaluationRecords of the card's checkpoint.
         folder: The leaderboards folder.
         fingerprint_of_first: Fingerprint of the first n test examples of the card's data set.
+        replace: Let a record replace a row over more or other test examples, too.
 
     Returns:
         The submission; its files are written (records first, then the entry).
 
     Raises:
-        InputError: A record is of another checkpoint, data set or test set, two records are for the
-            same row, or the model has no AutoAttack record. Nothing is written then.
+        InputError: A record is of another checkpoint, data set or test set, or not of the attack that
+            it names, two records are for the same row, one would replace a row over more or other
+            test examples, or the model has no AutoAttack record. Nothing is written then.
     """
     if read_record(card_path, ModelCard) != card:
         raise InputError(f"{card_path} is not the card of {card.name} that is being submitted: read it again")
@@ -108,9 +120,11 @@ def submit_entry(
     given = _read_sources(card, record_paths)
 
     def together() -> tuple[list[_Source], list[str], list[Path], LeaderboardEntry]:
-        kept, notes, stale = _existing(card, path, {row_key(source.row) for source in given})
+        kept, going, notes, stale = _existing(card, path, {row_key(source.row) for source in given})
         sources = [*kept, *given]
         notes += _check_test_set(card, card_path, sources, fingerprint_of_first)
+        if not replace:
+            _check_replaced(path, going, given)
         link = Path(os.path.relpath(card_path.resolve(), path.parent.resolve())).as_posix()
         return sources, notes, stale, make_entry(card, [source.row for source in sources], card_link=link)
 
@@ -160,6 +174,7 @@ def _read_sources(card: ModelCard, record_paths: Sequence[Path]) -> list[_Source
                 f"{path} was evaluated on {record.dataset}, but the card of {card.name} is of {card.dataset}: "
                 f"evaluate it on {card.dataset}"
             )
+        check_attack(record, path)
         row = row_from_record(record, sha256=hashlib.sha256(data).hexdigest(), model=card.name)
         twin = sources.get(row_key(row))
         if twin is not None and twin.data != data:
@@ -171,10 +186,12 @@ def _read_sources(card: ModelCard, record_paths: Sequence[Path]) -> list[_Source
     return list(sources.values())
 
 
-def _existing(card: ModelCard, path: Path, replaced: set[RowKey]) -> tuple[list[_Source], list[str], list[Path]]:
-    """What stays of the entry at `path`: its sources, what to tell, and copies that nothing will point at."""
+def _existing(
+    card: ModelCard, path: Path, replaced: set[RowKey]
+) -> tuple[list[_Source], list[_Replaced], list[str], list[Path]]:
+    """Of the entry at `path`: what stays, what is replaced, what to tell, and copies that nothing will point at."""
     if not path.exists():
-        return [], [], []
+        return [], [], [], []
     stored = read_entry(path)
     evidence = stored.entry.sam_bench
     if evidence.checkpoint_sha256 != card.weights.sha256:
@@ -183,21 +200,52 @@ def _existing(card: ModelCard, path: Path, replaced: set[RowKey]) -> tuple[list[
             f"{card.name} has other weights than its entry had ({evidence.checkpoint_sha256[:12]}…): "
             f"{'its row' if count == 1 else f'its {count} rows'} went with them"
         )
-        return [], [note], _copies(stored, evidence.rows)
+        return [], [], [note], _copies(stored, evidence.rows)
     going = [row for row in evidence.rows if row_key(row) in replaced]
     staying = [row for row in evidence.rows if row_key(row) not in replaced]
     # The rows that go need no evidence any more, so that submitting again mends an entry cut short.
-    remaining = stored.entry.model_copy(update={"sam_bench": evidence.model_copy(update={"rows": staying})})
     kept = [
         _Source(row, record, stored.record_path(row), b"")
-        for row, record in checked_records(StoredEntry(path, remaining), rows_only=True)
+        for row, record in checked_records(_with_rows(stored, staying))
     ]
     notes = [
         f"replaced the row {row.attack} at {row.norm} {radius_text(row.eps)} ({examples_text(row.n_examples)}, "
         f"robust {100 * row.robust_accuracy:.2f} %)"
         for row in going
     ]
-    return kept, notes, _copies(stored, going)
+    return kept, [_Replaced(row, _fingerprint(stored, row)) for row in going], notes, _copies(stored, going)
+
+
+def _with_rows(stored: StoredEntry, rows: Sequence[EntryRow]) -> StoredEntry:
+    evidence = stored.entry.sam_bench.model_copy(update={"rows": list(rows)})
+    return StoredEntry(stored.path, stored.entry.model_copy(update={"sam_bench": evidence}))
+
+
+def _fingerprint(stored: StoredEntry, row: EntryRow) -> str:
+    """Of the images behind a row; '' where its record is missing or is not the one it was computed from."""
+    try:
+        return next(record.dataset_fingerprint for _, record in checked_records(_with_rows(stored, [row])))
+    except InputError:
+        return ""
+
+
+def _check_replaced(path: Path, going: Sequence[_Replaced], given: Sequence[_Source]) -> None:
+    """Refuse to put a record in the place of a row that rests on more, or on other, test examples."""
+    by_key = {row_key(source.row): source for source in given}
+    for old in going:
+        new = by_key[row_key(old.row)]
+        count, before = new.row.n_examples, old.row.n_examples
+        if count < before:
+            new_over, old_over = f"only {examples_text(count)}", f"{before:,}"
+        elif count == before and old.fingerprint not in ("", new.record.dataset_fingerprint):
+            new_over = f"images with fingerprint {new.record.dataset_fingerprint}"
+            old_over = f"others ({old.fingerprint})"
+        else:
+            continue
+        raise InputError(
+            f"{new.path} is over {new_over}, but the row {old.row.attack} at {old.row.norm} "
+            f"{radius_text(old.row.eps)} of {path} over {old_over}: give --replace to put it in that row's place"
+        )
 
 
 def _copies(stored: StoredEntry, rows: Sequence[EntryRow]) -> list[Path]:

@@ -8,10 +8,9 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 
-from sam_bench.attacks import ATTACKS
-from sam_bench.leaderboard.entries import StoredEntry, checked_records, read_card_if_there
+from sam_bench.leaderboard.checks import check_fields, checked_records, our_attacks
+from sam_bench.leaderboard.entries import StoredEntry, read_card_if_there
 from sam_bench.leaderboard.labels import (
     AUTOATTACK,
     count_text,
@@ -22,7 +21,7 @@ from sam_bench.leaderboard.labels import (
     radius_text,
     spelled,
 )
-from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry
+from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry, ModelCard
 
 _NORMS = ("Linf", "L2", "L1")
 
@@ -40,6 +39,9 @@ HEADERS = (
     "parameters",
 )
 
+UNRANKED = "–"
+"""The rank of a row that does not compare with the others of its board."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -51,7 +53,8 @@ class Row:
         record: The evaluation behind them.
         train_command: The command that made the model, where its card is at hand and says so.
         card_found: Whether the card lies where the entry points.
-        notes: What a reader must know: the attack's warnings, fewer examples, a card of other weights.
+        notes: What a reader must know: the attack's warnings, fewer examples, a card that is not there.
+        ranked: Whether it is over the same test examples as the best-tested rows of its board.
     """
 
     stored: StoredEntry
@@ -60,6 +63,7 @@ class Row:
     train_command: str
     card_found: bool
     notes: tuple[str, ...] = ()
+    ranked: bool = True
 
     @property
     def entry(self) -> LeaderboardEntry:
@@ -76,11 +80,15 @@ class Row:
         """The method's label."""
         return self.entry.sam_bench.method
 
-    def cells(self, rank: int) -> list[str]:
-        """Text of each column of `HEADERS`."""
+    def cells(self, place: int) -> list[str]:
+        """Text of each column of `HEADERS`.
+
+        Args:
+            place: On the board, from 1; its rank where it is ranked.
+        """
         evidence = self.entry.sam_bench
         return [
-            str(rank),
+            str(place) if self.ranked else UNRANKED,
             self.model,
             percent(self.row.clean_accuracy),
             percent(self.row.robust_accuracy),
@@ -108,7 +116,7 @@ def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[floa
 
 @dataclass(frozen=True)
 class Board:
-    """Rows that compare: one data set, norm, radius and attack; best robust accuracy first."""
+    """Rows of one data set, norm, radius and attack: ranked by robust accuracy, below them those without a rank."""
 
     dataset: str
     norm: str
@@ -150,32 +158,49 @@ def make_boards(entries: Iterable[StoredEntry]) -> list[Board]:
     """All rows of all entries, grouped and ranked.
 
     Boards come by data set, norm (Linf, L2, L1), attack (AutoAttack first) and radius; rows by robust
-    accuracy from the highest, as RobustBench ranks, then by clean accuracy, then by name.
+    accuracy from the highest, as RobustBench ranks, then by clean accuracy, then by name. Rows over
+    fewer or other test examples than the others come last, in the same order among themselves.
 
     Raises:
-        InputError: An entry's numbers do not follow from its records.
+        InputError: An entry says what its records or its card do not.
     """
     groups: dict[tuple[str, str, str, float], list[Row]] = {}
     for stored in entries:
-        card = read_card_if_there(stored.card_path())
-        other_weights = card is not None and card.weights.sha256 != stored.entry.sam_bench.checkpoint_sha256
-        stale = ("the card now describes other weights than the ones evaluated",) if other_weights else ()
-        command = card.command if card is not None and not other_weights else ""
-        for row, record in checked_records(stored):
-            line = Row(stored, row, record, command, card is not None, (*dict.fromkeys(row.warnings), *stale))
+        found = read_card_if_there(stored.card_path())
+        card = found if found and found.weights.sha256 == stored.entry.sam_bench.checkpoint_sha256 else None
+        sources = list(checked_records(stored))
+        check_fields(stored, card)
+        for row, record in sources:
+            notes = *dict.fromkeys(row.warnings), *_unchecked(found, card)
+            line = Row(stored, row, record, card.command if card else "", found is not None, notes)
             groups.setdefault((stored.dataset, row.norm, row.attack, radius_key(row.eps)), []).append(line)
     keys = sorted(groups, key=lambda key: (key[0], _NORMS.index(key[1]), key[2] != AUTOATTACK, key[2], key[3]))
     return [_board(groups[key]) for key in keys]
+
+
+def _unchecked(found: ModelCard | None, card: ModelCard | None) -> tuple[str, ...]:
+    """What is said where no card of the weights that were evaluated is at hand."""
+    if card is not None:
+        return ()
+    why = "no card at hand" if found is None else "the card now describes other weights than the ones evaluated"
+    return (f"{why}: method, network and cost as the entry states them",)
 
 
 def _board(rows: list[Row]) -> Board:
     most = max(line.row.n_examples for line in rows)
     said = []
     for line in rows:
-        added = *_fewer(line, most), *_other_images(line, rows), *_other_settings(line, rows)
-        said.append(replace(line, notes=(*line.notes, *added)))
+        apart = *_fewer(line, most), *_other_images(line, rows)
+        notes = *line.notes, *apart, *_other_settings(line, rows), *_carried(line, rows)
+        said.append(replace(line, notes=notes, ranked=not apart))
     said.sort(
-        key=lambda line: (-line.row.robust_accuracy, -line.row.clean_accuracy, line.model, line.entry.sam_bench.threat)
+        key=lambda line: (
+            not line.ranked,
+            -line.row.robust_accuracy,
+            -line.row.clean_accuracy,
+            line.model,
+            line.entry.sam_bench.threat,
+        )
     )
     first = rows[0]
     # However the radius was written, a board shows the shortest spelling: 8/255 before 0.03137254902.
@@ -185,7 +210,7 @@ def _board(rows: list[Row]) -> Board:
 
 def _fewer(line: Row, most: int) -> tuple[str, ...]:
     fewer = line.row.n_examples < most
-    return (f"on {examples_text(line.row.n_examples)} only: compare with care",) if fewer else ()
+    return (f"on {examples_text(line.row.n_examples)} only: not ranked",) if fewer else ()
 
 
 def _other_images(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -193,7 +218,7 @@ def _other_images(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     as_many = [each.record.dataset_fingerprint for each in rows if each.row.n_examples == line.row.n_examples]
     usual = max(as_many, key=as_many.count)
     own = line.record.dataset_fingerprint
-    return () if own == usual else (f"on other test images (fingerprint {own[:12]}…): not comparable",)
+    return () if own == usual else (f"on other test images (fingerprint {own[:12]}…): not ranked",)
 
 
 def _other_settings(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -201,14 +226,21 @@ def _other_settings(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
 
     All that decides the strength of one of ours is in its name; what is in a name is the same in all rows.
     """
-    own = {} if line.record.attack in _our_attacks() else line.record.settings
+    own = {} if line.record.attack in our_attacks() else line.record.settings
     names = [name for name in own if any(each.record.settings.get(name) != own[name] for each in rows)]
     return (f"attacked with {', '.join(f'{name} {own[name]}' for name in names)}",) if names else ()
 
 
-@cache
-def _our_attacks() -> frozenset[str]:
-    return frozenset(attack.method for attack in ATTACKS if attack.__module__.startswith("sam_bench."))
+def _carried(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    """That a row is of a curve where others are not: what a smaller ball broke counts as broken here, too."""
+    stand_alone = any(each.record.carried == 0 for each in rows)
+    return (carried_text(line.record),) if line.record.carried and stand_alone else ()
+
+
+def carried_text(record: EvaluationRecord) -> str:
+    """`1,234 examples carried over from smaller radii`; empty for an evaluation that stands alone."""
+    count = record.carried
+    return f"{count:,} example{'' if count == 1 else 's'} carried over from smaller radii" if count else ""
 
 
 @dataclass(frozen=True)
@@ -231,8 +263,8 @@ class PlainTable:
 def plain_table(board: Board) -> PlainTable:
     """A board as text without any mark-up."""
     rows = []
-    for rank, line in enumerate(board.rows, start=1):
-        cells = line.cells(rank)
+    for place, line in enumerate(board.rows, start=1):
+        cells = line.cells(place)
         cells[1] += "".join(f" [{mark}]" for mark in board.marks(line))
         rows.append(cells)
     notes = [f"[{number}] {note}" for number, note in enumerate(board.footnotes, start=1)]
@@ -295,6 +327,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "·": r"\textperiodcentered{}",
+    "–": "--",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     # A bracket that opens a line would be read as an option of the `\\` before it.
     "[": "{[}",
@@ -316,6 +349,7 @@ CSV_COLUMNS = (
     "eps",
     "eps_float",
     "n_examples",
+    "carried",
     "clean_percent",
     "robust_percent",
     "method",
@@ -335,15 +369,21 @@ CSV_COLUMNS = (
 
 
 def csv_text(boards: Sequence[Board]) -> str:
-    """Every row of every board as CSV with the columns of `CSV_COLUMNS`; numbers are not rounded."""
+    """Every row of every board as CSV with the columns of `CSV_COLUMNS`; numbers are not rounded, no rank is empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for board in boards:
-        for rank, line in enumerate(board.rows, start=1):
+        for place, line in enumerate(board.rows, start=1):
             row, evidence = line.row, line.entry.sam_bench
-            values: list[str | int | float] = [rank, line.model, board.dataset, row.attack, row.norm]
-            values += [radius_text(row.eps), f"{float(row.eps):.12g}", row.n_examples]
+            values: list[str | int | float] = [
+                place if line.ranked else "",
+                line.model,
+                board.dataset,
+                row.attack,
+                row.norm,
+            ]
+            values += [radius_text(row.eps), f"{float(row.eps):.12g}", row.n_examples, line.record.carried]
             values += [f"{100 * row.clean_accuracy:.10g}", f"{100 * row.robust_accuracy:.10g}", line.method]
             values += [line.entry.architecture, evidence.epochs, f"{evidence.passes:.10g}", evidence.parameters]
             values += [evidence.threat, line.entry.authors, line.record.engine, "; ".join(line.notes)]

@@ -209,6 +209,18 @@ def test_from_evaluation_to_leaderboard_each_step_prints_json(with_tiny: Command
     assert "[New Model]" in again.out and "entry written to leaderboards/digits-8px/Linf/tiny.json" in again.err
 
 
+def test_a_record_over_fewer_images_replaces_a_row_only_with_the_option_that_says_so(with_tiny: CommandLine) -> None:
+    evaluate = ["evaluate", "tiny", "--attack", "autoattack", "--eps", "0.9"]
+    for count in (4, 3):
+        with_tiny.done(*evaluate, "--n-examples", str(count), "--output", f"{count}.json")
+    with_tiny.done("leaderboard", "submit", "tiny", "4.json")
+    message = with_tiny.refused("leaderboard", "submit", "tiny", "3.json")
+    assert "3.json is over only 3 test examples, but the row autoattack at Linf 0.9 of leaderboards/" in message
+    assert "tiny.json over 4: give --replace" in message
+    again = with_tiny.done("leaderboard", "submit", "tiny", "3.json", "--replace")
+    assert "note: replaced the row autoattack at Linf 0.9 (4 test examples" in again.err
+
+
 def test_submit_needs_an_autoattack_record_of_these_weights(with_tiny: CommandLine) -> None:
     with_tiny.done(*_EVALUATE, "--output", "fgsm.json")
     message = with_tiny.refused("leaderboard", "submit", "tiny", "fgsm.json")

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from sam_bench.attacks.autoattack.plan import ATTACKS_OF
 from sam_bench.leaderboard import submit_entry
 from sam_bench.records import (
     MISCLASSIFIED,
@@ -79,8 +80,9 @@ def make_record(
     warnings: tuple[str, ...] = (),
     **changes: Any,
 ) -> EvaluationRecord:
-    """A record of `n` examples, `clean` of them classified right and `robust` of them robust."""
-    attacks = ["apgd-ce", "square"] if attack == "autoattack" else [attack]
+    """A record of `n` examples, `clean` of them classified right, `robust` robust; `attacks` are what ran."""
+    version = changes.get("version", "standard") if attack == "autoattack" else ""
+    attacks = changes.pop("attacks", None) or ATTACKS_OF.get(version, [attack])
     broken = clean - robust
     by = [attacks[0]] * (broken - broken // 3) + [attacks[-1]] * (broken // 3)
     verdicts = [ROBUST] * robust + by + [MISCLASSIFIED] * (n - clean)
@@ -90,7 +92,7 @@ def make_record(
         "dataset": card.dataset,
         "dataset_fingerprint": head_fingerprint(card.dataset, n),
         "attack": attack,
-        "version": "standard" if attack == "autoattack" else "",
+        "version": version,
         "engine": "pyautoattack 0.2.0" if attack == "autoattack" else "sam-bench 0.1.0",
         "settings": {"steps": 20} if attack == "pgd" else {},
         "norm": norm,
@@ -118,8 +120,11 @@ class Bench:
         self.root, self.folder = root, root / "leaderboards"
         self.count = 0
 
+    def card_path(self, name: str, *, dataset: str = "cifar10", threat: str = "Linf") -> Path:
+        return self.root / "model_zoo" / dataset / threat / f"{name}.json"
+
     def card_file(self, card: ModelCard) -> Path:
-        path = self.root / "model_zoo" / card.dataset / card.threat / f"{card.name}.json"
+        path = self.card_path(card.name, dataset=card.dataset, threat=card.threat)
         write_record(path, card)
         return path
 

@@ -99,6 +99,13 @@ def test_training_passes_sort_as_numbers_not_as_texts(page: Any) -> None:
     assert column(page, 9) == ["110", "110", "20", "20", "20", "20", "10"]
 
 
+def test_a_row_without_a_rank_stays_below_however_the_board_is_sorted(page: Any) -> None:
+    for index in (3, 3, 0, 0, 1, 1):
+        click_header(page, index)
+        assert column(page, 0, board=1)[-1] == "–" and column(page, 1, board=1)[-1].startswith("at-eps4")
+    assert float(column(page, 3, board=1)[-1]) == max(float(text) for text in column(page, 3, board=1))
+
+
 def test_a_text_header_sorts_names_and_the_details_stay_with_their_row(page: Any) -> None:
     click_header(page, 1)
     names = [text.split("[")[0].strip() for text in column(page, 1)]

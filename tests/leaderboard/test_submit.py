@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -111,6 +113,65 @@ def test_a_second_record_replaces_its_own_row_and_leaves_the_others(bench: Bench
     assert any("replaced the row autoattack" in note for note in done.notes)
     on_disk = {path.name for path in (done.path.parent / "records").iterdir()}
     assert on_disk == {Path(row.record).name for row in rows.values()}
+
+
+def test_a_record_over_fewer_or_other_images_replaces_a_row_only_when_told_to(bench: Bench) -> None:
+    card = make_card("m")
+    row = r"the row autoattack at Linf 8/255 of .*m\.json over"
+    bench.submit(card, make_record(card, clean=80, robust=30))
+    before = (bench.folder / "cifar10/Linf/m.json").read_bytes()
+    for record, message in (
+        (
+            make_record(card, clean=40, robust=20, n=50),
+            rf"is over only 50 test examples, but {row} 100: give --replace",
+        ),
+        (
+            make_record(card, clean=80, robust=60, dataset_fingerprint=digest("easy")),
+            rf"over images with fingerprint {digest('easy')}, but {row} others \({head_fingerprint('cifar10', 100)}\)",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            bench.submit(card, record)
+        assert (bench.folder / "cifar10/Linf/m.json").read_bytes() == before
+        done = bench.submit(card, record, replace=True)
+        assert [each.n_examples for each in done.entry.sam_bench.rows] == [record.n_examples]
+        bench.submit(card, make_record(card, clean=80, robust=30), replace=True)
+    more = bench.submit(card, make_record(card, clean=160, robust=60, n=200))
+    assert more.entry.sam_bench.rows[0].n_examples == 200
+
+
+def test_a_row_whose_record_is_gone_is_replaced_by_as_many_examples_and_not_by_fewer(bench: Bench) -> None:
+    card = make_card("m")
+    bench.submit(card, make_record(card, clean=80, robust=30)).records[0].unlink()
+    with pytest.raises(InputError, match="is over only 50 test examples"):
+        bench.submit(card, make_record(card, clean=40, robust=20, n=50))
+    assert bench.submit(card, make_record(card, clean=80, robust=31)).entry.autoattack_acc == "31.00"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"attacks": ["apgd-ce", "square"]},
+            "of autoattack, version standard, which runs apgd-ce, apgd-t, fab-t, square, but accuracy_after names "
+            "apgd-ce, square: evaluate with the whole attack",
+        ),
+        ({"version": ""}, "does not say which version of autoattack it is of"),
+        (
+            {"settings": {"steps": 2}},
+            "is not of autoattack as sam-bench has it: steps: attack 'autoattack' takes ",
+        ),
+        ({"settings": {"suite": ["apgd-ce"]}}, "is not of autoattack as sam-bench has it"),
+        ({"attack": "pgd", "attacks": ["apgd-ce"]}, "of pgd which runs pgd, but accuracy_after names apgd-ce"),
+    ],
+)
+def test_a_record_that_did_not_run_what_it_is_called_is_refused(
+    bench: Bench, changes: dict[str, Any], message: str
+) -> None:
+    card = make_card("m")
+    with pytest.raises(InputError, match=re.escape(message)):
+        bench.submit(card, make_record(card, clean=80, robust=30, **changes))
+    assert not bench.folder.exists()
 
 
 def test_attacks_of_different_strength_are_different_rows(bench: Bench) -> None:

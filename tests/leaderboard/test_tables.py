@@ -24,8 +24,10 @@ from sam_bench.leaderboard.tables import (
     escape_latex,
     escape_markdown,
     make_boards,
+    markdown,
     wilson_interval,
 )
+from sam_bench.records import sha256_file, write_record
 
 HOSTILE = "<script>alert(1)</script> & 100% _x_ #1 | a\\b ~^ {$} `*`"
 
@@ -39,8 +41,8 @@ def test_boards_hold_what_compares_and_rank_by_robust_then_clean_accuracy(filled
         ("digits", "autoattack", "16/255"),
     ]
     for board in boards:
-        ranking = [(-row.row.robust_accuracy, -row.row.clean_accuracy, row.model) for row in board.rows]
-        assert ranking == sorted(ranking)
+        ranking = [(-row.row.robust_accuracy, -row.row.clean_accuracy, row.model) for row in board.rows if row.ranked]
+        assert ranking == sorted(ranking) and len(ranking) >= len(board.rows) - 1
         assert {(row.row.norm, row.row.attack, str(row.row.eps)) for row in board.rows} == {
             (board.norm, board.attack, board.eps)
         }
@@ -79,7 +81,7 @@ def test_doubts_and_fewer_examples_are_marked_and_explained_below(filled: Bench)
     assert [row[1] for row in doubted.rows if "[" in row[1]] == ["sam-rho0.4 [1]"]
     assert doubted.footnotes[0].startswith("[1] zero-gradients")
     assert [row[1] for row in smaller.rows if "[" in row[1]] == ["at-eps4 [1]"]
-    assert smaller.footnotes == ["[1] on 50 test examples only: compare with care"]
+    assert smaller.footnotes == ["[1] on 50 test examples only: not ranked"]
 
 
 def test_rows_on_other_images_or_with_other_settings_are_marked(bench: Bench) -> None:
@@ -91,11 +93,54 @@ def test_rows_on_other_images_or_with_other_settings_are_marked(bench: Bench) ->
             card, *(each.model_copy(update={"dataset_fingerprint": images * 64}) for each in (record, foreign))
         )
     auto, foreign_board = (plain_table(board) for board in make_boards(read_entries(bench.folder)))
-    assert [row[1] for row in auto.rows] == ["one", "three [1]", "two"]
-    assert auto.footnotes == ["[1] on other test images (fingerprint bbbbbbbbbbbb…): not comparable"]
-    assert [row[1] for row in foreign_board.rows] == ["one [1]", "three [2] [3]", "two [3]"]
-    assert foreign_board.footnotes[0] == "[1] attacked with alpha 1/255"
-    assert foreign_board.footnotes[2] == "[3] attacked with alpha 2/255"
+    assert [row[1] for row in auto.rows] == ["one", "two", "three [1]"]
+    assert auto.footnotes == ["[1] on other test images (fingerprint bbbbbbbbbbbb…): not ranked"]
+    assert [row[1] for row in foreign_board.rows] == ["one [1]", "two [2]", "three [3] [2]"]
+    assert foreign_board.footnotes[:2] == ["[1] attacked with alpha 1/255", "[2] attacked with alpha 2/255"]
+
+
+def test_rows_over_fewer_or_other_images_are_below_all_others_and_have_no_rank(bench: Bench) -> None:
+    for name, robust, n, images in (
+        ("low", 10, 100, "a"),
+        ("high", 30, 100, "a"),
+        ("few", 50, 50, "c"),
+        ("other", 60, 100, "b"),
+    ):
+        card = make_card(name)
+        bench.submit(
+            card, make_record(card, clean=80 * n // 100, robust=robust * n // 100, n=n, dataset_fingerprint=images * 64)
+        )
+    built = build_leaderboard(bench.folder)
+    table = plain_table(built.boards[0])
+    assert [(row[0], row[1].split(" ")[0], row[3]) for row in table.rows] == [
+        ("1", "high", "30.00"),
+        ("2", "low", "10.00"),
+        ("–", "other", "60.00"),
+        ("–", "few", "50.00"),
+    ]
+    assert table.title.endswith("100 test examples")
+    assert "    -- & few {[}2{]} &" in built.paths["tex"].read_text()
+    assert [row["rank"] for row in csv.DictReader(io.StringIO(built.paths["csv"].read_text()))] == ["1", "2", "", ""]
+
+
+def test_a_row_of_a_curve_says_what_it_carries_where_others_stand_alone(bench: Bench) -> None:
+    for name, carried in (("alone", 0), ("curve", 7)):
+        card = make_card(name)
+        pgd = make_record(card, clean=80, robust=40, attack="pgd", carried=5)
+        bench.submit(card, make_record(card, clean=80, robust=30, carried=carried), pgd)
+    built = build_leaderboard(bench.folder)
+    assert [board.footnotes for board in built.boards] == [("7 examples carried over from smaller radii",), ()]
+    assert [row.model for row in built.rows if row.notes] == ["curve"]
+    rows = list(csv.DictReader(io.StringIO(built.paths["csv"].read_text())))
+    assert [(row["model"], row["carried"]) for row in rows] == [
+        ("alone", "0"),
+        ("curve", "7"),
+        ("alone", "5"),
+        ("curve", "5"),
+    ]
+    page = built.paths["html"].read_text()
+    assert page.count("<dt>of a curve</dt><dd>7 examples carried over from smaller radii</dd>") == 1
+    assert page.count("<dt>of a curve</dt><dd>5 examples carried over from smaller radii</dd>") == 2
 
 
 def test_an_attack_of_a_plug_in_with_other_settings_is_marked_with_those_its_name_does_not_say(bench: Bench) -> None:
@@ -199,6 +244,15 @@ def test_building_twice_gives_the_same_bytes(bench: Bench) -> None:
     assert first == second and set(first) == {"md", "tex", "csv", "html", "svg", "png"}
 
 
+@pytest.mark.parametrize("folder", ["leaderboards", "benchmarks/results/what-they-buy-w8/leaderboards"])
+def test_the_leaderboards_of_this_repository_are_what_their_cards_and_records_give(folder: str) -> None:
+    path = Path(__file__).parents[2] / folder
+    boards = make_boards(read_entries(path))
+    assert all(row.card_found for board in boards for row in board.rows)
+    assert csv_text(boards) == (path / "leaderboard.csv").read_text()
+    assert markdown(boards) == (path / "leaderboard.md").read_text()
+
+
 def test_an_empty_folder_is_refused_with_the_command_that_fills_it(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="sam-bench leaderboard submit MODEL RECORD"):
@@ -218,10 +272,6 @@ def edited(bench: Bench, change: Any) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda entry: entry.update(autoattack_acc="66.00"),
-            "clean_acc, autoattack_acc and eps are 80.00, 66.00, 8/255",
-        ),
         (lambda entry: entry["sam_bench"]["rows"][0].update(robust_accuracy=0.6), "robust_accuracy of the row"),
         (lambda entry: entry["sam_bench"]["rows"][0].update(warnings=["x"]), "warnings of the row"),
         (lambda entry: entry["sam_bench"]["rows"][0].update(record_sha256="0" * 64), "SHA-256 expected 0000"),
@@ -238,6 +288,89 @@ def test_an_entry_that_its_records_do_not_bear_out_is_refused(bench: Bench, chan
     assert not list(bench.folder.glob("leaderboard.*"))
 
 
+FROM_RECORDS: list[tuple[str, Any, str]] = [
+    ("autoattack_acc", "66.00", '"30.00"'),
+    ("reported", "66.00", '"30.00"'),
+    ("eps", "16/255", '"8/255"'),
+    ("additional_data", True, "false"),
+    ("number_forward_passes", 2, "1"),
+    ("footnote", None, '"on 100 test examples"'),
+    ("unreliable", True, "null"),
+]
+FROM_CARD: list[tuple[str, Any, str]] = [
+    ("architecture", "WideResNet-70-16", '"PreActResNet-18 (width 16)"'),
+    ("dataset", "imagenet", '"cifar10"'),
+    ("sam_bench.method", "TRADES", '"SAM rho=0.2"'),
+    ("sam_bench.epochs", 1, "10"),
+    ("sam_bench.passes", 1.0, "20.0"),
+    ("sam_bench.parameters", 10, "702442"),
+]
+
+
+def rewrite(field: str, value: Any) -> Any:
+    """A change that sets a field, `sam_bench.` before those of our block."""
+    *block, name = field.split(".")
+    return lambda entry: (entry[block[0]] if block else entry).update({name: value})
+
+
+@pytest.mark.parametrize(("field", "value", "right"), FROM_RECORDS + FROM_CARD)
+def test_an_entry_that_its_card_does_not_bear_out_is_refused(bench: Bench, field: str, value: Any, right: str) -> None:
+    path = edited(bench, rewrite(field, value))
+    with pytest.raises(InputError) as refusal:
+        build_leaderboard(bench.folder)
+    message = str(refusal.value)
+    assert (
+        message.startswith(f"{path}: {field} is {json.dumps(value)}, but its card ") and f" give {right}: " in message
+    )
+    assert not list(bench.folder.glob("leaderboard.*"))
+
+
+@pytest.mark.parametrize(("field", "value", "right"), FROM_RECORDS)
+def test_what_follows_from_the_records_is_checked_without_a_card(
+    bench: Bench, field: str, value: Any, right: str
+) -> None:
+    path = edited(bench, rewrite(field, value))
+    bench.card_path("m").unlink()
+    with pytest.raises(InputError) as refusal:
+        build_leaderboard(bench.folder)
+    assert f"{path}: {field} is {json.dumps(value)}, but its records give {right}: " in str(refusal.value)
+
+
+def test_who_wrote_the_paper_and_where_it_is_may_be_edited_by_hand(bench: Bench) -> None:
+    edited(bench, lambda entry: entry.update(link="https://x.org", name="Title", authors="Ada", venue="Mind 1950"))
+    (row,) = build_leaderboard(bench.folder).rows
+    assert (row.entry.authors, row.notes) == ("Ada", ())
+
+
+def test_an_entry_whose_card_is_listed_elsewhere_is_refused(bench: Bench) -> None:
+    card = make_card("m")
+    bench.submit(card, make_record(card, clean=80, robust=30))
+    bench.card_path("m").write_text(card.model_copy(update={"threat": "L2"}).model_dump_json())
+    with pytest.raises(InputError, match=r"is of cifar10/Linf/m, but its card .* of cifar10/L2/m"):
+        build_leaderboard(bench.folder)
+
+
+def test_an_entry_without_its_autoattack_row_is_refused(bench: Bench) -> None:
+    card = make_card("m")
+    pgd = make_record(card, clean=80, robust=40, attack="pgd")
+    path = bench.submit(card, make_record(card, clean=80, robust=30), pgd).path
+    fields = json.loads(path.read_text())
+    del fields["sam_bench"]["rows"][0]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=r"m\.json has no row of AutoAttack \(standard\) in Linf"):
+        build_leaderboard(bench.folder)
+
+
+def test_a_record_that_did_not_run_what_it_is_called_is_refused_when_it_is_built(bench: Bench) -> None:
+    card = make_card("m")
+    done = bench.submit(card, make_record(card, clean=80, robust=30))
+    (copy,) = done.records
+    write_record(copy, make_record(card, clean=80, robust=30, attacks=["apgd-ce", "square"]))
+    done.path.write_text(done.path.read_text().replace(done.entry.sam_bench.rows[0].record_sha256, sha256_file(copy)))
+    with pytest.raises(InputError, match=r"but accuracy_after names apgd-ce, square: evaluate with the whole attack"):
+        build_leaderboard(bench.folder)
+
+
 def test_a_missing_record_is_named(bench: Bench) -> None:
     card = make_card("m")
     bench.submit(card, make_record(card, clean=80, robust=30)).records[0].unlink()
@@ -252,8 +385,9 @@ def test_a_card_that_is_gone_or_of_other_weights_is_said_not_hidden(bench: Bench
     bench.card_file(gone).unlink()
     bench.card_file(changed.model_copy(update={"weights": gone.weights}))
     rows = {row.model: row for row in build_leaderboard(bench.folder).rows}
-    assert not rows["gone"].card_found and rows["gone"].notes == ()
-    assert rows["changed"].notes == ("the card now describes other weights than the ones evaluated",)
+    stated = "method, network and cost as the entry states them"
+    assert not rows["gone"].card_found and rows["gone"].notes == (f"no card at hand: {stated}",)
+    assert rows["changed"].notes == (f"the card now describes other weights than the ones evaluated: {stated}",)
 
 
 def test_wilsons_interval_is_the_published_one() -> None:
