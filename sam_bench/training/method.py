@@ -144,11 +144,11 @@ def _words(recipe: Recipe, fields: Mapping[str, Any]) -> dict[str, str]:
 def _refuse_radius_of_another_norm(before: ComponentSpec, after: ComponentSpec, given: set[str]) -> None:
     """Refuse a norm that is changed alone: 8/255 is much in Linf and nothing in L2, 128/255 the other way round."""
     norm, was = (spec.settings.get("norm", "Linf") for spec in (after, before))
-    if before.method == after.method and norm != was and "norm" in given and "eps" not in given:
-        usual = {"L2": USUAL_L2, "Linf": "papers train with 8/255"}.get(str(norm), "")
+    usual = {"L2": USUAL_L2, "Linf": "papers train with 8/255"}
+    if before.method == after.method and norm != was and norm in usual and "norm" in given and "eps" not in given:
         raise InputError(
-            f"--norm {norm}: the recipe's eps {before.settings.get('eps', '8/255')} is one of {was}; give --eps, too"
-            + (f" ({usual})" if usual else "")
+            f"--norm {norm}: the recipe's eps {before.settings.get('eps', '8/255')} is one of {was}; give --eps, too "
+            f"({usual[norm]})"
         )
 
 

@@ -249,6 +249,7 @@ def test_every_setting_of_every_method_is_an_option_of_train(
     # An objective may compare clean with perturbed inputs: they move.
     moving = ["--inputs", "fgsm"] if getattr(PARTS[part].get(method), "compares_inputs", False) else []
     needed = ["--opt", "lamb"] if method == "timm" and name != "opt" else []
+    needed += ["--eps", "0.5"] if name == "norm" else []
     arguments = [f"--{part}", method, option, *given, *moving, *needed]
     context = train_command.command.make_context("train", arguments)
     names = [name for names in ([*PARTS], train_command._SETTINGS) for name in names]

@@ -54,7 +54,8 @@ def test_every_combination_becomes_a_model_a_record_and_a_row(cli: CommandLine) 
     assert cli.files() == before, "what is finished is not done again"
     head, *lines = again.out.splitlines()
     settings = outcome.json["varies"]
-    assert head.split() == ["name", *settings, "clean", "robust", "4/255", "robust", "16/255", "passes", "seconds"]
+    accuracies = "clean (all) robust 4/255 (20) robust 16/255 (20)"
+    assert head.split() == ["name", *settings, *accuracies.split(), "passes", "seconds"]
     expected = [[name, *(str(row["settings"][key]) for key in settings)] for name, row in rows.items()]
     assert [line.split()[:3] for line in lines] == expected
 
