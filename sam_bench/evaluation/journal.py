@@ -7,18 +7,17 @@ what became of one example; a line that a kill cut short is left out when the jo
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 from sam_bench.attacks import Verdict
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.locks import claimed
-from sam_bench.records import write_atomic
+from sam_bench.records import atomic_file, write_atomic
 
 _SYNC_EVERY = 5.0  # seconds between two times that the disk is waited for; a killed process loses nothing anyway
 
@@ -109,7 +108,7 @@ class Journal:
                 )
             if not resume:
                 self.check_unused()
-        elif any(self._parts()):
+        elif not self.is_empty:
             raise InputError(
                 f"{self.path} holds verdicts, and nothing says of which evaluation; delete the folder to begin anew"
             )
@@ -122,11 +121,16 @@ class Journal:
         Raises:
             InputError: There are some.
         """
-        if any(self._parts()):
+        if not self.is_empty:
             raise InputError(
                 f"{self.path} holds an evaluation that was not finished: add --resume to go on with it, or delete the "
                 "folder to begin anew"
             )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no process has ever worked on it."""
+        return not any(self._parts())
 
     def is_of(self, identity: Mapping[str, Any], *, but_for: str = "") -> bool:
         """Whether the folder is there and was begun for this evaluation.
@@ -279,13 +283,24 @@ def write_witnesses(path: Path, known: Known, about: Mapping[str, str]) -> None:
         known: What was found.
         about: What they are of, written along as strings.
     """
-    places = sorted(place for place, verdict in known.verdicts.items() if verdict.witness is not None)
-    images = [known.verdicts[place].witness for place in places]
-    buffer = io.BytesIO()
-    stacked = torch.stack([image for image in images if image is not None]).numpy() if images else np.zeros((0,))
+    found = {place: verdict.witness for place, verdict in sorted(known.verdicts.items()) if verdict.witness is not None}
     said: dict[str, Any] = {name: np.array(value) for name, value in about.items()}
-    np.savez_compressed(buffer, index=np.array(places, dtype=np.int64), x_adv=stacked, **said)
-    write_atomic(path, buffer.getvalue())
+    said["index"] = np.array(list(found), dtype=np.int64)
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in said.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, value, allow_pickle=False)
+        with archive.open("x_adv.npy", "w", force_zip64=True) as member:
+            _write_stack(member, list(found.values()))
+
+
+def _write_stack(file: IO[bytes], images: Sequence[Tensor]) -> None:
+    """Images as one array in NumPy's format, one by one: together they may take half of the memory."""
+    shape = (len(images), *images[0].shape) if images else (0,)
+    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, about)
+    for image in images:
+        file.write(image.numpy().astype("<f4").tobytes())
 
 
 def read_about(path: Path) -> dict[str, str] | None:
@@ -298,19 +313,19 @@ def read_about(path: Path) -> dict[str, str] | None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    lines = text.split("\n")
-    # After the last newline comes nothing, or what a kill cut short.
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            entry = json.loads(line)
-            if not isinstance(entry, dict):
-                raise ValueError("it is not an object")
-        except ValueError as error:
-            raise SamBenchError(
-                f"{path}, line {number}, is damaged ({error}); delete the file to have its examples done again"
-            ) from error
-        yield entry
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return  # what a kill cut short
+            try:
+                entry = json.loads(line)
+                if not isinstance(entry, dict):
+                    raise ValueError("it is not an object")
+            except ValueError as error:
+                raise SamBenchError(
+                    f"{path}, line {number}, is damaged ({error}); delete the file to have its examples done again"
+                ) from error
+            yield entry
 
 
 def _take(verdicts: dict[int, Verdict], verdict: Verdict) -> None:

@@ -8,7 +8,7 @@ from sam_bench.records.card import Architecture, Cost, ModelCard, Precision, Rob
 from sam_bench.records.entry import EntryEvidence, EntryRow, LeaderboardEntry
 from sam_bench.records.evaluation import MISCLASSIFIED, ROBUST, EvaluationRecord, SecondOpinion, accuracies
 from sam_bench.records.fields import NAME_PATTERN, SCHEMA_VERSION, Name, Norm, Radius, Record
-from sam_bench.records.io import first_problem, read_record, sha256_file, write_atomic, write_record
+from sam_bench.records.io import atomic_file, first_problem, read_record, sha256_file, write_atomic, write_record
 from sam_bench.records.recipe import Augmentation, ComponentSpec, Recipe
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "SecondOpinion",
     "WeightsFile",
     "accuracies",
+    "atomic_file",
     "first_problem",
     "read_record",
     "sha256_file",

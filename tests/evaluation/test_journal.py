@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import Evaluation, Journal, Known, run_evaluation
-from sam_bench.evaluation.journal import Writer
+from sam_bench.evaluation.journal import Writer, write_witnesses
 from sam_bench.evaluation.shards import Workplace, search
 from sam_bench.progress import SilentReporter
 from sam_bench.records import Radius
@@ -110,6 +112,36 @@ def test_a_line_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
     part.write_text(part.read_text().replace('"example": 0', '"example": '))
     with pytest.raises(SamBenchError, match=r"part-0001-0000\.jsonl, line 1, is damaged"):
         journal.read()
+
+
+def test_a_journal_is_read_and_a_bundle_written_without_holding_all_of_them(tmp_path: Path) -> None:
+    count, image = 64, torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))
+    journal = Journal(tmp_path)
+    with journal.writer("0001") as writer:
+        for place in range(count):
+            writer.verdict(Verdict(place, "pgd", 0, image + place), witness=True)
+    (part,) = tmp_path.glob("part-*")
+    size = count * image.nbytes
+    assert part.stat().st_size > size / 2
+    plain, peak = _peak(lambda: journal.read(witnesses=False))
+    assert len(plain.verdicts) == count and peak < size / 4
+
+    known = journal.read()
+    _, peak = _peak(lambda: write_witnesses(tmp_path / "bundle.npz", known, {"norm": "Linf"}))
+    assert peak < size / 4
+    with np.load(tmp_path / "bundle.npz") as bundle:
+        assert bundle["index"].tolist() == list(range(count)) and bundle["index"].dtype == np.int64
+        assert bundle["x_adv"].dtype == np.float32 and str(bundle["norm"]) == "Linf"
+        assert torch.equal(torch.from_numpy(bundle["x_adv"]), torch.stack([image + place for place in range(count)]))
+
+
+def _peak(do: Callable[[], Any]) -> tuple[Any, int]:
+    """What comes out of a call, and the bytes of Python's and NumPy's that it held at once."""
+    tracemalloc.start()
+    try:
+        return do(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("attack", [SUITE, PGDAttack(steps=3, restarts=2), FGSMAttack()], ids=lambda each: each.method)
