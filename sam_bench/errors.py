@@ -38,6 +38,10 @@ class StoppedError(SamBenchError):
         return type(self), (str(self), self.exit_code - 128)
 
 
+class CutShortError(KeyboardInterrupt):
+    """Ctrl-C, with a message that says what was kept and how to go on."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An `InputError` for a misspelt name: the nearest names first, then all there are.
 

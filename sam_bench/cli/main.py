@@ -17,7 +17,7 @@ import click
 from sam_bench._version import __version__
 from sam_bench.cli.groups import Group
 from sam_bench.cli.speaking import speaks
-from sam_bench.errors import SamBenchError
+from sam_bench.errors import CutShortError, SamBenchError
 
 _COMMANDS = {
     "quickstart": "sam_bench.cli.quickstart",
@@ -114,11 +114,8 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        hint = (
-            " add --resume to the same command to continue from the last checkpoint" if "train" in sys.argv[1:2] else ""
-        )
-        _fail(f"interrupted;{hint}" if hint else "interrupted", 130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _fail(_interrupted(error), 130)
     except (_ReaderGoneError, BrokenPipeError):
         # Whoever read our output has stopped reading (`| head`): that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -126,6 +123,16 @@ def main() -> NoReturn:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", SamBenchError.exit_code)
+
+
+def _interrupted(error: BaseException) -> str:
+    """What was kept, if the command knows it; click has put an exception of its own around that of Ctrl-C."""
+    for each in (error, error.__cause__):
+        if isinstance(each, CutShortError):
+            return str(each)
+    if "train" in sys.argv[1:2]:
+        return "interrupted; add --resume to the same command to continue from the last checkpoint"
+    return "interrupted"
 
 
 def _as_typed(message: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from sam_bench.attacks import Attack, Verdict
 from sam_bench.distributed import Team
-from sam_bench.errors import InputError
+from sam_bench.errors import CutShortError, InputError
 from sam_bench.evaluation.existing_record import existing
 from sam_bench.evaluation.journal import Journal, Known, read_about, write_witnesses
 from sam_bench.evaluation.opinion import opinion_on, recounted, with_opinion
@@ -26,7 +28,8 @@ class Recording:
         team: The processes that `run` shares the examples among; the first writes.
         reporter: Where progress goes.
         second: The attack that gives a second opinion, if any.
-        resume: Go on with what an interrupted process left, and take a finished record as it is.
+        resume: Go on with what an interrupted process left, and take a finished record as it is; `if-any`: without
+            a word where there is neither.
         keep_witnesses: Write the adversarial examples beside the record, too.
         place: Where it runs, for the message at the start.
         ran_on: What that is called in the record, when it has run.
@@ -39,7 +42,7 @@ class Recording:
     team: Team
     reporter: Reporter
     second: Attack | None
-    resume: bool
+    resume: bool | Literal["if-any"]
     keep_witnesses: bool
     place: str
     ran_on: Callable[[], str]
@@ -72,6 +75,8 @@ class Recording:
                 journal.remove()
             return record
         if record is None:
+            if self.resume is True and smaller is None and self.team.is_main and journal.is_empty:
+                self.reporter.say(f"nothing to resume at {journal.path}; beginning")
             record = self._attacked(evaluation, path, journal)
             if not self.resume:
                 opinions.remove()  # it was of an earlier record
@@ -112,7 +117,7 @@ class Recording:
     def _finished(self, evaluation: Evaluation, path: Path, *, carries: bool = False) -> EvaluationRecord | None:
         """The record that is to be taken as it is, if there is one; `carries` as for `existing`."""
         kept = not self.keep_witnesses or _has_witnesses(_bundles(path)[0], evaluation)
-        record = existing(path, evaluation, resume=self.resume, carries=carries, curve=self.curve, usable=kept)
+        record = existing(path, evaluation, resume=bool(self.resume), carries=carries, curve=self.curve, usable=kept)
         if record is None or kept:
             return record
         if not _journals(path)[0].is_of(evaluation.identity(), but_for="carried" if carries else ""):
@@ -138,7 +143,8 @@ class Recording:
             f"{evaluation.attack.method} in the {evaluation.norm} ball of radius {evaluation.eps} on "
             f"{len(evaluation.test):,} test images of {evaluation.dataset}; {self.place}, seed {evaluation.seed}"
         )
-        known = self.run(evaluation, journal)
+        with _kept_said(evaluation, journal):
+            known = self.run(evaluation, journal)
         self._keep(_bundles(path)[0], evaluation, known)
         return record_of(evaluation, known, device=self.ran_on(), spelled=self.spelled, command=self.command)
 
@@ -157,7 +163,8 @@ class Recording:
         self.reporter.say(
             f"second opinion: {second.method} on the {left:,} examples that {evaluation.attack.method} left standing"
         )
-        known = self.run(opinion, journal)
+        with _kept_said(opinion, journal):
+            known = self.run(opinion, journal)
         self._keep(_bundles(path)[1], opinion, known)
         return with_opinion(record, opinion, known)
 
@@ -178,6 +185,21 @@ class Recording:
                 f"{path} lacks {missing:,} of the examples that were broken: those were broken before "
                 "--save-adversarial was given"
             )
+
+
+@contextmanager
+def _kept_said(evaluation: Evaluation, journal: Journal) -> Iterator[None]:
+    """Have an interruption say what is kept of an evaluation."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if journal.is_empty:
+            raise
+        kept = f"every verdict so far is kept in {journal.path}; add --resume to go on"
+        if not evaluation.attack.per_example:
+            method = evaluation.attack.method
+            kept = f"{method} as asked for cannot be continued, only begun anew: add --resume, or delete {journal.path}"
+        raise CutShortError(f"interrupted; {kept}") from error
 
 
 def _journals(path: Path) -> tuple[Journal, Journal]:

@@ -16,6 +16,8 @@ import torch
 from cli_runner import DIGITS, CommandLine
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from sam_bench.evaluation.journal import Writer
+
 resource = pytest.importorskip("resource", reason="limits on file sizes are POSIX's")
 
 _RUN = [*DIGITS, "--recipe", "sam", "--epochs", "4", "--name", "run"]
@@ -96,6 +98,54 @@ def test_an_evaluation_that_finds_the_disk_full_leaves_the_old_record(with_tiny:
     resumed = with_tiny.done(*evaluate[:-1], "--resume").err
     assert f"resuming record.progress: {found} of 500 examples are settled" in resumed
     assert not (with_tiny.folder / "record.progress").exists()
+
+
+def test_an_interrupted_evaluation_says_what_is_kept(with_tiny: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = ["evaluate", "tiny", "--attack", "pgd", "--steps", "2", "--n-examples", "20", "--output", "record.json"]
+    assert "nothing to resume" not in with_tiny.done(*evaluate, "--quiet").err
+    (with_tiny.folder / "record.json").unlink()
+
+    outcome = _interrupted_after(5, with_tiny, evaluate, monkeypatch)
+    assert outcome.endswith(
+        "sam-bench: interrupted; every verdict so far is kept in record.progress; add --resume to go on\n"
+    )
+    resumed = with_tiny.done(*evaluate, "--resume").err
+    assert "resuming record.progress: 5 of 20 examples are settled" in resumed and "nothing to resume" not in resumed
+    assert "record.json is finished: nothing to resume" in with_tiny.done(*evaluate, "--resume").err
+    (with_tiny.folder / "record.json").unlink()
+    begun = with_tiny.done(*evaluate, "--resume").err
+    assert begun.count("nothing to resume at record.progress; beginning\n") == 1
+
+
+def test_an_evaluation_that_cannot_be_continued_says_so_when_it_is_interrupted(
+    with_tiny: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = ["evaluate", "tiny", "--attack", "autoattack", "--version", "custom", "--suite", "apgd-ce"]
+    evaluate += ["--rng", "upstream", "--n-examples", "8", "--output", "record.json"]
+    assert _interrupted_after(3, with_tiny, evaluate, monkeypatch).endswith(
+        "sam-bench: interrupted; autoattack as asked for cannot be continued, only begun anew: add --resume, or delete "
+        "record.progress\n"
+    )
+    with_tiny.done(*evaluate, "--resume", "--quiet")
+
+
+def _interrupted_after(count: int, cli: CommandLine, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a command says of Ctrl-C, pressed when it has written so many lines of a journal."""
+    written = 0
+    add = Writer._add
+
+    def counted(self: Writer, entry: dict[str, Any]) -> None:
+        nonlocal written
+        if written == count:
+            raise KeyboardInterrupt
+        written += 1
+        add(self, entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "_add", counted)
+        outcome = cli(*arguments)
+    assert (outcome.code, outcome.out) == (130, "")
+    return outcome.err
 
 
 def test_an_interrupted_run_says_how_to_continue(cli: CommandLine) -> None:
