@@ -11,18 +11,24 @@ import multiprocessing
 import os
 import pickle
 import queue
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FunctionType
 from typing import Any, Generic, Literal, TypeVar
 
-from sam_bench.errors import SamBenchError
+from sam_bench.errors import InputError, SamBenchError
 from sam_bench.progress import Reporter, Stage
 
 T = TypeVar("T")
 
+_GUARD = "put what it does, but for imports and definitions, under `if __name__ == '__main__':`"
+_OUT_OF_MEMORY = (-signal.SIGKILL, 128 + signal.SIGKILL)  # how the system ends a process that takes too much
 _POLL = 0.5  # seconds between two looks at whether a worker still lives
 
 
@@ -57,10 +63,43 @@ def why_not_sent(thing: object) -> str | None:
     return None
 
 
+def check_main_module() -> None:
+    """Refuse to work in a process that imports the script of the one that started it.
+
+    A worker process imports the script that it belongs to. What stands there outside of `if __name__ == "__main__":`
+    is done once more in every worker, before it begins with its own job.
+
+    Raises:
+        InputError: This is such a process.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing itself goes by
+        sys.tracebacklimit = 0  # each worker would print how it came to import the script
+        raise InputError(f"a worker process runs the whole script again: {_GUARD}")
+
+
+def check_workers(count: int) -> None:
+    """Refuse several workers of a script that was piped into Python: each would look for its file.
+
+    Raises:
+        InputError: There is none.
+    """
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if count > 1 and file is not None and not Path(file).exists():
+        raise InputError(f"worker processes import the script, and {file} is no file: save it as one, or use 1 worker")
+
+
+def _is_interactive(thing: object) -> bool:
+    """Whether something was defined in a session that worker processes cannot import."""
+    named = isinstance(thing, (type, FunctionType)) and thing.__module__ == "__main__"
+    return named and not hasattr(sys.modules["__main__"], "__file__")
+
+
 class _Trial(pickle.Pickler):
     def persistent_id(self, obj: Any) -> str | None:
         import torch
 
+        if _is_interactive(obj):
+            raise pickle.PicklingError(f"{obj.__qualname__} was defined in a session that other processes do not see")
         return "" if type(obj) in (torch.Tensor, torch.nn.Parameter) else None
 
 
@@ -86,11 +125,13 @@ def run_jobs(
             other worker has.
 
     Raises:
+        InputError: There can be no workers in this session.
         SamBenchError: A worker died, and nothing was given for that case; or whatever a job raised.
     """
     own = own or (lambda _: {})
     if workers <= 1:
         return [job.function(**job.arguments, **own(0), reporter=reporter) for job in jobs]
+    check_workers(workers)
     context = multiprocessing.get_context("spawn")
     messages: multiprocessing.Queue[_Message] = context.Queue()
     threads = max(1, usable_cores() // workers)
@@ -159,12 +200,17 @@ def _next(messages: multiprocessing.Queue[_Message], running: Mapping[str, Spawn
             return messages.get(timeout=_POLL)
         except queue.Empty:
             if dead:
-                code = running[dead[0]].exitcode
-                return _Message(
-                    dead[0],
-                    "died",
-                    f"the process of {dead[0]} died (exit code {code}); if it ran out of memory, use fewer workers",
-                )
+                return _Message(dead[0], "died", _death(dead[0], running[dead[0]].exitcode or 0))
+
+
+def _death(job: str, code: int) -> str:
+    """What is said of a worker that ended without a word, and what can be done."""
+    told = f"the process of {job} died (exit code {code})"
+    if code in _OUT_OF_MEMORY:
+        return f"{told}; if it ran out of memory, use fewer workers"
+    if code < 0:
+        return f"{told}, ended by signal {-code}; without workers its error is seen where it arises"
+    return f"{told}; if it was started by a script of yours, {_GUARD}"
 
 
 class _Stages:
@@ -227,8 +273,6 @@ class _ForwardingStage:
 
 
 def _work(job: Job[Any], threads: int, messages: multiprocessing.Queue[_Message]) -> None:
-    import signal
-
     import torch
 
     import sam_bench  # noqa: F401  (a fresh process: RobustBench and timm are made to work here too)

@@ -153,7 +153,7 @@ def _train_and_evaluate(
             device=device,
             zoo=folder / "model_zoo",
             output=_record_path(folder, card.name, judge),
-            resume=True,
+            resume="if-any",
             reporter=reporter,
             command="sam-bench quickstart",
         )

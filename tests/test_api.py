@@ -13,7 +13,7 @@ import torch
 
 import sam_bench
 from sam_bench import build_leaderboard, evaluate, load_model, train
-from sam_bench.api import submit
+from sam_bench.api import parse_radii, submit
 from sam_bench.data import load_dataset, to_float
 from sam_bench.errors import InputError
 from sam_bench.progress import SilentReporter
@@ -143,6 +143,9 @@ def test_half_precision_weights_are_what_is_measured() -> None:
         ({"select": "Best"}, "unknown --select 'Best'. Did you mean 'best'"),
         ({"on_nan": "skip"}, "unknown --on-nan 'skip'"),
         ({"compile": True}, "unknown --compile 'True'"),
+        ({"dataset": None}, "--dataset must be a name, a FILE.npz or a FOLDER, not None"),
+        ({"arch": None}, "--arch must be an architecture's name, not None"),
+        ({"seed": 0.0}, "--seed must be a whole number, not 0.0"),
         ({"keep": 0}, "--keep must be a whole number of at least 1, not 0"),
         ({"micro_batch": 0}, "--micro-batch must be a whole number of at least 1, not 0"),
     ],
@@ -279,14 +282,74 @@ class _Said(SilentReporter):
         ({"batch_size": 0}, "--batch-size must be a whole number of at least 1, not 0"),
         ({"workers": 0}, "--workers must be a whole number of at least 1, not 0"),
         ({"output": "."}, "--output . is a folder; give the file to write, as in record.json"),
+        ({"output": 3}, "--output must be a path, not 3"),
+        ({"model": Linear}, "not the class Linear: give an instance, as in Linear()"),
+        ({"model": {"w": torch.ones(1)}}, "not a dict: load the state dict into its module, and give that"),
+        ({"model": lambda x: x}, "not a function: call it in the forward method of a module, and give that"),
+        ({"model": None}, "the model must be a name, a path or a torch.nn.Module, not None"),
+        ({"attack": None}, "--attack must be an attack's name, as in pgd, not None"),
+        ({"norm": None}, "unknown --norm 'None'. Available: L1, L2, Linf."),
+        ({"seed": None}, "--seed must be a whole number, not None"),
+        ({"seed": np.int64(-1)}, "--seed -1 must be between 0 and"),
+        ({"device": None}, "--device must be auto, cpu or cuda, not None"),
+        ({"n_examples": "10"}, "--n-examples must be a whole number, not '10'"),
+        ({"n_examples": 10.0}, "--n-examples must be a whole number, not 10.0"),
+        ({"workers": True}, "--workers must be a whole number of at least 1, not True"),
+        ({"dataset": (np.ones(1), np.ones(1))}, "not a tuple: write arrays into a file with numpy.savez('mine.npz'"),
+        ({"eps": [0.1, 0.2]}, "evaluate takes one eps, not [0.1, 0.2]; evaluate_curve(model, radii) takes several"),
+        ({"eps": torch.tensor(0.1)}, "evaluate takes one eps, not tensor(0.1000)"),
+        ({"eps": 1j}, "--eps must be a number or a text such as '8/255', not a complex"),
+        ({"settings": ["steps"]}, "settings must be a dict, as in {'steps': 20}, not a list"),
     ],
 )
 def test_wrong_arguments_of_evaluate_are_refused_before_the_model_is_looked_for(
     workplace: Path, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        evaluate("nowhere", **arguments)
+        evaluate(**{"model": "nowhere", **arguments})
     assert not list(workplace.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("radii", "texts"),
+    [
+        (np.float32(8 / 255), ["0.03137255"]),
+        (0.5, ["0.5"]),
+        (np.array([0.25, 0.5]), ["0.25", "0.5"]),
+        (["1/255", 2], ["1/255", "2"]),
+    ],
+)
+def test_radii_of_numpys_types_are_understood(radii: Any, texts: list[str]) -> None:
+    found = parse_radii(radii, "L2")
+    assert [str(radius) for radius in found] == texts
+    if isinstance(radii, np.float32):
+        assert np.float32(float(found[0])) == radii
+
+
+def test_paths_numpys_numbers_and_devices_are_taken_as_their_plain_kin() -> None:
+    card = _train(name="kin", settings={"epochs": 1}, seed=np.int64(0), limit_train=np.int32(64)).card
+    options: dict[str, Any] = {"attack": "fgsm", "eps": "1/255"}
+    plain = evaluate("kin", **options, n_examples=20, batch_size=8, seed=3, output="plain.json")
+    path = Path("zoo/digits-8px/Linf/kin.json")
+    kin = evaluate(
+        path,
+        **options,
+        n_examples=np.int64(20),
+        batch_size=np.int16(8),
+        seed=np.uint8(3),
+        device=torch.device("cpu"),
+        dataset=Path("digits-8px"),
+        output="kin.json",
+    )
+    assert (kin.verdicts, kin.checkpoint_sha256) == (plain.verdicts, card.weights.sha256)
+    assert (kin.model, kin.seed, kin.batch_size) == (str(path), 3, 8)
+
+
+def test_settings_as_they_are_anyway_do_not_change_the_records_name() -> None:
+    module = Linear()
+    options: dict[str, Any] = {"attack": "pgd", "eps": "1/255", "dataset": "digits-8px", "n_examples": 4}
+    evaluate(module, **options, settings={"steps": 10, "random_start": True, "restarts": 2})
+    assert [path.name for path in Path("evaluations").glob("*/*.json")] == ["pgd-restarts2-Linf-1over255-n4.json"]
 
 
 def test_timm_and_robustbench_find_a_model_that_shares_cifar10s_inputs(workplace: Path) -> None:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
-from sam_bench.api.arguments import StrPath, check_at_least, check_choice, path_of
+from sam_bench.api.arguments import (
+    StrPath,
+    check_choice,
+    check_text,
+    dataset_of,
+    device_of,
+    model_of,
+    path_of,
+    radius_of,
+    settings_of,
+    whole_number,
+    whole_or_none,
+)
 from sam_bench.api.listing import settings_of_attacks
 from sam_bench.api.model_and_data import model_and_data
 from sam_bench.api.record_files import check_folder, check_record_file, default_record_path
@@ -22,6 +35,7 @@ from sam_bench.errors import InputError
 from sam_bench.evaluation import Evaluation, Recording, broken, chosen_executor, run_evaluation
 from sam_bench.evaluation.batch_size import USUAL, choose_batch_size
 from sam_bench.evaluation.opinion import second_attack
+from sam_bench.parallel import check_main_module, check_workers
 from sam_bench.perturb.ball import USUAL_EPS, check_eps
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import ComponentSpec, EvaluationRecord, Norm, Radius
@@ -29,17 +43,17 @@ from sam_bench.seeds import check_seed
 
 
 def evaluate(
-    model: str | nn.Module,
+    model: StrPath | nn.Module,
     *,
     attack: str = "autoattack",
     norm: Norm = "Linf",
     eps: str | float | None = None,
     settings: Mapping[str, Any] | None = None,
-    dataset: str | None = None,
+    dataset: StrPath | None = None,
     n_examples: int | None = None,
     batch_size: int | Literal["auto"] = "auto",
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     workers: int | None = None,
     executor: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
@@ -49,7 +63,7 @@ def evaluate(
     image_size: int | None = None,
     zoo: StrPath | None = None,
     output: StrPath | None = None,
-    resume: bool = False,
+    resume: bool | Literal["if-any"] = False,
     save_adversarial: bool = False,
     second_opinion: bool = False,
     allow_large_eps: bool = False,
@@ -63,8 +77,8 @@ def evaluate(
 
     Args:
         model: A zoo name, a path, `robustbench:NAME` or `timm:NAME`; or a module that takes float32 [B, C, H, W] in
-            [0, 1] and returns logits, which is moved to the device and goes by its class and the SHA-256 of its
-            weights. A module needs a `dataset`.
+            [0, 1] and returns logits, which is moved to the device and goes by its class and a SHA-256 of its weights,
+            its buffers and its logits on four fixed images. A module needs a `dataset`.
         attack: `autoattack`, `pgd`, `fgsm`, …, what another package registered, `torchattacks:NAME` or `foolbox:NAME`.
         norm: Norm of the ball: `Linf`, `L2` or `L1`.
         eps: Its radius for inputs in [0, 1], as `8/255` or a number; default 8/255 in Linf, 0.5 in L2, 12 in L1.
@@ -86,8 +100,10 @@ def evaluate(
         image_size: Resize to this many pixels (`digits` and folders); default the model's.
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
         output: The record's file, ending in `.json`; default `evaluations/<model>/<attack>-<norm>-<eps>.json`, with the
-            attack's settings and the number of examples in the name where they were given, and a seed other than 0.
-        resume: Go on with what an interrupted evaluation found; a finished one is given back.
+            attack's settings where they are not the usual ones, the number of examples where it was given, and a seed
+            other than 0 in the name.
+        resume: Go on with what an interrupted evaluation found; a finished one is given back. `if-any`: likewise,
+            without a line that says so where there is neither.
         save_adversarial: Write the adversarial examples into `….adversarial.npz` beside the record.
         second_opinion: Run `pgd-margin` on what the attack left standing; no verdict changes, the record gets a
             block `second_opinion`, and a warning where it broke more than half a point. With `resume`, it is
@@ -101,22 +117,24 @@ def evaluate(
         SamBenchError: The model returns NaN, a checksum differs, or a file could not be written.
     """
     given = {key: value for key, value in locals().items() if key != "eps"}
+    if isinstance(eps, Iterable) and not isinstance(eps, str):
+        raise InputError(f"evaluate takes one eps, not {eps!r}; evaluate_curve(model, radii) takes several")
     (record,) = evaluate_curve(radii=None if eps is None else [eps], **given)
     return record
 
 
 def evaluate_curve(
-    model: str | nn.Module,
+    model: StrPath | nn.Module,
     radii: Sequence[str | float] | None = None,
     *,
     attack: str = "autoattack",
     norm: Norm = "Linf",
     settings: Mapping[str, Any] | None = None,
-    dataset: str | None = None,
+    dataset: StrPath | None = None,
     n_examples: int | None = None,
     batch_size: int | Literal["auto"] = "auto",
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     workers: int | None = None,
     executor: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
@@ -126,7 +144,7 @@ def evaluate_curve(
     image_size: int | None = None,
     zoo: StrPath | None = None,
     output: StrPath | None = None,
-    resume: bool = False,
+    resume: bool | Literal["if-any"] = False,
     save_adversarial: bool = False,
     second_opinion: bool = False,
     allow_large_eps: bool = False,
@@ -146,17 +164,29 @@ def evaluate_curve(
     Returns:
         A record for each radius, the smallest first.
     """
+    check_main_module()
     reporter = reporter or SilentReporter()
+    model, device = model_of(model), device_of(device)
+    dataset = None if dataset is None else dataset_of(dataset)
     check_choice("--norm", norm, get_args(Norm))
-    check_at_least("--batch-size", None if batch_size == "auto" else batch_size, 1)
-    check_at_least("--workers", workers, 1)
-    output, zoo, data_dir = path_of(output), path_of(zoo), Path(data_dir)
+    check_text("--attack", attack, "an attack's name, as in pgd")
+    if dataset_name is not None:
+        check_text("--dataset-name", dataset_name, "a name")
+    settings = settings_of("settings", settings)
+    batch_size = batch_size if batch_size == "auto" else whole_number("--batch-size", batch_size, least=1)
+    workers = whole_or_none("--workers", workers, least=1)
+    check_workers(workers if workers and executor == "local" else 1)
+    n_examples = whole_or_none("--n-examples", n_examples)
+    image_size = whole_or_none("--image-size", image_size)
+    seed = whole_number("--seed", seed)
+    check_seed(seed)
+    output, zoo = path_of("--output", output), path_of("--zoo", zoo)
+    data_dir = path_of("--data-dir", data_dir) or Path("data")
     check_record_file(output)
     found = sorted(parse_radii(radii, norm, allow_large_eps=allow_large_eps), key=float)
     if output is not None and len(found) > 1:
         raise InputError("--output names one file, but --eps gives several radii; leave --output away")
-    check_seed(seed)
-    chosen = _build_attack(attack, settings or {})
+    chosen = _build_attack(attack, settings)
     chosen.check(norm)
     second = second_attack(chosen, norm) if second_opinion else None
     away_or_not = chosen_executor(executor, address=ray_address, device=device, workers=workers, task_size=task_size)
@@ -178,7 +208,7 @@ def evaluate_curve(
                 f"note: {loaded.name} knows {loaded.num_classes} classes, and {data.name} has {data.num_classes}: the "
                 "accuracy only means something where their numbers mean the same"
             )
-        named: dict[str, Any] = {"n_examples": n_examples, "seed": seed, "settings": settings or {}}
+        named: dict[str, Any] = {"n_examples": n_examples, "seed": seed, "settings": _unusual(chosen, settings)}
         paths = [output or default_record_path(loaded.name, attack, norm, eps, **named) for eps in found]
         check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours
         size, why_size = (batch_size, "asked for") if batch_size != "auto" else (USUAL, "the usual one")
@@ -204,7 +234,7 @@ def evaluate_curve(
         recording = Recording(
             run=partial(
                 run_evaluation,
-                resume=resume,
+                resume=bool(resume),
                 workers=workers or 1,
                 device=where,
                 reporter=reporter,
@@ -250,18 +280,32 @@ def parse_radii(
     """
     if radii is None:
         return [USUAL_EPS[norm]]
-    if not radii:
+    several = _one_by_one(radii)
+    if not several:
         raise InputError(f"{option} names no radius; give one or several, as in 1/255,2/255, or leave it away")
-    parsed = []
-    for part in radii.split(",") if isinstance(radii, str) else radii:
-        try:
-            parsed.append(Radius(part))
-        except ValueError as error:
-            raise InputError(f"{option}: {error}") from error
-        check_eps(norm, parsed[-1], allow_large=allow_large_eps, option=option)
-        if float(parsed[-1]) in map(float, parsed[:-1]):
-            raise InputError(f"{option} has {parsed[-1]} twice; take one of them away")
+    parsed: list[Radius] = []
+    for part in several:
+        radius = radius_of(option, part)
+        check_eps(norm, radius, allow_large=allow_large_eps, option=option)
+        if float(radius) in map(float, parsed):
+            raise InputError(f"{option} has {radius} twice; take one of them away")
+        parsed.append(radius)
     return parsed
+
+
+def _one_by_one(radii: Any) -> list[Any]:
+    if isinstance(radii, str):
+        return radii.split(",") if radii else []
+    try:
+        return list(radii)
+    except TypeError:  # a single one
+        return [radii]
+
+
+def _unusual(attack: Attack, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given, but for those that say what the attack does anyway."""
+    usual = {name: field.get_default(call_default_factory=True) for name, field in type(attack).model_fields.items()}
+    return {name: value for name, value in settings.items() if getattr(attack, name) != usual[name]}
 
 
 def _build_attack(name: str, settings: Mapping[str, Any]) -> Attack:

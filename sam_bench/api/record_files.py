@@ -55,8 +55,8 @@ def default_record_path(
 ) -> Path:
     """Where `evaluate` writes when it is not told: `evaluations/<model>/<attack>-<norm>-<eps>.json`.
 
-    Settings of the attack, a number of examples that were asked for and a seed other than 0 become part
-    of the name, so that a quick look does not overwrite the evaluation that took a day.
+    Settings of the attack that are not its usual ones, a number of examples that were asked for and a seed
+    other than 0 become part of the name, so that a quick look does not overwrite the evaluation that took a day.
     """
     told = {key: "-".join(value) if isinstance(value, (list, tuple)) else value for key, value in settings.items()}
     parts = [attack, *(f"{key}{value}" for key, value in told.items()), norm, str(eps)]

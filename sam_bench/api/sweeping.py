@@ -24,7 +24,7 @@ from sam_bench.attacks import ATTACKS
 from sam_bench.errors import InputError, SamBenchError, StoppedError
 from sam_bench.evaluation import chosen_executor
 from sam_bench.evaluation.on_ray import OnRay
-from sam_bench.parallel import Job, run_jobs
+from sam_bench.parallel import Job, check_main_module, run_jobs
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import ComponentSpec, ModelCard, Norm, Radius, read_record, write_atomic
 from sam_bench.training import build_method, load_recipe, override
@@ -140,6 +140,7 @@ def sweep(
         InputError: Something given is wrong, no run or more than 1,000 are asked for, or two would have one name;
             before anything is trained.
     """
+    check_main_module()
     reporter = reporter or SilentReporter()
     try:
         runs = plan_runs(grid, arch_options=arch_options or {})
@@ -211,7 +212,7 @@ def _do(run: Run, plan: _Plan, *, gpu: int | None = None, reporter: Reporter) ->
                 device=plan.device,
                 data_dir=plan.data_dir,
                 zoo=plan.zoo,
-                resume=True,
+                resume="if-any",
                 reporter=reporter,
                 command=plan.command,
             )

@@ -13,7 +13,18 @@ import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
-from sam_bench.api.arguments import StrPath, check_at_least, check_choice, check_lengths, path_of
+from sam_bench.api.arguments import (
+    StrPath,
+    check_choice,
+    check_lengths,
+    check_text,
+    dataset_of,
+    device_of,
+    path_of,
+    settings_of,
+    whole_number,
+    whole_or_none,
+)
 from sam_bench.api.naming import default_name, describe
 from sam_bench.api.registering import register, store_as
 from sam_bench.data import (
@@ -33,6 +44,7 @@ from sam_bench.device import choose_device, choose_precision
 from sam_bench.distributed import Team, joined
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
+from sam_bench.parallel import check_main_module
 from sam_bench.perturb.ball import check_eps
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import (
@@ -72,7 +84,7 @@ class TrainResult:
 
 def train(
     recipe: str | Path | Recipe = "standard",
-    dataset: str = "cifar10",
+    dataset: StrPath = "cifar10",
     *,
     arch: str = "preactresnet18",
     arch_options: Mapping[str, Any] | None = None,
@@ -82,7 +94,7 @@ def train(
     seed: int = 0,
     precision: str = "auto",
     compile: Literal["auto", "on", "off"] = "auto",
-    device: str = "auto",
+    device: str | torch.device = "auto",
     validation: int | None = None,
     validation_eps: Radius | None = None,
     limit_train: int | None = None,
@@ -158,20 +170,26 @@ def train(
         InputError: Something given is wrong, or the zoo could not take the result; the message names it.
         SamBenchError: Training diverged, or a file could not be written.
     """
+    check_main_module()
     reporter = reporter or SilentReporter()
     for option, value, choices in (
         ("--compile", compile, ("auto", "on", "off")),
-        ("--threat", threat, ("Linf", "L2")),
-        ("--robustbench-dataset", robustbench_dataset, get_args(RobustBenchDataset)),
+        ("--threat", threat or "Linf", ("Linf", "L2")),
+        ("--robustbench-dataset", robustbench_dataset or "cifar10", get_args(RobustBenchDataset)),
         ("--weights-dtype", weights_dtype, ("float32", "float16")),
         ("--select", select, ("last", "best")),
         ("--on-nan", on_nan, ("stop", "rollback")),
     ):
         check_choice(option, value, choices)
-    for option, number in (("--keep", keep), ("--micro-batch", micro_batch)):
-        check_at_least(option, number, 1)
-    run_dir, zoo, data_dir = path_of(run_dir), path_of(zoo), Path(data_dir)
-    settings = dict(settings or {})
+    keep, micro_batch = whole_number("--keep", keep, least=1), whole_or_none("--micro-batch", micro_batch, least=1)
+    validation, limit_train = whole_or_none("--validation", validation), whole_or_none("--limit-train", limit_train)
+    image_size, seed = whole_or_none("--image-size", image_size), whole_number("--seed", seed)
+    check_seed(seed)
+    run_dir, zoo = path_of("--run-dir", run_dir), path_of("--zoo", zoo)
+    data_dir = path_of("--data-dir", data_dir) or Path("data")
+    settings, device = settings_of("settings", settings), device_of(device)
+    dataset = dataset_of(dataset)
+    check_text("--arch", arch, "an architecture's name")
     chosen = load_recipe(recipe, faithful=faithful)
     method = build_method(override(chosen, settings))
     ball = method.inputs.ball
@@ -179,7 +197,6 @@ def train(
     check_lengths(method, allow_large=allow_large_eps)
     if validation_eps is not None:
         check_eps(norm, validation_eps, allow_large=allow_large_eps, option="--validation-eps")
-    check_seed(seed)
     if limit_train is not None and limit_train < 2:
         raise InputError(f"--limit-train {limit_train} must be at least 2: BatchNorm needs two images in a batch")
     if validation is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,8 @@ def test_a_refusal_in_a_worker_is_the_same_refusal_here_and_ends_the_others(tmp_
     ("function", "message"),
     [
         (parallel_jobs.fail, "first failed: ZeroDivisionError: by hand"),
-        (parallel_jobs.die, r"the process of first died \(exit code -9\).*fewer workers"),
+        (parallel_jobs.die, r"the process of first died \(exit code -9\); if it ran out of memory, use fewer workers"),
+        (parallel_jobs.leave, r"the process of first died \(exit code 3\); if .* `if __name__ == '__main__':`$"),
     ],
 )
 def test_an_unforeseen_end_names_the_job(function: object, message: str) -> None:
@@ -72,6 +74,43 @@ def test_what_cannot_be_sent_is_known_without_a_copy_of_its_tensors() -> None:
     assert "Local" in (why_not_sent(torch.nn.Sequential(Local(3, 2))) or "")
     assert "lambda" in (why_not_sent({"hook": lambda x: x}) or "")
     assert why_not_sent(torch.empty(1 << 40, device="meta")) is None
+
+
+UNGUARDED = """
+import sam_bench, torch
+class Linear(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+sam_bench.evaluate(Linear(), attack="fgsm", eps="1/255", dataset="digits-8px", n_examples=8, workers=2)
+"""
+
+
+def _errors(arguments: list[str], folder: Path, text: str | None = None) -> list[str]:
+    """What a script that must fail says of it, the last lines of its tracebacks."""
+    command = [sys.executable, *arguments]
+    ended = subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 1, ended.stderr
+    return [line for line in ended.stderr.splitlines() if line.startswith("sam_bench.errors.")]
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    *of_workers, last = _errors(["script.py"], tmp_path)
+    guard = "put what it does, but for imports and definitions, under `if __name__ == '__main__':`"
+    assert set(of_workers) <= {f"sam_bench.errors.InputError: a worker process runs the whole script again: {guard}"}
+    assert re.fullmatch(r".*: the process of worker [12] died \(exit code 1\); if it was .* of yours, (.*)", last)
+    assert of_workers and last.endswith(guard)
+
+
+def test_a_class_that_workers_cannot_import_is_refused_before_they_are_started(tmp_path: Path) -> None:
+    (line,) = _errors(["-c", UNGUARDED], tmp_path)
+    assert "(Linear was defined in a session that other processes do not see): define its class at the top" in line
+    (line,) = _errors(["-"], tmp_path, UNGUARDED)
+    assert re.search(r"Linear was defined in a session|<stdin> is no file", line)
+    assert not list(tmp_path.glob("evaluations/*/*.progress"))
 
 
 def test_a_death_that_is_provided_for_does_not_end_the_others() -> None:
