@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
-from sam_bench.data import Dataset, data_sources, load_dataset, to_float
+from sam_bench.api.arguments import StrPath
+from sam_bench.api.module_identity import identified
+from sam_bench.data import Dataset, data_sources, load_dataset
 from sam_bench.device import choose_device
 from sam_bench.errors import InputError
-from sam_bench.modes import attacking
 from sam_bench.records import Norm, RobustBenchDataset
 
 
@@ -65,15 +66,12 @@ def model_and_data(
 
 
 def _of_module(module: nn.Module, data: Dataset) -> zoos.LoadedModel:
-    """A caller's own module, under a name that its weights are part of."""
-    sha256 = zoos.state_dict_sha256(module)
-    image = to_float(data.test.images[:1]).to(next(module.parameters(), torch.empty(0)).device)
-    try:
-        with attacking(module), torch.no_grad():
-            classes = int(module(image).shape[1])
-    except Exception:  # the check of the model, which runs it on such images again, says what is wrong
-        classes = data.num_classes
-    return zoos.LoadedModel(module, f"{type(module).__name__}-{sha256[:8]}", sha256, None, classes, None)
+    """A caller's own module, under a name that what it computes is part of."""
+    shape = data.test.images.shape
+    sha256, classes = identified(module, (shape[1], shape[2], shape[3]))
+    name = f"{type(module).__name__}-{sha256[:8]}"
+    # Without logits the check of the model, which runs it on such images again, says what is wrong.
+    return zoos.LoadedModel(module, name, sha256, None, classes or data.num_classes, None)
 
 
 def is_named_dataset(name: str) -> bool:
@@ -82,7 +80,7 @@ def is_named_dataset(name: str) -> bool:
 
 
 def load_model(
-    model: str,
+    model: StrPath,
     *,
     dataset: str | None = None,
     threat: Norm = "Linf",

@@ -24,7 +24,7 @@ def check_model(
         InputError: It fails on such images, or returns something other than finite floating-point
             logits [batch, num_classes].
     """
-    batch = _some_images(module, input_shape)
+    batch = some_images(module, input_shape)
     shown = "x".join(str(size) for size in input_shape)
     try:
         with attacking(module), torch.no_grad():
@@ -59,7 +59,7 @@ def check_input_gradient(
     Raises:
         InputError: A backward pass fails, as it does after a forward pass under `torch.no_grad()`.
     """
-    batch = _some_images(module, input_shape).requires_grad_()
+    batch = some_images(module, input_shape).requires_grad_()
     try:
         with attacking(module), torch.enable_grad():
             torch.autograd.grad(module(batch).sum(), batch)
@@ -73,8 +73,8 @@ def check_input_gradient(
         ) from error
 
 
-def _some_images(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
-    """Four images where the module is."""
+def some_images(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """Four images where the module is, always the same: black, white and two of noise; float32 [4, C, H, W]."""
     first = next(module.parameters(), None)
     # Noise between a black and a white image: the box's corners are where overflow shows.
     batch = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))

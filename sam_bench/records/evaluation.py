@@ -33,7 +33,7 @@ class EvaluationRecord(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     model: str = Field(description="MODEL as given to `evaluate`")
-    checkpoint_sha256: Sha256 = Field(description="SHA-256 of the weights file, or of a foreign state dict")
+    checkpoint_sha256: Sha256 = Field(description="SHA-256 of the weights file, a foreign state dict or module")
     dataset: Name
     dataset_fingerprint: Sha256 = Field(description="SHA-256 over the test images and labels used")
     attack: str = Field(description="'autoattack', 'pgd', 'fgsm'")

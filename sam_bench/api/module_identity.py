@@ -1,0 +1,69 @@
+"""What a module of the caller's goes by: its weights and buffers, and what it makes of a few images.
+
+A normalisation may stand in plain attributes or in buffers that no state dict has: two modules with
+equal weights are two models then, and verdicts of the one must not be taken for those of the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from sam_bench import zoo as zoos
+from sam_bench.device import true_float32
+from sam_bench.models.check import some_images
+from sam_bench.modes import attacking
+
+_STEPS = 500  # a figure is rounded to one in so many of the largest: three significant digits
+_NOISE = 1e-5  # by which two passes may differ, relative to the largest figure: a device's sums in another order
+
+
+def identified(module: nn.Module, shape: tuple[int, int, int]) -> tuple[str, int | None]:
+    """A SHA-256 that tells a module from others, and the width of its logits.
+
+    The figures that stand for the logits are few and rounded, so that they are the same on every run and with any
+    number of threads. Logits that differ from pass to pass are left out, and so are those of a module that fails.
+
+    Args:
+        module: Takes float32 [B, C, H, W] in [0, 1]; its mode is given back.
+        shape: Of one image, (C, H, W).
+
+    Returns:
+        64 hexadecimal digits; the width, None where the module gives no logits.
+    """
+    first, second = _logits(module, shape), _logits(module, shape)
+    # After the passes: what a module fills in at its first one is there then, and stays.
+    buffers = dict(module.named_buffers())  # a state dict lacks those that are not persistent
+    sha256 = zoos.state_dict_sha256({**buffers, **module.state_dict()})
+    if first is None or second is None:
+        return sha256, None
+    told = _rounded(_figures(first), _figures(second))
+    if told is not None:
+        sha256 = hashlib.sha256(f"{sha256} {told}".encode()).hexdigest()
+    return sha256, first.shape[1]
+
+
+def _logits(module: nn.Module, shape: tuple[int, int, int]) -> Tensor | None:
+    """Logits [4, K] of four fixed images, float64 on the CPU."""
+    try:
+        with attacking(module), torch.no_grad(), true_float32():
+            logits = module(some_images(module, shape))
+    except Exception:  # the check of the model says what is wrong
+        return None
+    return logits.double().cpu() if isinstance(logits, Tensor) and logits.ndim == 2 else None
+
+
+def _figures(logits: Tensor) -> Tensor:
+    """A weighted sum for each image: of many roundings of single logits, one would fall the other way too often."""
+    return logits @ torch.arange(1, logits.shape[1] + 1, dtype=torch.float64).sin()
+
+
+def _rounded(figures: Tensor, again: Tensor) -> str | None:
+    """The largest figure, and all as shares of it; None where another pass gives others."""
+    largest = float(figures.abs().max())
+    if not float((figures - again).abs().max()) <= _NOISE * largest:  # so that NaN is left out, too
+        return None
+    shares = (figures / (largest or 1.0) * _STEPS).round()
+    return f"{largest:.2e} {shares.int().tolist()}"
