@@ -100,9 +100,11 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(UNGUARDED)
     *of_workers, last = _errors(["script.py"], tmp_path)
     guard = "put what it does, but for imports and definitions, under `if __name__ == '__main__':`"
-    assert set(of_workers) <= {f"sam_bench.errors.InputError: a worker process runs the whole script again: {guard}"}
+    assert len(of_workers) <= 2 and set(of_workers) <= {
+        f"sam_bench.errors.InputError: a worker process runs the whole script again: {guard}"
+    }
     assert re.fullmatch(r".*: the process of worker [12] died \(exit code 1\); if it was .* of yours, (.*)", last)
-    assert of_workers and last.endswith(guard)
+    assert last.endswith(guard)  # whatever became of the workers' own lines, which they write at the same time
 
 
 def test_a_class_that_workers_cannot_import_is_refused_before_they_are_started(tmp_path: Path) -> None:
