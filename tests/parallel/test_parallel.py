@@ -98,13 +98,11 @@ def _errors(arguments: list[str], folder: Path, text: str | None = None) -> list
 
 def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(UNGUARDED)
-    *of_workers, last = _errors(["script.py"], tmp_path)
+    # Before it the workers say the same, at the same time: their lines may be mixed up.
+    *_, last = _errors(["script.py"], tmp_path)
     guard = "put what it does, but for imports and definitions, under `if __name__ == '__main__':`"
-    assert len(of_workers) <= 2 and set(of_workers) <= {
-        f"sam_bench.errors.InputError: a worker process runs the whole script again: {guard}"
-    }
     assert re.fullmatch(r".*: the process of worker [12] died \(exit code 1\); if it was .* of yours, (.*)", last)
-    assert last.endswith(guard)  # whatever became of the workers' own lines, which they write at the same time
+    assert last.endswith(guard)
 
 
 def test_a_class_that_workers_cannot_import_is_refused_before_they_are_started(tmp_path: Path) -> None:
