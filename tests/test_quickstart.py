@@ -97,7 +97,8 @@ def test_the_quickstart_goes_the_whole_way_and_repeats_itself(tmp_path: Path, mo
     assert str(tmp_path / "leaderboards" / "leaderboard.html") in second.stdout
     for name, card in cards.items():
         again = zoo.find(card.name)
-        assert again.weights == card.weights and again.cost == card.cost
+        here = {"device": again.cost.device}  # a process alone has all threads
+        assert again.weights == card.weights and again.cost == card.cost.model_copy(update=here)
         for stem, before in verdicts[name].items():
             path = tmp_path / "evaluations" / card.name / f"{stem}.json"
             assert read_record(path, EvaluationRecord).verdicts == before
