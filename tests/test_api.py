@@ -14,7 +14,6 @@ import torch
 import sam_bench
 from sam_bench import build_leaderboard, evaluate, load_model, train
 from sam_bench.api import parse_radii, submit
-from sam_bench.api.module_identity import identified
 from sam_bench.data import load_dataset, to_float
 from sam_bench.errors import InputError
 from sam_bench.progress import SilentReporter
@@ -351,77 +350,6 @@ def test_settings_as_they_are_anyway_do_not_change_the_records_name() -> None:
     options: dict[str, Any] = {"attack": "pgd", "eps": "1/255", "dataset": "digits-8px", "n_examples": 4}
     evaluate(module, **options, settings={"steps": 10, "random_start": True, "restarts": 2})
     assert [path.name for path in Path("evaluations").glob("*/*.json")] == ["pgd-restarts2-Linf-1over255-n4.json"]
-
-
-class Wrapped(torch.nn.Module):
-    """A network behind a normalisation that no state dict has."""
-
-    mean: torch.Tensor
-
-    def __init__(self, network: torch.nn.Module, mean: float, std: float, *, buffer: float = 0.0) -> None:
-        super().__init__()
-        self.network, self.shift, self.std = network, mean, std
-        self.register_buffer("mean", torch.tensor(buffer), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network((x - self.shift) / self.std)
-        return logits
-
-
-class Noisy(Linear):
-    """A model that draws, as a defence by randomness does."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x + 0.1 * torch.rand_like(x))
-
-
-def test_modules_with_equal_weights_that_compute_something_else_are_told_apart() -> None:
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 30), torch.nn.ReLU(), torch.nn.Linear(30, 10))
-    shape = (1, 8, 8)
-    whole = identified(Wrapped(network, 0.5, 0.5), shape)
-    assert whole[1] == 10 and whole == identified(Wrapped(network, 0.5, 0.5).train(), shape)
-    others = [
-        Wrapped(network, 0.51, 0.5),
-        Wrapped(network, 0.5, 0.505),
-        Wrapped(network, 0.0, 1.0),
-        Wrapped(network, 0.5, 0.5, buffer=1.0),
-    ]
-    assert len({whole, *(identified(other, shape) for other in others)}) == 5
-    options: dict[str, Any] = {"attack": "fgsm", "eps": "4/255", "dataset": "digits-8px", "n_examples": 40}
-    first = evaluate(Wrapped(network, 0.5, 0.5), **options)
-    second = evaluate(Wrapped(network, 0.0, 1.0), **options, resume=True)
-    assert first.model != second.model and first.verdicts != second.verdicts
-    assert evaluate(Wrapped(network, 0.5, 0.5), **options, resume=True) == first
-
-
-def test_what_a_module_goes_by_does_not_depend_on_the_order_of_its_sums() -> None:
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 512), torch.nn.ReLU())
-    network.append(torch.nn.Linear(512, 1000))
-    known = identified(network, (3, 32, 32))
-
-    class Reordered(torch.nn.Sequential):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            exact: torch.Tensor = super().forward(x)
-            return exact * (1 + 1e-6 * torch.arange(len(x))[:, None])
-
-    assert identified(Reordered(*network), (3, 32, 32)) == known
-
-
-def test_a_model_that_draws_goes_by_its_weights() -> None:
-    torch.manual_seed(0)
-    module = Noisy()
-    options: dict[str, Any] = {"attack": "pgd", "eps": "1/255", "dataset": "digits-8px", "n_examples": 4}
-    record = evaluate(module, **options)
-    assert record.checkpoint_sha256 == state_dict_sha256(module)
-    assert identified(module, (1, 8, 8)) == (record.checkpoint_sha256, 10)
-
-
-def test_a_module_that_fails_is_refused_by_the_check_of_the_model() -> None:
-    assert identified(torch.nn.Linear(3, 2), (1, 8, 8))[1] is None
-    with pytest.raises(InputError, match="fails on 1x8x8 images"):
-        evaluate(torch.nn.Linear(3, 2), attack="fgsm", dataset="digits-8px")
 
 
 def test_timm_and_robustbench_find_a_model_that_shares_cifar10s_inputs(workplace: Path) -> None:

@@ -78,10 +78,9 @@ class _Slopes:
 
 def tell_of_model(model: nn.Module, task: Task) -> None:
     """Doubt an attack with gradients on a model that is random, or hands out probabilities, or differentiates."""
-    x, y = (pad(each[: task.batch_size], SMALLEST_BATCH).to(task.device) for each in (task.x, task.y))
     with random_state_kept(task.device), true_float32():
         torch.manual_seed(task.seed)
-        found = model_doubts(model, x, y, random_expected=False)
+        found = model_doubts(model, task, random_expected=False)
     for text in found:
         task.doubt(text)
 

@@ -250,7 +250,7 @@ def _legends(figure: Figure, rows: Sequence[Row], scale: _Scale) -> None:
         "labelspacing": 0.8,
     }
     bottom = 0.04 / figure.get_figheight()
-    columns = max(1, int((figure.get_figwidth() - 2.8) / 1.0))
+    columns = max(1, int(figure.get_figwidth() - 2.8))
     common |= {"handles": methods, "title": "method", "ncols": min(len(methods), columns), "handlelength": 1.2}
     figure.legend(loc="lower left", bbox_to_anchor=(margin, bottom), **common)
     common |= {"handles": sizes, "title": "training passes per example", "ncols": len(sizes), "handlelength": 2.2}

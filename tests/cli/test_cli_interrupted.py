@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 import torch
 from cli_runner import DIGITS, CommandLine
+from interruptions import interrupted_after
 from torch.optim.optimizer import register_optimizer_step_post_hook
-
-from sam_bench.evaluation.journal import Writer
 
 resource = pytest.importorskip("resource", reason="limits on file sizes are POSIX's")
 
@@ -131,18 +130,7 @@ def test_an_evaluation_that_cannot_be_continued_says_so_when_it_is_interrupted(
 
 def _interrupted_after(count: int, cli: CommandLine, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     """What a command says of Ctrl-C, pressed when it has written so many lines of a journal."""
-    written = 0
-    add = Writer._add
-
-    def counted(self: Writer, entry: dict[str, Any]) -> None:
-        nonlocal written
-        if written == count:
-            raise KeyboardInterrupt
-        written += 1
-        add(self, entry)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Writer, "_add", counted)
+    with interrupted_after(count, monkeypatch):
         outcome = cli(*arguments)
     assert (outcome.code, outcome.out) == (130, "")
     return outcome.err

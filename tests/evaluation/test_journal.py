@@ -18,6 +18,7 @@ import torch
 from evaluation_samples import CPU, Nearest, digits, evaluation_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interruptions import interrupted_after
 
 from sam_bench import api
 from sam_bench.attacks import Attack, Verdict
@@ -25,7 +26,7 @@ from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import Evaluation, Journal, Known, run_evaluation
-from sam_bench.evaluation.journal import Writer, write_witnesses
+from sam_bench.evaluation.journal import write_witnesses
 from sam_bench.evaluation.shards import Workplace, search
 from sam_bench.progress import SilentReporter
 from sam_bench.records import Radius
@@ -49,18 +50,7 @@ def names(known: Known) -> dict[int, str | None]:
 
 def stop_after(count: int, evaluation: Evaluation, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation, interrupted when it has written so many lines."""
-    written = 0
-    add = Writer._add
-
-    def counted(self: Writer, entry: dict[str, Any]) -> None:
-        nonlocal written
-        if written == count:
-            raise KeyboardInterrupt
-        written += 1
-        add(self, entry)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Writer, "_add", counted)
+    with interrupted_after(count, monkeypatch), pytest.raises(KeyboardInterrupt):
         finish(evaluation, path, resume=True)
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sam_bench.attacks.base import Task
 from sam_bench.attacks.doubts import doubt
+from sam_bench.attacks.judge import SMALLEST_BATCH, pad
 
 _RANDOM_PASSES = 5
 _RANDOM_DIFFERENCE = 1e-4
@@ -22,16 +24,16 @@ _DIFFERENTIATES = frozenset({"grad", "backward", "_make_grads"})
 
 
 @torch.no_grad()
-def model_doubts(model: nn.Module, x: Tensor, y: Tensor, *, random_expected: bool) -> list[str]:
-    """What can be told from a few passes of the model.
+def model_doubts(model: nn.Module, task: Task, *, random_expected: bool) -> list[str]:
+    """What can be told from a few passes of the model over the first batch.
 
     Args:
-        model: Maps x to logits.
-        x: Some inputs, float32 [B, C, H, W], on the model's device.
-        y: Their labels, int64 [B].
+        model: As for `Attack.search`.
+        task: What is to be attacked.
         random_expected: Leave out the check for randomness, as version rand does.
     """
     found = []
+    x, y = (pad(each[: task.batch_size], SMALLEST_BATCH).to(task.device) for each in (task.x, task.y))
     if not random_expected and _is_random(model, x, y):
         found.append(doubt("randomized"))
     logits = model(x)

@@ -21,7 +21,7 @@ from sam_bench.attacks.autoattack.square import Square, refuse_small_images
 from sam_bench.attacks.base import Progress, Task
 from sam_bench.attacks.doubts import doubt
 from sam_bench.attacks.draws import CounterDraws, Draws, UpstreamDraws
-from sam_bench.attacks.judge import SMALLEST_BATCH, pad
+from sam_bench.attacks.judge import SMALLEST_BATCH
 from sam_bench.attacks.random_state import random_state_kept
 from sam_bench.records import Norm
 
@@ -69,12 +69,7 @@ class Engine:
         self.check_images(task.ball.norm, task.x.shape[-2], task.x.shape[-1])
         with random_state_kept(task.device):
             torch.manual_seed(task.seed)  # for models that are random; the attacks' own draws do not come from here
-            doubts = model_doubts(
-                model,
-                pad(task.x[: task.batch_size], SMALLEST_BATCH).to(task.device),
-                pad(task.y[: task.batch_size], SMALLEST_BATCH).to(task.device),
-                random_expected=any(part.eot > 1 for part in self.parts),
-            )
+            doubts = model_doubts(model, task, random_expected=any(part.eot > 1 for part in self.parts))
             cases = _cases(model, task)
             parts, limited = fit_to_classes(self.parts, cases.ranked.shape[1])
             for text in limited + doubts:
@@ -139,8 +134,9 @@ class _Run:
 
         def confirm(positions: Tensor, candidates: Tensor) -> Tensor:
             self._tell_of_gradients()
-            rows = ~asked[positions] if self._once else torch.ones(len(positions), dtype=torch.bool)
-            broken = torch.zeros(len(positions), dtype=torch.bool)
+            if not self._once:
+                return task.confirm(positions, candidates, part.attack)
+            rows, broken = ~asked[positions], torch.zeros(len(positions), dtype=torch.bool)
             if bool(rows.any()):
                 asked[positions[rows]] = True
                 broken[rows] = task.confirm(positions[rows], candidates[rows.to(candidates.device)], part.attack)
