@@ -224,7 +224,7 @@ class PGDAttack(RestartedAscent):
     @model_validator(mode="after")
     def _moves(self) -> PGDAttack:
         if self.step_size is not None and self.step_size <= 0:
-            raise ValueError(f"step_size {self.step_size} goes nowhere; give one above 0, as 2/255")
+            raise ValueError(f"step_size: {self.step_size} goes nowhere; give one above 0, as 2/255")
         return self
 
     def steps_in(self, ball: Ball) -> Steps:

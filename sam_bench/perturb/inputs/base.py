@@ -85,7 +85,7 @@ class GradientAscent(InputPerturbation):
     @classmethod
     def _radius_is_of_the_norm(cls, settings: Any) -> Any:
         if isinstance(settings, dict) and settings.get("norm") == "L2" and settings.get("eps") is None:
-            raise ValueError(f"eps has to be given with norm L2, in which 8/255 is next to nothing; {USUAL_L2}")
+            raise ValueError(f"eps: must be given with norm L2, in which 8/255 is next to nothing; {USUAL_L2}")
         return settings
 
     @property
