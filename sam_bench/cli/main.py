@@ -17,6 +17,7 @@ import click
 from sam_bench._version import __version__
 from sam_bench.cli.groups import Group
 from sam_bench.cli.speaking import speaks
+from sam_bench.cli.spelling import as_option
 from sam_bench.errors import CutShortError, SamBenchError
 
 _COMMANDS = {
@@ -110,7 +111,7 @@ def main() -> NoReturn:
             result = cli.main(prog_name="sam-bench", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
     except SamBenchError as error:
-        _fail(_as_typed(str(error)), error.exit_code)
+        _fail(_as_typed(error.render(as_option)), error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -25,6 +25,7 @@ from sam_bench.seeds import derive_seed
 from sam_bench.training.figures import NO_SUMS, Figures, Spent
 from sam_bench.training.folder import RunFolder
 from sam_bench.training.graphs import room_for_graphs
+from sam_bench.training.memory_format import memory_format_for
 from sam_bench.training.method import Method
 from sam_bench.training.state import LogRow, RunConfig, RunState
 from sam_bench.training.step import TrainingStep
@@ -125,7 +126,8 @@ class _Run:
         method.weights.check(model, epochs=config.recipe.epochs, steps=len(self.batches))
         self.model, self.validation, self.config, self.team = model, validation, config, team
         self.folder, self.reporter = RunFolder(folder), reporter
-        model.to(memory_format=torch.channels_last)
+        self.memory_format = memory_format_for(model)
+        model.to(memory_format=self.memory_format)
         self.step = TrainingStep(
             model,
             method,
@@ -227,7 +229,7 @@ class _Run:
             first, count, total = batches.place(batch)
             number, last = self.done, batch == len(batches) - 1
             result = step(
-                x.contiguous(memory_format=torch.channels_last),
+                x.contiguous(memory_format=self.memory_format),
                 y,
                 step=number,
                 progress=number / self.total,
