@@ -202,7 +202,9 @@ def test_a_zoo_that_cannot_be_written_is_refused_before_the_data_are_loaded(
 ) -> None:
     (workplace / "file").write_text("")
     monkeypatch.setattr("sam_bench.api.training.open_dataset", _must_not)
-    with pytest.raises(InputError, match=r"the zoo file/zoo cannot be written \(.*: Not a directory\); .*--zoo"):
+    with pytest.raises(
+        InputError, match=r"the zoo file/zoo cannot be written \(.*: Not a directory\); choose another zoo"
+    ):
         _train(dataset=dataset, zoo=Path("file/zoo"))
     assert [path.name for path in workplace.iterdir()] == ["file"]
 
