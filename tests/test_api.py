@@ -165,7 +165,7 @@ def _must_not(*_: Any, **__: Any) -> None:
 def test_a_name_that_timm_knows_another_model_by_is_refused_before_the_data_are_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    message = r"b/Linf/Taken cannot be saved: .* both it and a/Linf/taken as 'taken_cifar10_linf'; .*another name, .*another zoo"
+    message = r"b/Linf/Taken cannot be saved: .* both it and a/Linf/taken as 'taken_cifar10_linf'; .* name, .* zoo"
     shared: dict[str, Any] = {"dataset": "digits-8px", "settings": {"epochs": 1}, "robustbench_dataset": "cifar10"}
     _train(name="taken", dataset_name="a", **shared)
     monkeypatch.setattr("sam_bench.api.training.open_dataset", _must_not)
