@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from sam_bench.data.images import SMALLEST_IMAGE
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def common_classes(path: Path) -> list[str]:
         for part, other in (("train", "test"), ("test", "train")):
             lonely = sorted(set(found[part]) - set(found[other]))
             if lonely:
-                names = ", ".join(repr(name) for name in lonely[:5]) + (" …" if len(lonely) > 5 else "")
+                names = shortened(", ".join(repr(name) for name in lonely[:5])) + (" …" if len(lonely) > 5 else "")
                 raise InputError(
                     f"{path / part} has the class {names}, which {path / other} lacks; both must have the same classes"
                 )
@@ -155,7 +155,11 @@ def reading(file: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        reason = "not an image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
+        reason = (
+            "not an image that Pillow knows"
+            if isinstance(error, Image.UnidentifiedImageError)
+            else shortened(str(error))
+        )
         raise InputError(f"{file} cannot be read as an image ({reason}); mend or remove it") from error
 
 

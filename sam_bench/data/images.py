@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 from sam_bench.records import NAME_PATTERN
 
 SMALLEST_IMAGE = 4
@@ -66,7 +66,7 @@ def check_name(name: str, where: str) -> str:
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise InputError(
-            f"{where}: {name!r} is not usable as a data set's name; use letters, digits, '.', '_' and '-', "
+            f"{where}: {shortened(name)!r} is not usable as a data set's name; use letters, digits, '.', '_' and '-', "
             "starting with a letter or digit, at most 100 characters"
         )
     return name

@@ -216,7 +216,12 @@ class StreamedDataset:
 
     @property
     def robustbench(self) -> None:
-        """RobustBench's own name for the data set: a folder of one's own has none."""
+        """RobustBench's own name for the data set: a user's folder has none."""
+        return
+
+    @property
+    def mirrors(self) -> None:
+        """Whether a mirrored image shows the same class: not known of a user's folder."""
         return
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from sam_bench.errors import shortened
 from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Norm, Radius, Record, Sha256
 
 ROBUST = "robust"
@@ -33,7 +34,7 @@ class EvaluationRecord(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     model: str = Field(description="MODEL as given to `evaluate`")
-    checkpoint_sha256: Sha256 = Field(description="SHA-256 of the weights file, a foreign state dict or module")
+    checkpoint_sha256: Sha256 = Field(description="SHA-256 of the weights file, an external state dict or module")
     dataset: Name
     dataset_fingerprint: Sha256 = Field(description="SHA-256 over the test images and labels used")
     attack: str = Field(description="'autoattack', 'pgd', 'fgsm'")
@@ -78,9 +79,9 @@ class EvaluationRecord(Record):
                 f"accuracy_after names an attack {reserved[0]!r}, which is what an unbroken example is called"
             )
         allowed = {ROBUST, MISCLASSIFIED, *self.accuracy_after}
-        foreign = sorted(set(self.verdicts) - allowed)
-        if foreign:
-            raise ValueError(f"verdicts names {foreign[0]!r}, which is not among {sorted(allowed)}")
+        unknown = sorted(set(self.verdicts) - allowed)
+        if unknown:
+            raise ValueError(f"verdicts names {shortened(unknown[0])!r}, which is not among {sorted(allowed)}")
         left = self.n_examples - self.verdicts.count(MISCLASSIFIED)
         self._expect("clean_accuracy", self.clean_accuracy, left)
         for attack, accuracy in self.accuracy_after.items():

@@ -29,11 +29,14 @@ class ComponentSpec(BaseModel):
 class Augmentation(Record):
     """What is done to each training image before it is perturbed."""
 
-    crop_padding: int = Field(default=4, ge=0, description="random crop after padding by this many pixels; 0: none")
+    crop_padding: int = Field(
+        default=4, ge=0, strict=True, description="random crop after padding by this many pixels; 0: none"
+    )
     padding_mode: Literal["reflect", "zeros"] = Field(default="reflect", description="how the border is filled")
-    flip: bool = Field(default=True, description="mirror left and right with probability 1/2")
+    flip: bool = Field(default=True, strict=True, description="mirror left and right with probability 1/2")
     random_resized_crop: bool = Field(
         default=False,
+        strict=True,
         description="ImageNet's: a random part of the image at the final size, in place of the padded crop",
     )
 
@@ -56,5 +59,5 @@ class Recipe(Record):
     optimizer: ComponentSpec = ComponentSpec(method="sgd")
     schedule: ComponentSpec = ComponentSpec(method="piecewise")
     augmentation: Augmentation = Augmentation()
-    epochs: int = Field(default=100, ge=1, description="passes over the training set")
-    batch_size: int = Field(default=128, ge=2, description="examples a step")
+    epochs: int = Field(default=100, ge=1, strict=True, description="passes over the training set")
+    batch_size: int = Field(default=128, ge=2, strict=True, description="examples a step")

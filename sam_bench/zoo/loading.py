@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 from sam_bench.records import Architecture, EvaluationRecord, ModelCard, read_record, sha256_file
 from sam_bench.zoo.checkpoint import SUFFIXES, fit_foreign, read_state_dict, what_is_wrong
 from sam_bench.zoo.foreign import Foreign, from_robustbench, from_timm
@@ -194,7 +194,7 @@ def _refuse_record(path: Path) -> None:
     except InputError:
         return
     raise InputError(
-        f"{path} is an evaluation record, not a model's card; give the model's name: {record.model}"
+        f"{path} is an evaluation record, not a model's card; give the model's name: {shortened(record.model)}"
     ) from None
 
 
