@@ -21,6 +21,7 @@ from sam_bench.errors import InputError, shortened
 T = TypeVar("T")
 
 _GREY = {"1", "L", "LA"}
+_ONE_SIZE = "give an `image_size` N to bring all to N x N"
 _DEEP = ("I", "F")  # 'I', 'I;16', 'I;16B', 'F': more than eight bits a pixel
 
 
@@ -102,14 +103,11 @@ def one_size(files: list[ImageFile]) -> int:
     for file in files:
         if file.size != first.size:
             raise InputError(
-                f"{first.path} has {_pixels(first)} pixels but {file.path} {_pixels(file)}; "
-                "give --image-size N to bring all to N x N"
+                f"{first.path} has {_pixels(first)} pixels but {file.path} {_pixels(file)}", hint=_ONE_SIZE
             )
     width, height = first.size
     if width != height:
-        raise InputError(
-            f"{first.path} has {_pixels(first)} pixels, which is not square; give --image-size N to bring all to N x N"
-        )
+        raise InputError(f"{first.path} has {_pixels(first)} pixels, which is not square", hint=_ONE_SIZE)
     if width < SMALLEST_IMAGE:
         raise InputError(
             f"{first.path} has {_pixels(first)} pixels; images must have at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}"

@@ -105,7 +105,7 @@ def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
     raise InputError(f"{path} holds no state dict but {found}; right is a dict of tensors, alone or under 'state_dict'")
 
 
-def fit_foreign(module: nn.Module, state: Mapping[str, Tensor], source: str, into: str) -> None:
+def fit_external(module: nn.Module, state: Mapping[str, Tensor], source: str, into: str) -> None:
     """Load a state dict that other code saved: prefixes of wrappers are put on or taken off, the rest is strict.
 
     A network saved bare has no "net." before its keys, one trained in parallel has "module." before

@@ -76,10 +76,10 @@ def test_what_is_no_number_is_refused(value: Any, tmp_path: Path) -> None:
             read_record(_with(tmp_path / "record.json", source, "clean_accuracy", value), kind)
 
 
-@pytest.mark.parametrize("line", ["epochs: true", 'epochs: "7"', "augmentation: {flip: 1}", 'batch_size: "128"'])
-def test_a_recipe_takes_no_other_types_either(line: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["epochs: true", "batch_size: true", "augmentation: {crop_padding: true}"])
+def test_a_recipe_takes_no_truth_value_for_a_number(line: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(line)
-    with pytest.raises(InputError, match=r"must be a valid (integer|boolean)"):
+    with pytest.raises(InputError, match="must be a valid integer, not true"):
         load_recipe(tmp_path / "mine.yaml")
 
 
