@@ -13,7 +13,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: quickstart install install-test test check lint types pytest fast wheel clean
+.PHONY: quickstart install install-test test lint types pytest wheel clean
 
 quickstart: .venv/installed
 	$(BIN)/sam-bench quickstart
@@ -24,7 +24,12 @@ install-test: .venv/installed-test
 
 test: lint types pytest
 
+# Before a commit. The folders are those whose tests take seconds; what takes longer in them is marked `slow`.
+.PHONY: check fast
 check: lint types fast
+FAST := tests/rails tests/records tests/data tests/models tests/perturb tests/zoo $(wildcard tests/api) tests/test_*.py
+fast: .venv/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not slow' --durations=5 $(FAST)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -36,11 +41,6 @@ types: .venv/installed-test
 # One thread a process: what runs side by side must not fight for the cores.
 pytest: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
-
-# Rooms whose tests take seconds. What takes longer there is marked `slow`.
-FAST := tests/rails tests/records tests/data tests/models tests/perturb tests/zoo tests/test_*.py
-fast: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not slow' --durations=5 $(FAST)
 
 wheel: .venv/installed-test
 	$(BIN)/python -m build
