@@ -1,6 +1,7 @@
 # Two commands, each complete on a machine with Python 3.10 to 3.13, git, make and a C compiler:
 #   make quickstart    install into .venv and run the whole way once on real images
 #   make test          install with the test extras and run style, types and the whole test suite
+# Before a commit, make check runs style, types and the fast tests.
 # PYTHON=/path/to/python chooses the interpreter.
 
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -22,6 +23,13 @@ install: .venv/installed
 install-test: .venv/installed-test
 
 test: lint types pytest
+
+# Before a commit. The folders are those whose tests take seconds; what takes longer in them is marked `slow`.
+.PHONY: check fast
+check: lint types fast
+FAST := tests/rails tests/records tests/data tests/models tests/perturb tests/zoo $(wildcard tests/api) tests/test_*.py
+fast: .venv/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not slow' --durations=5 $(FAST)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

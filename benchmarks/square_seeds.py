@@ -75,7 +75,7 @@ def main(say: Callable[[str], None] = print) -> None:
     """See the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=60, help="the first so many test images")
-    parser.add_argument("--eps", default="16/255", help="radius in Linf")
+    parser.add_argument("--eps", default="24/255", help="radius in Linf")
     parser.add_argument("--levels", type=int, default=16, help="inputs are rounded to multiples of 1 / LEVELS")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the training")
