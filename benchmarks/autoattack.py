@@ -1,6 +1,6 @@
 """The fast AutoAttack engine against its authors' code: same model, same examples; verdicts, passes, time.
 
-    python benchmarks/autoattack.py standard-prn18-w16 sam-rho02-prn18-w16 --dataset cifar10.npz --n 32
+    python benchmarks/autoattack.py standard-prn18-w16 sam-rho02-prn18-w16 --dataset cifar10-jpeg.npz --n 32
     python benchmarks/autoattack.py MODEL --norm L2 --eps 0.5 --engines reference,upstream-draws --json out.json
     python benchmarks/autoattack.py MODEL --engines reference,fast,bf16,screen --batch-size 256
 

@@ -1,7 +1,7 @@
 """Training speed of sam-bench beside a textbook loop, in whole runs that take turns.
 
     python benchmarks/train_speed.py --threads 2 --json speed.json
-    python benchmarks/train_speed.py --data cifar10.npz --accuracy
+    python benchmarks/train_speed.py --data cifar10-jpeg.npz --accuracy
 
 Every number is the median of --rounds runs of --steps steps each, data loading included. Warm-up is
 left out; what compiling takes is given apart. With --accuracy nothing is timed: both loops train for

@@ -165,7 +165,7 @@ def _must_not(*_: Any, **__: Any) -> None:
 def test_a_name_that_timm_knows_another_model_by_is_refused_before_the_data_are_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    message = r"b/Linf/Taken cannot be saved: .* both it and a/Linf/taken as 'taken_cifar10_linf'; .*--name, .*--zoo"
+    message = r"b/Linf/Taken cannot be saved: .* both it and a/Linf/taken as 'taken_cifar10_linf'; .* name, .* zoo"
     shared: dict[str, Any] = {"dataset": "digits-8px", "settings": {"epochs": 1}, "robustbench_dataset": "cifar10"}
     _train(name="taken", dataset_name="a", **shared)
     monkeypatch.setattr("sam_bench.api.training.open_dataset", _must_not)
@@ -202,7 +202,9 @@ def test_a_zoo_that_cannot_be_written_is_refused_before_the_data_are_loaded(
 ) -> None:
     (workplace / "file").write_text("")
     monkeypatch.setattr("sam_bench.api.training.open_dataset", _must_not)
-    with pytest.raises(InputError, match=r"the zoo file/zoo cannot be written \(.*: Not a directory\); .*--zoo"):
+    with pytest.raises(
+        InputError, match=r"the zoo file/zoo cannot be written \(.*: Not a directory\); choose another zoo"
+    ):
         _train(dataset=dataset, zoo=Path("file/zoo"))
     assert [path.name for path in workplace.iterdir()] == ["file"]
 

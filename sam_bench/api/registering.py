@@ -81,6 +81,7 @@ def register(
             "authors": authors,
         },
         dtype="fp16" if weights_dtype == "float16" else "fp32",
+        same_run=True,
     )
     return card, store.card_path(card)
 

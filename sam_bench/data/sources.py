@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from sam_bench.data.digits import load_digits
 from sam_bench.data.images import check_image_size, check_name, resize
@@ -15,6 +16,7 @@ from sam_bench.data.splits import Dataset, Split
 from sam_bench.data.streaming import StreamedDataset, stream_folder
 from sam_bench.data.torchvision_sets import load_cifar10, load_cifar100, load_svhn
 from sam_bench.errors import InputError, unknown_name
+from sam_bench.records import RobustBenchDataset
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Source:
         load: Takes the folder for downloads and whether the test set alone is wanted.
         image_size: The size that goes by the plain name; another one is part of the name.
         summary: One line: what it is.
+        fingerprints: Of the training and the test images at that size; None while they are not known here.
     """
 
     load: Callable[[Path, bool], Dataset]
     image_size: int
     summary: str
+    fingerprints: tuple[str, str] | None = None
 
 
 SOURCES: dict[str, Source] = {
@@ -37,9 +41,18 @@ SOURCES: dict[str, Source] = {
     "cifar100": Source(load_cifar100, 32, "CIFAR-100: 50,000 + 10,000 colour images, 32x32, 100 classes; downloaded"),
     "svhn": Source(load_svhn, 32, "SVHN: 73,257 + 26,032 house numbers, 32x32 colour, 10 classes; downloaded"),
     "digits": Source(
-        load_digits, 16, "scikit-learn's digits: 1,297 + 500 grey images, 8x8 enlarged to 16x16; no download"
+        load_digits,
+        16,
+        "scikit-learn's digits: 1,297 + 500 grey images, 8x8 enlarged to 16x16; no download",
+        (
+            "e62b318dd42cadc5a06e152524876e5818be42945b7aa252f86c82c959436bc8",
+            "bd60575e380976f2fdf5b55fbd41185423eb3519ffa3e09bc3069115c19f741d",
+        ),
     ),
 }
+
+RESERVED = frozenset({*SOURCES, *get_args(RobustBenchDataset)})
+"""Names of published data sets: other images never go by them."""
 
 _SIZED = re.compile(r"(?P<base>.+)-(?P<size>\d{1,4})px")
 
@@ -78,15 +91,16 @@ def load_dataset(
     if name is not None:
         check_name(name, "name")
     check_image_size(image_size)
+    _refuse_name_of_another(spec, name=name, image_size=image_size)
     named = _named(spec, image_size)
     if named is not None:
         key, size = named
         source = SOURCES[key]
         dataset = source.load(Path(data_dir).expanduser(), test_only)
         dataset = _resized(dataset, size, plain=source.image_size)
-    else:
-        dataset = _load_path(spec, image_size=image_size, test_only=test_only)
-    return dataset if name is None else replace(dataset, name=name)
+        return dataset if name is None else replace(dataset, name=name)
+    dataset = _load_path(spec, image_size=image_size, test_only=test_only)
+    return check_reserved(dataset if name is None else replace(dataset, name=name))
 
 
 def known_name(spec: str, *, name: str | None = None, image_size: int | None = None) -> str | None:
@@ -98,10 +112,59 @@ def known_name(spec: str, *, name: str | None = None, image_size: int | None = N
     Raises:
         InputError: The name is not usable, or `spec` and `image_size` contradict each other.
     """
+    _refuse_name_of_another(spec, name=name, image_size=image_size)
     if name is not None:
         return check_name(name, "name")
     named = _named(spec, image_size)
     return None if named is None else _name_at(*named, plain=SOURCES[named[0]].image_size)
+
+
+def reserved_name(name: str) -> str | None:
+    """The published data set that a name stands for, at whatever size: `CIFAR-10-16px` for cifar10; or None."""
+    sized = _SIZED.fullmatch(name.lower())
+    bare = re.sub(r"[-_.]", "", sized["base"] if sized else name.lower())
+    return bare if bare in RESERVED else None
+
+
+def check_reserved(dataset: Dataset) -> Dataset:
+    """The data set, whose images are not called by the name of published ones that they are not.
+
+    Args:
+        dataset: A user's own images.
+
+    Raises:
+        InputError: Its name is reserved, and its fingerprints are not the published ones or those are not known.
+    """
+    meant = reserved_name(dataset.name)
+    if meant is None:
+        return dataset
+    source = SOURCES.get(meant)
+    known = source.fingerprints if source and dataset.name == meant else None
+    found = (dataset.train and dataset.train.fingerprint, dataset.test.fingerprint)
+    if known is None or any(own not in (None, published) for own, published in zip(found, known, strict=True)):
+        raise _reserved(dataset.name, meant)
+    return dataset
+
+
+def _refuse_name_of_another(spec: str, *, name: str | None, image_size: int | None) -> None:
+    """Refuse, before anything is loaded, a reserved name for what cannot be that data set."""
+    meant = None if name is None else reserved_name(name)
+    if name is None or meant is None:
+        return
+    named = _named(spec, image_size)
+    if named is not None and name == _name_at(*named, plain=SOURCES[named[0]].image_size):
+        return
+    source = SOURCES.get(meant)
+    if named is not None or source is None or source.fingerprints is None or name != meant:
+        raise _reserved(name, meant)
+
+
+def _reserved(name: str, meant: str) -> InputError:
+    way = f"`dataset='{meant}'` gives the published images" if meant in SOURCES else "no file can be checked for them"
+    return InputError(
+        f"the name {name!r} is kept for the published {meant}, and these images are not known to be those: {way}; "
+        f"give other images another name with `dataset_name`, for example own-{meant}"
+    )
 
 
 def open_dataset(
@@ -127,7 +190,11 @@ def open_dataset(
         if name is not None:
             check_name(name, "name")
         listed = stream_folder(path, image_size=image_size)
-        return listed if name is None else replace(listed, name=name)
+        listed = listed if name is None else replace(listed, name=name)
+        meant = reserved_name(listed.name)
+        if meant is not None:
+            raise _reserved(listed.name, meant)
+        return listed
     if stream:
         raise InputError(
             f"augmentation.random_resized_crop needs images as they are on disk, and {spec} is not a FOLDER of images; "

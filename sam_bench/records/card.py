@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any, Literal
 
 from pydantic import Field
@@ -27,6 +29,15 @@ class Architecture(Record):
     mean: tuple[float, ...] = Field(default=(), description="per channel, of inputs in [0, 1]")
     std: tuple[float, ...] = Field(default=(), description="per channel, of inputs in [0, 1]")
     options: dict[str, Any] = Field(default_factory=dict, description="what the architecture takes: width, patch_size")
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of all fields: with the weights' digest it identifies what a model computes.
+
+        Fields at their defaults are left out, so that a field added later leaves today's digests as they are.
+        """
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 class Cost(Record):
@@ -97,6 +108,9 @@ class ModelCard(Record):
     cost: Cost
     packages: dict[str, str] = Field(description="versions of Python and the packages that decide the numbers")
     weights: WeightsFile
+    architecture_sha256: Sha256 | None = Field(
+        default=None, description="SHA-256 of `architecture` when the model was saved; null on older cards"
+    )
     created: str = Field(description="UTC, ISO 8601")
     command: str = Field(default="", description="the command that made it")
     authors: str = ""

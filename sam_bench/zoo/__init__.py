@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from sam_bench.zoo.loading import LoadedModel, load_model
     from sam_bench.zoo.names import Place, full_name, robustbench_name, timm_name
     from sam_bench.zoo.register import hidden_robustbench_model, register_zoo
-    from sam_bench.zoo.store import Problem, Zoo
+    from sam_bench.zoo.store import Zoo
     from sam_bench.zoo.weights import state_dict_sha256
+    from sam_bench.zoo.weights_check import Problem
 
 __all__ = [
     "LoadedModel",
@@ -37,7 +38,7 @@ __all__ = [
 _HOMES = {
     "LoadedModel": "loading",
     "Place": "names",
-    "Problem": "store",
+    "Problem": "weights_check",
     "Zoo": "store",
     "full_name": "names",
     "hidden_robustbench_model": "register",

@@ -18,8 +18,9 @@ from sam_bench.zoo.foreign import Foreign, from_robustbench, from_timm
 from sam_bench.zoo.names import full_name, robustbench_dataset
 from sam_bench.zoo.paths import zoo_dir
 from sam_bench.zoo.register import hidden_robustbench_model, registered_card
-from sam_bench.zoo.store import Zoo, ambiguous, build, load_card
+from sam_bench.zoo.store import Zoo, ambiguous
 from sam_bench.zoo.weights import state_dict_sha256
+from sam_bench.zoo.weights_check import build, load_card
 
 
 @dataclass
@@ -34,6 +35,8 @@ class LoadedModel:
         card: Where it comes from; None for a foreign model.
         num_classes: Width of the logits.
         input_shape: Channels, height, width; None when unknown.
+        architecture_sha256: Of the architecture with its options, mean and std (`Architecture.sha256`), which with
+            `sha256` identifies the model; None where no Architecture of ours describes it.
     """
 
     module: nn.Module
@@ -42,6 +45,7 @@ class LoadedModel:
     card: ModelCard | None
     num_classes: int
     input_shape: tuple[int, int, int] | None
+    architecture_sha256: str | None = None
 
 
 def load_model(
@@ -118,7 +122,7 @@ def _described(
     module: nn.Module, name: str, sha256: str, architecture: Architecture, card: ModelCard | None
 ) -> LoadedModel:
     shape = (architecture.in_channels, architecture.image_size, architecture.image_size)
-    return LoadedModel(module, name, sha256, card, architecture.num_classes, shape)
+    return LoadedModel(module, name, sha256, card, architecture.num_classes, shape, architecture.sha256)
 
 
 def _from_path(path: Path, architecture: Architecture | None) -> LoadedModel:

@@ -25,7 +25,8 @@ from sam_bench.records import ModelCard
 from sam_bench.zoo import timm_models
 from sam_bench.zoo.names import dotted_names, full_name, robustbench_dataset, timm_names
 from sam_bench.zoo.paths import zoo_dir
-from sam_bench.zoo.store import Zoo, build
+from sam_bench.zoo.store import Zoo, on_saved
+from sam_bench.zoo.weights_check import build
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ def register_saved(zoo: Zoo, card: ModelCard) -> None:
     root = zoo.root.resolve()
     if "timm" in sys.modules and (root in _roots or root == zoo_dir().resolve()):
         _register(Zoo(zoo.root.absolute()), card)
+
+
+on_saved.append(register_saved)
 
 
 def list_with_robustbench() -> None:

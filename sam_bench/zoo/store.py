@@ -4,9 +4,12 @@
     <root>/<dataset>/<threat>/<name>.<first 8 digits of the SHA-256>.safetensors
 
 Weights carry their digest in their name, so a save never touches the file that the present card
-names: new weights first, then the card over the old card in one rename, then the old weights are
-removed. Killed at any point, the card on disk still names whole weights; at worst an unnamed file is
-left over, which `Zoo.strays` lists.
+names. It writes the new weights, renames the new card over the old one, and removes the old weights.
+Killed at any point, the card on disk still names whole weights. At worst a file is left over that no
+card names; `Zoo.strays` lists it.
+
+Only weights that a card names as its own, by stem and digest, and that no other card names are ever
+deleted. Saving and removing hold the zoo's lock.
 """
 
 from __future__ import annotations
@@ -14,8 +17,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +25,17 @@ from pydantic import ValidationError
 from torch import nn
 
 from sam_bench.errors import InputError, SamBenchError, unknown_name
-from sam_bench.records import Architecture, ModelCard, first_problem, read_record, write_atomic, write_record
+from sam_bench.locks import claimed
+from sam_bench.records import ModelCard, first_problem, read_record, write_atomic, write_record
 from sam_bench.zoo.names import Named, full_name, timm_names
-from sam_bench.zoo.weights import StateDict, StorageDtype, first_non_finite, fit, misfit, pack, unpack
+from sam_bench.zoo.weights import StateDict, StorageDtype, misfit, pack
+from sam_bench.zoo.weights_check import Problem, build, load_card, names_its_own_weights, problems_of, weights_file
 
+RUN_FIELDS = ("recipe", "architecture", "seed", "precision", "train_fingerprint")
+"""Fields of a card that tell runs apart."""
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a checkpoint.
-
-    Attributes:
-        check: What was looked at: "file", "size", "sha256", "format", "architecture" or "values".
-        message: A sentence that names the file.
-        expected: What the card says, where there is such a value.
-        found: What is there instead.
-    """
-
-    check: str
-    message: str
-    expected: str | None = None
-    found: str | None = None
+on_saved: list[Callable[[Zoo, ModelCard], None]] = []
+"""Called with every card just saved; the bridge to timm and RobustBench adds itself here."""
 
 
 class Zoo:
@@ -142,7 +135,12 @@ class Zoo:
     # Writing
 
     def save(
-        self, model: nn.Module | StateDict, fields: Mapping[str, Any] | ModelCard, *, dtype: StorageDtype = "fp32"
+        self,
+        model: nn.Module | StateDict,
+        fields: Mapping[str, Any] | ModelCard,
+        *,
+        dtype: StorageDtype = "fp32",
+        same_run: bool = False,
     ) -> ModelCard:
         """Put a checkpoint into the zoo; one of the same name is replaced whole or not at all.
 
@@ -151,65 +149,82 @@ class Zoo:
             fields: The fields of the card; `weights` and `parameters` are filled in here.
             dtype: "fp16" halves the file: weights are rounded to float16 and computed with in
                 float32. Whoever reports a number then measures it on the model that `load` returns.
+            same_run: Refuse to replace the model of another run, as `check_run` does.
 
         Returns:
             The card as written.
 
         Raises:
             InputError: A field of the card is wrong, the weights do not fit the architecture or are
-                not finite, or another model already has one of the names timm would know it by.
+                not finite, another model already has one of the names timm would know it by, or
+                `same_run` is asked for and the card that is there is from another run.
             SamBenchError: The file cannot be written; the previous checkpoint is untouched.
         """
         state = model.state_dict() if isinstance(model, nn.Module) else model
         content = pack(state, dtype)
         sha256 = hashlib.sha256(content).hexdigest()
         given = fields.model_dump(exclude={"weights"}) if isinstance(fields, ModelCard) else dict(fields)
-        file = f"{_file_stem(str(given.get('name')))}.{sha256[:8]}.safetensors"
+        file = weights_file(str(given.get("name")), sha256)
         given["weights"] = {"file": file, "size": len(content), "sha256": sha256}
         draft = _card({**given, "parameters": 1})
-        self._refuse_taken_names(draft)
         network = build(draft.architecture)
         problem = misfit(network, state)
         if problem is not None:
             raise InputError(f"the weights do not fit {draft.architecture.name}: {problem}")
         count = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-        card = draft.model_copy(update={"parameters": count})
-        self._write(card, content)
-        _register(self, card)
+        card = draft.model_copy(update={"parameters": count, "architecture_sha256": draft.architecture.sha256})
+        self._refuse_taken_names(card)
+        # Two runs that began together both found the name free: the last word is under the lock.
+        with claimed(self.root):
+            self._refuse_taken_names(card)
+            if same_run:
+                try:
+                    self.check_run(card, {field: getattr(card, field) for field in RUN_FIELDS})
+                except InputError as error:
+                    kept = "then `resume=True` registers this run, which is kept"
+                    raise InputError(error.problem, hint=kept) from error
+            self._write(card, content)
+        for tell in on_saved:
+            tell(self, card)
         return card
 
     def _write(self, card: ModelCard, content: bytes) -> None:
         path, weights = self.card_path(card), self.weights_path(card)
-        previous = self._weights_named_by(path)
+        previous = self._own_weights_of(path)
         write_atomic(weights, content)
         try:
             write_record(path, card)
         except SamBenchError:
-            if previous != weights:
-                _remove(weights)
+            self._discard(weights)
             raise
-        if previous is not None and previous != weights:
-            _remove(previous)
+        if previous is not None:
+            self._discard(previous)
 
     def remove(self, card: ModelCard) -> None:
         """Take a checkpoint out of the zoo: its card, then its weights.
 
+        Weights that another card names stay, and so does a file that the card names but did not make.
+
         Raises:
             SamBenchError: The card cannot be deleted; then its weights stay, too.
         """
-        path, weights = self.card_path(card), self.weights_path(card)
-        try:
-            path.unlink()
-        except OSError as error:
-            raise SamBenchError(f"cannot delete {path}: {error.strerror}") from error
-        _remove(weights)
+        path = self.card_path(card)
+        if not self.root.is_dir():
+            raise SamBenchError(f"cannot delete {path}: there is no zoo {self.root}")
+        with claimed(self.root):
+            try:
+                path.unlink()
+            except OSError as error:
+                raise SamBenchError(f"cannot delete {path}: {error.strerror}") from error
+            if names_its_own_weights(card):
+                self._discard(self.weights_path(card))
 
     def check_run(self, place: Named, made_by: Mapping[str, Any]) -> None:
-        """Refuse, before there is a model, to put it in the place of another run's.
+        """Refuse to replace the model of another run; a training asks before it starts, and `save` again.
 
         Args:
-            place: Where it will be.
-            made_by: Fields of a card that tell runs apart, as this run's card will have them.
+            place: Where the model will be.
+            made_by: `RUN_FIELDS` as this run's card will have them.
 
         Raises:
             InputError: The card that is there has another value of one of them; names it.
@@ -220,11 +235,11 @@ class Zoo:
         if differing:
             raise InputError(
                 f"{full_name(place)} is in the zoo {self.root} already, from a run with another {differing[0]}: choose "
-                f"another --name or --zoo, or take it out first (sam-bench zoo remove {full_name(place)})"
+                f"another `name` or `zoo`, or take it out first (sam-bench zoo remove {full_name(place)})"
             )
 
     def check_place(self, place: Named) -> None:
-        """Refuse, before there is a model, what `save` would refuse for its names or could not write.
+        """Refuse early, before training, the names that `save` would refuse and a folder it could not write.
 
         Raises:
             InputError: Another model has one of the names timm would know it by, or its folder cannot be written.
@@ -233,13 +248,13 @@ class Zoo:
         self.check_writable(place.dataset, place.threat)
 
     def check_writable(self, *below: str) -> None:
-        """Refuse a zoo that cannot be written; nothing is left in it.
+        """Refuse a zoo that cannot be written; leaves nothing in it.
 
         Args:
             below: Folders below the zoo's own, where they are known.
 
         Raises:
-            InputError: It cannot; says why.
+            InputError: It cannot be written; says why.
         """
         folder = self.root.absolute().joinpath(*below)
         try:
@@ -249,7 +264,8 @@ class Zoo:
                 pass
         except OSError as error:
             raise InputError(
-                f"the zoo {self.root} cannot be written ({folder}: {error.strerror or error}); choose another --zoo"
+                f"the zoo {self.root} cannot be written ({folder}: {error.strerror or error})",
+                hint="choose another `zoo`",
             ) from error
 
     def _refuse_taken_names(self, place: Named) -> None:
@@ -259,20 +275,34 @@ class Zoo:
             if taken and full_name(other) != full_name(place):
                 raise InputError(
                     f"{full_name(place)} cannot be saved: timm and RobustBench would know both it and "
-                    f"{full_name(other)} as {min(taken)!r}; give it another --name, or put it into another --zoo"
+                    f"{full_name(other)} as {min(taken)!r}",
+                    hint="give it another `name`, or put it into another `zoo`",
                 )
 
-    def _weights_named_by(self, path: Path) -> Path | None:
+    def _own_weights_of(self, path: Path) -> Path | None:
         try:
-            return path.with_name(read_record(path, ModelCard).weights.file)
+            card = read_record(path, ModelCard)
         except InputError:
-            return None  # no card yet, or a broken one, whose word on what to remove is not taken
+            return None  # no card yet, or a broken one, which is not asked what to delete
+        return path.with_name(card.weights.file) if names_its_own_weights(card) else None
+
+    def _cards_naming(self, weights: Path) -> list[Path]:
+        """The cards beside the weights that name them, broken cards included."""
+        return [path for path in sorted(weights.parent.glob("*.json")) if _mentions(path, weights.name)]
+
+    def _discard(self, weights: Path) -> None:
+        """Delete weights that no card names."""
+        if self._cards_naming(weights):
+            return
+        try:
+            weights.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(f"the weights {weights} stay, though no card names them: {error.strerror}", stacklevel=4)
 
     def strays(self) -> list[Path]:
         """Weights and temporary files that no card names, left by a killed save; safe to delete when none runs."""
-        named = {self.weights_path(card) for _, card in self.scan() if isinstance(card, ModelCard)}
         files = (*self.root.glob("*/*/*.safetensors"), *self.root.glob("*/*/.*.tmp"))
-        return sorted(path for path in files if path not in named)
+        return sorted(path for path in files if not self._cards_naming(path))
 
     # Reading
 
@@ -280,9 +310,16 @@ class Zoo:
         """Everything that is wrong with a card's weights; an empty list when all is well.
 
         Checked are the file's size and SHA-256, its format, that keys and shapes are those of the
-        architecture, that every value is finite, and the card's number of parameters.
+        architecture, that every value is finite, the card's number of parameters, that the architecture
+        is the one that was saved, and that no other card names the same file.
         """
-        return list(_problems(card, self.weights_path(card)))
+        weights = self.weights_path(card)
+        problems = list(problems_of(card, weights))
+        others = [path for path in self._cards_naming(weights) if path != self.card_path(card)]
+        if others:
+            message = f"{weights} is named by two cards: {self.card_path(card)} and {others[0]}"
+            problems.append(Problem("file", message, self.card_path(card).name, others[0].name))
+        return problems
 
     def load(self, card: ModelCard) -> nn.Module:
         """The model with its weights, on the CPU, in eval mode; inputs in [0, 1].
@@ -295,78 +332,10 @@ class Zoo:
         return load_card(card, self.card_path(card).parent)
 
 
-def load_card(card: ModelCard, folder: Path) -> nn.Module:
-    """The model of a card whose weights lie in `folder`; as `Zoo.load`."""
-    path = folder / card.weights.file
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SamBenchError(f"cannot read the weights of {full_name(card)}, {path}: {error.strerror}") from error
-    # The bytes that are hashed are the bytes that are used: the file is read once.
-    for problem in _altered(card, path, content):
-        if problem.check == "sha256":
-            raise SamBenchError(problem.message)
-    module = build(card.architecture)
-    fit(module, unpack(content, str(path)), str(path), f"{card.architecture.name} of {full_name(card)}")
-    return module.eval()
-
-
-def build(architecture: Architecture) -> nn.Module:
-    """The network without weights, as `sam_bench.models.create_model` makes it."""
-    # Imported late: that room imports timm, and registering this one's cards is part of importing timm.
-    from sam_bench.models import create_model
-
-    return create_model(architecture)
-
-
 def ambiguous(name: str, found: list[ModelCard]) -> InputError:
     """The error for a name that several cards have."""
     listing = ", ".join(full_name(card) for card in found)
     return InputError(f"{name!r} names {len(found)} models; say which: {listing}")
-
-
-def _altered(card: ModelCard, path: Path, content: bytes) -> Iterator[Problem]:
-    weights = card.weights
-    if len(content) != weights.size:
-        message = f"{path} is {len(content)} bytes long; its card says {weights.size}"
-        yield Problem("size", message, str(weights.size), str(len(content)))
-    found = hashlib.sha256(content).hexdigest()
-    if found != weights.sha256:
-        how = "cut short" if len(content) < weights.size else "altered"
-        message = (
-            f"{path} is {how}: SHA-256 expected {weights.sha256}, found {found} "
-            f"({weights.size} bytes expected, {len(content)} found)"
-        )
-        yield Problem("sha256", message, weights.sha256, found)
-
-
-def _problems(card: ModelCard, path: Path) -> Iterator[Problem]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        yield Problem("file", f"cannot read {path}: {error.strerror}")
-        return
-    yield from _altered(card, path, content)
-    try:
-        state = unpack(content, str(path))
-    except InputError as error:
-        yield Problem("format", str(error))
-        return
-    try:
-        module = build(card.architecture)
-    except SamBenchError as error:
-        yield Problem("architecture", f"{full_name(card)} cannot be built: {error}")
-    else:
-        problem = misfit(module, state)
-        if problem is not None:
-            yield Problem("architecture", f"{path} does not fit {card.architecture.name}: {problem}")
-        count = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-        if count != card.parameters:
-            message = f"{card.architecture.name} has {count} parameters; the card of {full_name(card)} says otherwise"
-            yield Problem("architecture", message, str(card.parameters), str(count))
-    bad = first_non_finite(state)
-    if bad is not None:
-        yield Problem("values", f"{path}: {bad} holds NaN or infinity")
 
 
 def _card(fields: Mapping[str, Any]) -> ModelCard:
@@ -376,21 +345,9 @@ def _card(fields: Mapping[str, Any]) -> ModelCard:
         raise InputError(f"the card is not complete: {first_problem(error)}") from error
 
 
-def _file_stem(name: str) -> str:
-    # A file's name is limited as a model's is, and ours adds 21 characters to it.
-    if len(name) <= 79:
-        return name
-    return f"{name[:70]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _remove(path: Path) -> None:
+def _mentions(card: Path, file: str) -> bool:
+    """Whether a card's text names the file; a card that cannot be read names none."""
     try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        warnings.warn(f"the weights {path}, which no card names any more, stay: {error.strerror}", stacklevel=3)
-
-
-def _register(zoo: Zoo, card: ModelCard) -> None:
-    from sam_bench.zoo.register import register_saved
-
-    register_saved(zoo, card)
+        return card.is_file() and f'"{file}"' in card.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import subprocess
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sam_bench.errors import InputError, SamBenchError
-from sam_bench.records import ModelCard, read_record, sha256_file
+from sam_bench.records import ModelCard, WeightsFile, read_record, sha256_file
 from sam_bench.zoo import Place, Zoo, state_dict_sha256
 from sam_bench.zoo.weights import pack, unpack
+from sam_bench.zoo.weights_check import weights_file
 
 Fields = Callable[..., dict[str, Any]]
 Networks = Callable[..., nn.Module]
@@ -169,15 +172,13 @@ def test_verify_names_wrong_architecture_and_values_behind_a_right_checksum(
     key = next(key for key in state if key.endswith("weight"))
     nan = state | {key: torch.full_like(state[key], float("nan"))}
     card = zoo.save(network(), fields())
-    import hashlib
-
-    import safetensors.torch
-
     for check, wrong in (("values", nan), ("architecture", {"other": torch.zeros(2)})):
         content = safetensors.torch.save(wrong)
-        zoo.weights_path(card).write_bytes(content)
-        weights = card.weights.model_copy(update={"size": len(content), "sha256": hashlib.sha256(content).hexdigest()})
-        assert [problem.check for problem in zoo.verify(card.model_copy(update={"weights": weights}))] == [check]
+        sha256 = hashlib.sha256(content).hexdigest()
+        weights = WeightsFile(file=weights_file(card.name, sha256), size=len(content), sha256=sha256)
+        replaced = card.model_copy(update={"weights": weights})
+        zoo.weights_path(replaced).write_bytes(content)
+        assert [problem.check for problem in zoo.verify(replaced)] == [check]
     wrong_count = zoo.save(network(), fields()).model_copy(update={"parameters": 7})
     assert [(problem.check, problem.expected) for problem in zoo.verify(wrong_count)] == [("architecture", "7")]
 
