@@ -30,7 +30,9 @@ class BuiltLeaderboard:
         return [row for board in self.boards for row in board.rows]
 
 
-def build_leaderboard(folder: Path, *, title: str = "sam-bench leaderboard") -> BuiltLeaderboard:
+def build_leaderboard(
+    folder: Path | str, *, zoo: Path | str | None = None, title: str = "sam-bench leaderboard"
+) -> BuiltLeaderboard:
     """Read every entry of a leaderboards folder and write `leaderboard.md|.tex|.csv|.html|.svg|.png` into it.
 
     Every entry is held against its records and, where it is at hand, its card first. All forms are
@@ -38,19 +40,22 @@ def build_leaderboard(folder: Path, *, title: str = "sam-bench leaderboard") -> 
 
     Args:
         folder: The leaderboards folder, `<dataset>/<threat>/<name>.json` inside.
+        zoo: Folder of the zoo with the cards; default `$SAM_BENCH_ZOO`, else `./model_zoo`. Cards beside the
+            leaderboards folder are found, too.
         title: Heading of the page.
 
     Raises:
         InputError: No such folder, no entries, or an entry that its records or its card do not bear out.
         SamBenchError: A file cannot be written.
     """
+    folder = Path(folder)
     entries = read_entries(folder)
     if not entries:
         where = "holds no entries" if folder.is_dir() else "does not exist"
         raise InputError(f"{folder} {where}: `sam-bench leaderboard submit MODEL RECORD` makes the first entry")
     from sam_bench.leaderboard.figure import render, render_panels  # loads Matplotlib, which takes a second
 
-    boards = make_boards(entries)
+    boards = make_boards(entries, zoo=None if zoo is None else Path(zoo))
     svg, png = render(boards)
     forms: dict[str, str | bytes] = {
         "md": markdown(boards),

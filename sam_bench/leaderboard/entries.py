@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from sam_bench.errors import InputError
+from sam_bench.leaderboard.files import read_checked
 from sam_bench.leaderboard.labels import (
     AUTOATTACK,
     architecture_label,
@@ -24,6 +23,7 @@ from sam_bench.leaderboard.labels import (
 )
 from sam_bench.perturb.ball import USUAL_EPS
 from sam_bench.records import (
+    NAME_PATTERN,
     EntryEvidence,
     EntryRow,
     EvaluationRecord,
@@ -31,8 +31,6 @@ from sam_bench.records import (
     ModelCard,
     Norm,
     Radius,
-    first_problem,
-    read_record,
 )
 
 RowKey = tuple[str, str, float]
@@ -221,7 +219,7 @@ def read_entry(path: Path) -> StoredEntry:
     Raises:
         InputError: Not an entry, or in a folder or under a name that is not its own.
     """
-    stored = StoredEntry(path, read_record(path, LeaderboardEntry))
+    stored = StoredEntry(path, read_checked(path, LeaderboardEntry)[0])
     evidence = stored.entry.sam_bench
     expected = Path(evidence.threat) / f"{evidence.name}.json"
     if Path(path.parent.name) / path.name != expected:
@@ -229,31 +227,16 @@ def read_entry(path: Path) -> StoredEntry:
     return stored
 
 
-def read_entries(folder: Path) -> list[StoredEntry]:
+def read_entries(folder: Path | str) -> list[StoredEntry]:
     """Every entry of a leaderboards folder (`<dataset>/<threat>/<name>.json`), in the order of their paths.
 
     Raises:
         InputError: A file there is not a valid entry; names it and the field.
     """
+    folder = Path(folder)
     paths = sorted(path for path in folder.glob("*/*/*.json") if not path.name.startswith("."))
+    for path in paths:
+        for name in path.relative_to(folder).parts:
+            if not re.fullmatch(rf"{NAME_PATTERN}(\.json)?", name):
+                raise InputError(f"{name!r} in {folder} is not the name of a data set, a threat model or an entry")
     return [read_entry(path) for path in paths]
-
-
-def read_card_if_there(path: Path) -> ModelCard | None:
-    """The card at `path`, or None where there is none that can be read: a table can do without it."""
-    try:
-        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError):
-        return None
-
-
-def parse_record(data: bytes, path: Path) -> EvaluationRecord:
-    """The record in bytes that were read from `path` once, so that hash and content cannot differ.
-
-    Raises:
-        InputError: Not a valid record; names the file and the field.
-    """
-    try:
-        return EvaluationRecord.model_validate_json(data)
-    except ValidationError as error:
-        raise InputError(f"{path} is not a valid EvaluationRecord: {first_problem(error)}") from error

@@ -9,20 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam_bench.errors import InputError
-from sam_bench.leaderboard.checks import check_attack, checked_records
+from sam_bench.leaderboard.checks import checked_records
 from sam_bench.leaderboard.entries import (
-    OFFICIAL_EXAMPLES,
     RowKey,
     StoredEntry,
     headline,
     listed_dataset,
     make_entry,
-    parse_record,
     read_entry,
     row_from_record,
     row_key,
 )
+from sam_bench.leaderboard.files import LARGEST_RECORD, parse_checked, read_bytes, read_checked
 from sam_bench.leaderboard.labels import examples_text, radius_text
+from sam_bench.leaderboard.record_checks import (
+    Evidence,
+    check_against_card,
+    check_heads,
+    check_record,
+    check_test_set,
+    check_together,
+    whole_test_set,
+)
 from sam_bench.leaderboard.robustbench_issue import Condition, conditions, issue_text, issue_title, model_info
 from sam_bench.locks import claimed
 from sam_bench.records import (
@@ -30,7 +38,6 @@ from sam_bench.records import (
     EvaluationRecord,
     LeaderboardEntry,
     ModelCard,
-    read_record,
     write_atomic,
     write_record,
 )
@@ -114,7 +121,7 @@ def submit_entry(
             it names, two records are for the same row, one would replace a row over more or other
             test examples, or the model has no AutoAttack record. Nothing is written then.
     """
-    if read_record(card_path, ModelCard) != card:
+    if read_checked(card_path, ModelCard)[0] != card:
         raise InputError(f"{card_path} is not the card of {card.name} that is being submitted: read it again")
     path = folder / card.dataset / card.threat / f"{card.name}.json"
     given = _read_sources(card, record_paths)
@@ -122,7 +129,7 @@ def submit_entry(
     def together() -> tuple[list[_Source], list[str], list[Path], LeaderboardEntry]:
         kept, going, notes, stale = _existing(card, path, {row_key(source.row) for source in given})
         sources = [*kept, *given]
-        notes += _check_test_set(card, card_path, sources, fingerprint_of_first)
+        notes += _check_images(card, card_path, sources, fingerprint_of_first)
         if not replace:
             _check_replaced(path, going, given)
         link = Path(os.path.relpath(card_path.resolve(), path.parent.resolve())).as_posix()
@@ -159,22 +166,10 @@ def _read_sources(card: ModelCard, record_paths: Sequence[Path]) -> list[_Source
         raise InputError(f"{card.name}: an entry needs at least one evaluation record")
     sources: dict[RowKey, _Source] = {}
     for path in record_paths:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        record = parse_record(data, path)
-        if record.checkpoint_sha256 != card.weights.sha256:
-            raise InputError(
-                f"{path} evaluates checkpoint {record.checkpoint_sha256}, but the card of {card.name} is of "
-                f"{card.weights.sha256}: evaluate this model's own weights"
-            )
-        if record.dataset != card.dataset:
-            raise InputError(
-                f"{path} was evaluated on {record.dataset}, but the card of {card.name} is of {card.dataset}: "
-                f"evaluate it on {card.dataset}"
-            )
-        check_attack(record, path)
+        data = read_bytes(path, LARGEST_RECORD)
+        record = parse_checked(data, path, EvaluationRecord)
+        check_record(Evidence(path, record))
+        check_against_card(Evidence(path, record), card)
         row = row_from_record(record, sha256=hashlib.sha256(data).hexdigest(), model=card.name)
         twin = sources.get(row_key(row))
         if twin is not None and twin.data != data:
@@ -206,7 +201,7 @@ def _existing(
     # The rows that go need no evidence any more, so that submitting again mends an entry cut short.
     kept = [
         _Source(row, record, stored.record_path(row), b"")
-        for row, record in checked_records(_with_rows(stored, staying))
+        for row, record in checked_records(_with_rows(stored, staying), card)
     ]
     notes = [
         f"replaced the row {row.attack} at {row.norm} {radius_text(row.eps)} ({examples_text(row.n_examples)}, "
@@ -244,7 +239,7 @@ def _check_replaced(path: Path, going: Sequence[_Replaced], given: Sequence[_Sou
             continue
         raise InputError(
             f"{new.path} is over {new_over}, but the row {old.row.attack} at {old.row.norm} "
-            f"{radius_text(old.row.eps)} of {path} over {old_over}: give --replace to put it in that row's place"
+            f"{radius_text(old.row.eps)} of {path} over {old_over}: add `replace=True` to put it in that row's place"
         )
 
 
@@ -255,41 +250,30 @@ def _copies(stored: StoredEntry, rows: Sequence[EntryRow]) -> list[Path]:
     return [path for path in paths if path.parent == home and path.name.startswith(f"{stored.path.stem}-")]
 
 
-def _check_test_set(
+def _check_images(
     card: ModelCard, card_path: Path, sources: Sequence[_Source], fingerprint_of_first: Callable[[int], str] | None
 ) -> list[str]:
-    """Refuse what cannot be the card's test set or a head of it; return what could not be checked."""
-    whole = OFFICIAL_EXAMPLES[card.dataset] if card.dataset in ("cifar10", "cifar100") else None
-    for source in sources:
-        if source.record.dataset_fingerprint == card.test_fingerprint:
-            whole = source.record.n_examples
-    by_count: dict[int, _Source] = {}
-    unchecked = []
-    for source in sources:
-        record = source.record
-        if whole is not None and record.n_examples >= whole and record.dataset_fingerprint != card.test_fingerprint:
-            raise InputError(
-                f"{source.path} is over {examples_text(record.n_examples)} with fingerprint "
-                f"{record.dataset_fingerprint}, but the test set of {card_path} ({whole:,}) has "
-                f"{card.test_fingerprint}: evaluate it on {card.dataset}"
-            )
-        twin = by_count.setdefault(record.n_examples, source)
-        if twin.record.dataset_fingerprint != record.dataset_fingerprint:
-            raise InputError(
-                f"{twin.path} and {source.path} are both over {examples_text(record.n_examples)}, but not the same "
-                f"ones (fingerprints {twin.record.dataset_fingerprint} and {record.dataset_fingerprint})"
-            )
-        if record.dataset_fingerprint == card.test_fingerprint:
+    """Refuse what cannot be the card's test set or the first of it; return what could not be checked."""
+    records = [Evidence(source.path, source.record) for source in sources]
+    wholes = (each.record.n_examples for each in records if each.record.dataset_fingerprint == card.test_fingerprint)
+    whole = whole_test_set(card.dataset) or next(wholes, None)
+    unchecked = set()
+    for each in records:
+        check_test_set(each, card.test_fingerprint, whole)
+        count, found = each.record.n_examples, each.record.dataset_fingerprint
+        if found == card.test_fingerprint:
             continue
         if fingerprint_of_first is None:
-            unchecked.append(record.n_examples)
-        elif (expected := fingerprint_of_first(record.n_examples)) != record.dataset_fingerprint:
+            unchecked.add(count)
+        elif (expected := fingerprint_of_first(count)) != found:
             raise InputError(
-                f"{source.path} has fingerprint {record.dataset_fingerprint}, but the first "
-                f"{examples_text(record.n_examples)} of {card.dataset} have {expected}: evaluate it on {card.dataset}"
+                f"{each.path} has fingerprint {found}, but the first {examples_text(count)} of {card.dataset} have "
+                f"{expected}: evaluate it on {card.dataset}"
             )
+    check_together(records)
+    check_heads(records, card.test_fingerprint)
     return [
         f"that a record's {examples_text(count)} are the first of {card.dataset} could not be checked from card and "
-        "record alone"
-        for count in sorted(set(unchecked))
+        "record alone: have the data at hand"
+        for count in sorted(unchecked)
     ]

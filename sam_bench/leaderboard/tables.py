@@ -8,9 +8,10 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from sam_bench.leaderboard.checks import check_fields, checked_records, our_attacks
-from sam_bench.leaderboard.entries import StoredEntry, read_card_if_there
+from sam_bench.leaderboard.checks import check_entries
+from sam_bench.leaderboard.entries import StoredEntry
 from sam_bench.leaderboard.labels import (
     AUTOATTACK,
     count_text,
@@ -21,7 +22,8 @@ from sam_bench.leaderboard.labels import (
     radius_text,
     spelled,
 )
-from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry, ModelCard
+from sam_bench.leaderboard.record_checks import our_attacks
+from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry
 
 _NORMS = ("Linf", "L2", "L1")
 
@@ -154,36 +156,29 @@ class Board:
         return [self.footnotes.index(note) + 1 for note in row.notes]
 
 
-def make_boards(entries: Iterable[StoredEntry]) -> list[Board]:
+def make_boards(entries: Iterable[StoredEntry], *, zoo: Path | None = None) -> list[Board]:
     """All rows of all entries, grouped and ranked.
 
     Boards come by data set, norm (Linf, L2, L1), attack (AutoAttack first) and radius; rows by robust
     accuracy from the highest, as RobustBench ranks, then by clean accuracy, then by name. Rows over
     fewer or other test examples than the others come last, in the same order among themselves.
 
+    Args:
+        entries: All entries of a leaderboards folder.
+        zoo: Where cards may lie; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
+
     Raises:
         InputError: An entry says what its records or its card do not.
     """
     groups: dict[tuple[str, str, str, float], list[Row]] = {}
-    for stored in entries:
-        found = read_card_if_there(stored.card_path())
-        card = found if found and found.weights.sha256 == stored.entry.sam_bench.checkpoint_sha256 else None
-        sources = list(checked_records(stored))
-        check_fields(stored, card)
-        for row, record in sources:
-            notes = *dict.fromkeys(row.warnings), *_unchecked(found, card)
-            line = Row(stored, row, record, card.command if card else "", found is not None, notes)
+    for each in check_entries(entries, zoo):
+        stored, card = each.stored, each.found.card
+        for row, record in each.rows:
+            notes = *dict.fromkeys(row.warnings), *each.notes, *each.notes_of_rows.get(row.record, ())
+            line = Row(stored, row, record, card.command if card else "", each.found.readable, notes)
             groups.setdefault((stored.dataset, row.norm, row.attack, radius_key(row.eps)), []).append(line)
     keys = sorted(groups, key=lambda key: (key[0], _NORMS.index(key[1]), key[2] != AUTOATTACK, key[2], key[3]))
     return [_board(groups[key]) for key in keys]
-
-
-def _unchecked(found: ModelCard | None, card: ModelCard | None) -> tuple[str, ...]:
-    """What is said where no card of the weights that were evaluated is at hand."""
-    if card is not None:
-        return ()
-    why = "no card at hand" if found is None else "the card now describes other weights than the ones evaluated"
-    return (f"{why}: method, network and cost as the entry states them",)
 
 
 def _board(rows: list[Row]) -> Board:
@@ -392,6 +387,11 @@ def csv_text(boards: Sequence[Board]) -> str:
     return out.getvalue()
 
 
+# The start of a cell, also of one that a spreadsheet makes by splitting at a line's end, a tab or a semicolon; then
+# what it passes over; then a sign that starts a formula, in any width.
+_FORMULA = re.compile(r"(?:^|(?<=[\n\r\t;]))(?=[\s\"\u00ad\u200b-\u200f\u2060\ufeff]*[=+\-@＝＋－＠﹢﹣﹦﹫])")
+
+
 def _no_formula(value: str | int | float) -> str | int | float:
     """Text that a spreadsheet would run as a formula gets an apostrophe before it, as spreadsheets mark text."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
+    return _FORMULA.sub("'", value) if isinstance(value, str) else value

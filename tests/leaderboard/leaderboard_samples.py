@@ -84,7 +84,8 @@ def make_record(
     version = changes.get("version", "standard") if attack == "autoattack" else ""
     attacks = changes.pop("attacks", None) or ATTACKS_OF.get(version, [attack])
     broken = clean - robust
-    by = [attacks[0]] * (broken - broken // 3) + [attacks[-1]] * (broken // 3)
+    # None by Square, which would be worth a warning.
+    by = [attacks[0]] * (broken - broken // 3) + [attacks[:2][-1]] * (broken // 3)
     verdicts = [ROBUST] * robust + by + [MISCLASSIFIED] * (n - clean)
     fields: dict[str, Any] = {
         "model": card.name,

@@ -192,6 +192,21 @@ def test_text_can_be_read_and_the_page_never_scrolls_sideways(page: Any, width: 
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+@pytest.mark.parametrize("width", [360, 390, 1440])
+def test_rank_model_clean_and_robust_accuracy_are_seen_without_scrolling(page: Any, width: int) -> None:
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    page.refresh()
+    right = "arguments[0].getBoundingClientRect().right"
+    edge = page.execute_script(f"return {right}", page.find_element("css selector", ".scroll"))
+    cells = page.find_elements("css selector", "thead th.number:nth-child(4), td.main, tr.board th span")
+    assert len(cells) > 20
+    assert max(page.execute_script(f"return {right}", cell) for cell in cells) <= edge
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def luminance(colour: str) -> float:
     """WCAG's relative luminance of `rgb(r, g, b)`."""
     parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]

@@ -123,7 +123,7 @@ def test_a_record_over_fewer_or_other_images_replaces_a_row_only_when_told_to(be
     for record, message in (
         (
             make_record(card, clean=40, robust=20, n=50),
-            rf"is over only 50 test examples, but {row} 100: give --replace",
+            rf"is over only 50 test examples, but {row} 100: add replace=True",
         ),
         (
             make_record(card, clean=80, robust=60, dataset_fingerprint=digest("easy")),
@@ -226,7 +226,9 @@ def test_a_record_over_the_whole_test_set_has_to_have_the_cards_fingerprint(benc
     whole = make_record(card, clean=8000, robust=3000, n=10_000)
     assert bench.submit(card, whole).notes == []
     wrong = make_record(card, clean=8000, robust=3000, n=10_000, dataset_fingerprint=digest("other"))
-    with pytest.raises(InputError, match=r"the test set of .* has"):
+    with pytest.raises(
+        InputError, match=r"over all 10,000 test examples of cifar10 with .*, but on the model's card they have"
+    ):
         bench.submit(card, wrong)
 
 
@@ -261,7 +263,7 @@ def test_warnings_make_the_entry_unreliable_and_are_in_its_footnote(bench: Bench
 
 
 def test_what_a_second_attack_found_is_not_a_check_of_autoattacks_own(bench: Bench) -> None:
-    card = make_card("m", AT)
+    card = make_card("m", AT, clean_accuracy=0.84)
     warnings = ("second-opinion: pgd-margin broke a further 2.00% of all examples",)
     done = bench.submit(card, make_record(card, clean=8400, robust=4700, n=10_000, warnings=warnings))
     assert done.entry.footnote == "a second attack: pgd-margin broke a further 2.00% of all examples"
@@ -284,7 +286,14 @@ def test_a_record_whose_radius_has_a_sign_is_built_like_any_other(bench: Bench, 
 
 
 def test_a_claim_that_meets_robustbenchs_conditions_is_called_one(bench: Bench) -> None:
-    card = make_card("m", AT, authors="Alan Turing, Ada Lovelace", venue="Mind 1950", paper_title="computing machinery")
+    card = make_card(
+        "m",
+        AT,
+        clean_accuracy=0.84,
+        authors="Alan Turing, Ada Lovelace",
+        venue="Mind 1950",
+        paper_title="computing machinery",
+    )
     done = bench.submit(card, make_record(card, clean=8400, robust=4700, n=10_000))
     assert done.issue_title == "[New Model] Turing1950Computing"
     assert [held.met for held in done.conditions] == [True] * 6 + [None]

@@ -156,9 +156,12 @@ def test_an_attack_of_a_plug_in_with_other_settings_is_marked_with_those_its_nam
 
 
 def test_our_own_attacks_say_in_their_names_all_that_tells_them_apart(bench: Bench) -> None:
-    for name, own in (("one", {"engine": "reference"}), ("two", {"engine": "fast", "rng": "counter"})):
+    for name, engine, own in (
+        ("one", "pyautoattack 0.2.0", {"engine": "reference"}),
+        ("two", "sam-bench 0.1.0", {"engine": "fast", "rng": "counter"}),
+    ):
         card = make_card(name)
-        bench.submit(card, make_record(card, clean=80, robust=30, settings=own))
+        bench.submit(card, make_record(card, clean=80, robust=30, engine=engine, settings=own))
     (board,) = make_boards(read_entries(bench.folder))
     assert board.footnotes == ()
 
@@ -183,7 +186,9 @@ def build_with_hostile_texts(bench: Bench) -> Any:
     card = make_card(
         "m", recipe, authors=HOSTILE, architecture=architecture, paper_title=HOSTILE, paper_link="javascript:x"
     )
-    bench.submit(card, make_record(card, clean=80, robust=30, warnings=(HOSTILE,), engine=HOSTILE, command=HOSTILE))
+    texts: Any = {"warnings": (HOSTILE,), "command": HOSTILE, "device": HOSTILE}
+    foreign = make_record(card, clean=80, robust=50, attack="theirs", engine=HOSTILE, settings={HOSTILE: HOSTILE})
+    bench.submit(card, make_record(card, clean=80, robust=30, **texts), foreign)
     return build_leaderboard(bench.folder, title=HOSTILE)
 
 
