@@ -57,7 +57,7 @@ from sam_bench.records import (
     RobustBenchDataset,
 )
 from sam_bench.seeds import check_seed
-from sam_bench.training import RunConfig, build_method, fit, load_recipe, override
+from sam_bench.training import Ready, RunConfig, Saving, TrainingRun, build_method, load_recipe, override
 from sam_bench.training.compiling import choose_compile
 from sam_bench.training.folder import RunFolder
 
@@ -326,19 +326,17 @@ def train(
         )
         if team.size > 1:
             reporter.say(_shared(method.recipe.batch_size, team, sync_ascent=sync_ascent, sync_bn=sync_bn))
-        trained = fit(
+        ready = Ready(
             module,
             method,
             learnt.to(where),
             watched.to(where) if watched else None,
-            config=config,
-            folder=folder,
-            resume=resume,
-            reporter=reporter,
-            team=team,
-            keep=keep,
-            save_every=60 * save_every,
+            config,
+            Saving(folder, resume=resume, keep=keep, save_every=60 * save_every),
+            reporter,
+            team,
         )
+        trained = TrainingRun(ready).fit()
         store_as(trained.model, weights_dtype)
         registered = None
         if team.is_main:
