@@ -28,6 +28,7 @@ from sam_bench.leaderboard.record_checks import (
     Evidence,
     check_against_card,
     check_heads,
+    check_published,
     check_record,
     check_test_set,
     check_together,
@@ -89,6 +90,9 @@ def check_entries(entries: Iterable[StoredEntry], zoo: Path | None) -> list[Chec
             whole = wholes.get((dataset, card.test_fingerprint))
         for evidence in each.evidence:
             check_test_set(evidence, card.test_fingerprint if card else None, whole)
+        check_together(each.evidence)
+        if card is not None:
+            check_heads(each.evidence, card.test_fingerprint)
         for digest in _digests(each):
             digests.setdefault(digest, []).append(each)
     return [replace(each, notes=(*each.notes, *_namesakes(each, digests))) for each in checked]
@@ -96,17 +100,15 @@ def check_entries(entries: Iterable[StoredEntry], zoo: Path | None) -> list[Chec
 
 def _check_entry(stored: StoredEntry, zoo: Path | None) -> CheckedEntry:
     found = find_card(stored, zoo)
+    if found.card is not None:
+        check_published(found.card)
     rows = tuple(checked_records(stored, found.card))
     check_fields(stored, found.card)
     notes = (f"{found.missing}: method, network and cost as the entry states them",) if found.missing else ()
     odd: dict[str, tuple[str, ...]] = {}
     for key, note in odd_curves({row.record: record for row, record in rows}):
         odd[key] = (*odd.get(key, ()), note)
-    checked = CheckedEntry(stored, found, rows, notes, odd)
-    check_together(checked.evidence)
-    if found.card is not None:
-        check_heads(checked.evidence, found.card.test_fingerprint)
-    return checked
+    return CheckedEntry(stored, found, rows, notes, odd)
 
 
 def _digests(checked: CheckedEntry) -> set[str]:

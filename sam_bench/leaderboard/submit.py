@@ -26,6 +26,7 @@ from sam_bench.leaderboard.record_checks import (
     Evidence,
     check_against_card,
     check_heads,
+    check_published,
     check_record,
     check_test_set,
     check_together,
@@ -123,6 +124,7 @@ def submit_entry(
     """
     if read_checked(card_path, ModelCard)[0] != card:
         raise InputError(f"{card_path} is not the card of {card.name} that is being submitted: read it again")
+    check_published(card)
     path = folder / card.dataset / card.threat / f"{card.name}.json"
     given = _read_sources(card, record_paths)
 

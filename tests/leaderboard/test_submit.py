@@ -86,7 +86,7 @@ def test_without_autoattack_there_is_no_entry_but_the_command_that_makes_it_one(
         make_record(card, clean=80, robust=40, norm="L2", eps="0.5"),
     ]
     for record in weaker:
-        with pytest.raises(InputError, match=r"sam-bench evaluate m --attack autoattack --norm Linf --eps 8/255"):
+        with pytest.raises(InputError, match=r"evaluate it with attack='autoattack', norm='Linf', eps='8/255'"):
             bench.submit(card, record)
     assert not bench.folder.exists()
 
@@ -296,8 +296,11 @@ def test_a_claim_that_meets_robustbenchs_conditions_is_called_one(bench: Bench) 
     )
     done = bench.submit(card, make_record(card, clean=8400, robust=4700, n=10_000))
     assert done.issue_title == "[New Model] Turing1950Computing"
-    assert [held.met for held in done.conditions] == [True] * 6 + [None]
-    assert "All conditions that card and record can show are met" in done.issue
+    # Card and record say what the data was; that it was CIFAR-10 only a published fingerprint would prove.
+    assert [held.met for held in done.conditions] == [None, True, True, True, True, None, None]
+    assert done.conditions[0].text == "Data set: CIFAR-10 by its name (please confirm)"
+    assert "nothing additional, by the card (please confirm)" in done.conditions[5].text
+    assert "- [ ] Data set" in done.issue and "3 are for you to confirm" in done.issue
     assert "- **Robust accuracy**: 47.00" in done.issue
     assert done.entry.footnote is None and done.entry.unreliable is None
     info = json.loads(done.model_info)

@@ -38,7 +38,7 @@ def test_boards_hold_what_compares_and_rank_by_robust_then_clean_accuracy(filled
         ("cifar10", "autoattack", "8/255"),
         ("cifar10", "pgd-20", "1/255"),
         ("cifar10", "pgd-20", "8/255"),
-        ("digits", "autoattack", "16/255"),
+        ("own-digits", "autoattack", "16/255"),
     ]
     for board in boards:
         ranking = [(-row.row.robust_accuracy, -row.row.clean_accuracy, row.model) for row in board.rows if row.ranked]
