@@ -1,6 +1,7 @@
 # Two commands, each complete on a machine with Python 3.10 to 3.13, git, make and a C compiler:
 #   make quickstart    install into .venv and run the whole way once on real images
 #   make test          install with the test extras and run style, types and the whole test suite
+# Before a commit, make check runs style, types and the fast tests.
 # PYTHON=/path/to/python chooses the interpreter.
 
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -12,7 +13,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: quickstart install install-test test lint types pytest wheel clean
+.PHONY: quickstart install install-test test lint types pytest mutants wheel clean
 
 quickstart: .venv/installed
 	$(BIN)/sam-bench quickstart
@@ -22,6 +23,13 @@ install: .venv/installed
 install-test: .venv/installed-test
 
 test: lint types pytest
+
+# Before a commit. The folders are those whose tests take seconds; what takes longer in them is marked `slow`.
+.PHONY: check fast
+check: lint types fast
+FAST := tests/rails tests/records tests/data tests/models tests/perturb tests/zoo $(wildcard tests/api) tests/test_*.py
+fast: .venv/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not slow' --durations=5 $(FAST)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -33,6 +41,10 @@ types: .venv/installed-test
 # One thread a process: what runs side by side must not fight for the cores.
 pytest: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# How many small mistakes the tests would notice; by hand, it takes a while. MUTANTS='--count 200 --seed 1'
+mutants: .venv/installed-test
+	$(BIN)/python tests/mutants.py $(MUTANTS)
 
 wheel: .venv/installed-test
 	$(BIN)/python -m build

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -37,11 +41,66 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@dataclass
+class InputWatch:
+    """Whether a model writes into its input, as `x.sub_(mean)` does.
+
+    Attributes:
+        changed: It wrote into the first input that it was given.
+    """
+
+    changed: bool = False
+
+
+_WATCHED: WeakKeyDictionary[nn.Module, InputWatch] = WeakKeyDictionary()
+
+
 @contextmanager
-def attacking(model: nn.Module) -> Iterator[None]:
-    """Eval mode and frozen parameters, for the time of an evaluation."""
-    with training_mode(model, False), frozen(model):
-        yield
+def inputs_copied(model: nn.Module) -> Iterator[InputWatch]:
+    """Hand the model a copy of every input.
+
+    A model that writes into its input would otherwise move the images that an attack starts from and that its
+    result is compared with. Gradients pass through the copy, so they are those of the model written out of place.
+    """
+    if model in _WATCHED:
+        yield _WATCHED[model]
+        return
+    watch = _WATCHED[model] = InputWatch()
+    originals: list[Any] = []
+
+    def note(_: nn.Module, args: Any) -> None:
+        originals[:] = args
+
+    def compare(_: nn.Module, args: Any, __: Any) -> None:
+        watch.changed = any(_differ(*pair) for pair in zip(originals, args, strict=True))
+        first.close()  # one look is enough: each waits for the device
+
+    # By the class, since scripted modules refuse the method. Before the model's own hooks, which may write, too.
+    register = nn.Module.register_forward_pre_hook
+    with ExitStack() as always, ExitStack() as first:
+        always.callback(_WATCHED.pop, model)
+        always.callback(register(model, _copied, prepend=True).remove)
+        first.callback(originals.clear)
+        first.callback(register(model, note, prepend=True).remove)
+        first.callback(nn.Module.register_forward_hook(model, compare).remove)
+        yield watch
+
+
+def _copied(_: nn.Module, args: Any) -> Any:
+    return tuple(each.clone() if isinstance(each, Tensor) else each for each in args)
+
+
+def _differ(before: Any, after: Any) -> bool:
+    if not isinstance(before, Tensor):
+        return False
+    return not torch.allclose(before.detach(), after.detach(), rtol=0, atol=0, equal_nan=True)
+
+
+@contextmanager
+def attacking(model: nn.Module) -> Iterator[InputWatch]:
+    """Eval mode, frozen parameters and a copy of every input, for the time of an evaluation."""
+    with training_mode(model, False), frozen(model), inputs_copied(model) as watch:
+        yield watch
 
 
 def batch_norms(model: nn.Module) -> Iterable[nn.modules.batchnorm._BatchNorm]:

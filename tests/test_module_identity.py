@@ -42,7 +42,7 @@ class Noisy(torch.nn.Module):
         self.layer = torch.nn.Linear(64, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.layer((x + 0.1 * torch.rand_like(x)).flatten(1))
+        logits: torch.Tensor = self.layer((x + 0.1 * torch.rand_like(x)).square().flatten(1))
         return logits
 
 
@@ -64,6 +64,43 @@ def test_modules_with_equal_weights_that_compute_something_else_are_told_apart()
     second = evaluate(Wrapped(network, 0.0, 1.0), **options, resume=True)
     assert first.model != second.model and first.verdicts != second.verdicts
     assert evaluate(Wrapped(network, 0.5, 0.5), **options, resume=True) == first
+
+
+class _Straight(torch.autograd.Function):
+    """Rounds to two levels; the gradient passes as if it had not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0]
+
+
+class Quantised(torch.nn.Module):
+    """A model that masks its gradient, or the adaptive attack on it: only the backward pass differs."""
+
+    def __init__(self, network: torch.nn.Module, *, straight: bool) -> None:
+        super().__init__()
+        self.network, self.straight = network, straight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(_Straight.apply(x) if self.straight else x.round())
+        return logits
+
+
+def test_modules_that_differ_in_their_gradient_alone_are_told_apart() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 30), torch.nn.ReLU(), torch.nn.Linear(30, 10))
+    masked, adaptive = Quantised(network, straight=False), Quantised(network, straight=True)
+    assert identified(masked, (1, 8, 8)) != identified(adaptive, (1, 8, 8))
+    assert identified(adaptive, (1, 8, 8)) == identified(Quantised(network, straight=True), (1, 8, 8))
+    options: dict[str, Any] = {"attack": "pgd", "eps": "64/255", "dataset": "digits-8px", "n_examples": 40}
+    first = evaluate(masked, **options)
+    again = evaluate(adaptive, **options, resume=True)
+    assert again.checkpoint_sha256 != first.checkpoint_sha256
+    assert again == evaluate(adaptive, **options, resume=True)
 
 
 def test_what_a_module_goes_by_does_not_depend_on_the_order_of_its_sums() -> None:

@@ -210,7 +210,6 @@ def evaluate_curve(
             )
         named: dict[str, Any] = {"n_examples": n_examples, "seed": seed, "settings": _unusual(chosen, settings)}
         paths = [output or default_record_path(loaded.name, attack, norm, eps, **named) for eps in found]
-        check_folder(paths[0].parent)  # before the attack: it would be a pity to learn it after hours
         size, why_size = (batch_size, "asked for") if batch_size != "auto" else (USUAL, "the usual one")
         first = Evaluation(
             model=loaded,
@@ -254,8 +253,12 @@ def evaluate_curve(
             command=command,
             curve=len(found) > 1,
         )
-        for radius, path, smaller in zip(found, paths, [None, *paths[:-1]], strict=True):
+        finished = [
             recording.check(replace(first, eps=radius, batch_size=size), path, smaller=smaller)
+            for radius, path, smaller in zip(found, paths, [None, *paths[:-1]], strict=True)
+        ]
+        if not all(finished):
+            check_folder(paths[0].parent)  # before the attack: nobody wants to learn it after hours
         records: list[EvaluationRecord] = []
         for radius, path in zip(found, paths, strict=True):
             carried = broken(records[-1]) if records else {}

@@ -1,7 +1,7 @@
-"""What a module of the caller's goes by: its weights and buffers, and what it makes of a few images.
+"""What tells a caller's module from others: its weights and buffers, and its logits and gradients on a few images.
 
-A normalisation may stand in plain attributes or in buffers that no state dict has: two modules with
-equal weights are two models then, and verdicts of the one must not be taken for those of the other.
+A normalisation may stand in plain attributes, or in buffers that no state dict has. A wrapper may replace the
+gradient, as an adaptive attack does. Such modules are other models, and have other verdicts, with equal weights.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _NOISE = 1e-5  # by which two passes may differ, relative to the largest figure:
 def identified(module: nn.Module, shape: tuple[int, int, int]) -> tuple[str, int | None]:
     """A SHA-256 that tells a module from others, and the width of its logits.
 
-    The figures that stand for the logits are few and rounded, so that they are the same on every run and with any
-    number of threads. Logits that differ from pass to pass are left out, and so are those of a module that fails.
+    The figures that stand for logits and gradients are few and rounded, so that they are the same on every run and
+    with any number of threads. What differs from pass to pass is left out, and so is a pass that fails.
 
     Args:
         module: Takes float32 [B, C, H, W] in [0, 1]; its mode is given back.
@@ -39,9 +39,9 @@ def identified(module: nn.Module, shape: tuple[int, int, int]) -> tuple[str, int
     sha256 = zoos.state_dict_sha256({**buffers, **module.state_dict()})
     if first is None or second is None:
         return sha256, None
-    told = _rounded(_figures(first), _figures(second))
-    if told is not None:
-        sha256 = hashlib.sha256(f"{sha256} {told}".encode()).hexdigest()
+    for passes in ((first, second), (_gradient(module, shape), _gradient(module, shape))):
+        if (told := _rounded(*map(_figures, passes))) is not None:
+            sha256 = hashlib.sha256(f"{sha256} {told}".encode()).hexdigest()
     return sha256, first.shape[1]
 
 
@@ -55,9 +55,25 @@ def _logits(module: nn.Module, shape: tuple[int, int, int]) -> Tensor | None:
     return logits.double().cpu() if isinstance(logits, Tensor) and logits.ndim == 2 else None
 
 
-def _figures(logits: Tensor) -> Tensor:
-    """A weighted sum for each image: of many roundings of single logits, one would fall the other way too often."""
-    return logits @ torch.arange(1, logits.shape[1] + 1, dtype=torch.float64).sin()
+def _gradient(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """Gradient of the figures of the logits with respect to four fixed images, [4, D].
+
+    NaN where the module has none.
+    """
+    images = some_images(module, shape).requires_grad_()
+    try:
+        with attacking(module), torch.enable_grad(), true_float32():
+            (gradient,) = torch.autograd.grad(_figures(module(images)).sum(), images)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # an attack that needs a gradient says so
+        return torch.full((len(images), 1), torch.nan)
+    return gradient.flatten(1)
+
+
+def _figures(rows: Tensor) -> Tensor:
+    """A weighted sum of each row: of many roundings of single values, one would fall the other way too often."""
+    return rows.cpu().double() @ torch.arange(1, rows.shape[1] + 1, dtype=torch.float64).sin()
 
 
 def _rounded(figures: Tensor, again: Tensor) -> str | None:

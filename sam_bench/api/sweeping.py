@@ -248,7 +248,7 @@ def _train(run: Run, plan: _Plan, reporter: Reporter) -> ModelCard:
     )
     done = {
         "arguments": _decides(run),
-        "recipe": result.card.recipe.model_dump(mode="json"),
+        "recipe": _recipe(run),
         "card": str(result.card_path),
         "weights": result.card.weights.sha256,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -38,6 +38,7 @@ from sam_bench.data import (
     known_stats,
     must_stream,
     open_dataset,
+    suited_augmentation,
 )
 from sam_bench.data.splits import Stats
 from sam_bench.device import choose_device, choose_precision
@@ -56,7 +57,7 @@ from sam_bench.records import (
     RobustBenchDataset,
 )
 from sam_bench.seeds import check_seed
-from sam_bench.training import RunConfig, build_method, fit, load_recipe, override
+from sam_bench.training import Ready, RunConfig, Saving, TrainingRun, build_method, load_recipe, override
 from sam_bench.training.compiling import choose_compile
 from sam_bench.training.folder import RunFolder
 
@@ -233,6 +234,15 @@ def train(
             team.wait()
         if data.train is None:
             raise InputError(f"data set {data.name} has no training images")
+        # A recipe from a file or an object says what its user wants; one of the package suits photographs.
+        own = isinstance(recipe, (Path, Recipe)) or recipe.endswith((".yaml", ".yml"))
+        augmentation, said = suited_augmentation(
+            data,
+            method.recipe.augmentation,
+            {*settings, *(chosen.augmentation.model_fields_set if own else ())},
+        )
+        suited = method.recipe.model_copy(update={"augmentation": augmentation})
+        method = replace(method, recipe=suited)
         # Rank 0 decides for all, by the memory that is free before any of them takes some.
         (mean, std), streams = team.share(_decided(data, where, whole=whole) if team.is_main else (((), ()), False))
         if isinstance(data, StreamedDataset) and not streams:
@@ -303,6 +313,8 @@ def train(
             store.check_run(place, {field: getattr(config, field) for field in tells_apart})
         parameters = count_parameters(module)
         reporter.say(f"{name}: {describe(method.recipe)}")
+        if said:
+            reporter.say(said)
         reporter.say(
             f"{arch} with {parameters:,} parameters on {len(learnt):,} images of {data.name}"
             + (f", {held_out:,} more held out for validation" if held_out else "")
@@ -314,19 +326,17 @@ def train(
         )
         if team.size > 1:
             reporter.say(_shared(method.recipe.batch_size, team, sync_ascent=sync_ascent, sync_bn=sync_bn))
-        trained = fit(
+        ready = Ready(
             module,
             method,
             learnt.to(where),
             watched.to(where) if watched else None,
-            config=config,
-            folder=folder,
-            resume=resume,
-            reporter=reporter,
-            team=team,
-            keep=keep,
-            save_every=60 * save_every,
+            config,
+            Saving(folder, resume=resume, keep=keep, save_every=60 * save_every),
+            reporter,
+            team,
         )
+        trained = TrainingRun(ready).fit()
         store_as(trained.model, weights_dtype)
         registered = None
         if team.is_main:

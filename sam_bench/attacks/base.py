@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench._version import __version__
+from sam_bench.attacks.doubts import doubt as warning_of
 from sam_bench.attacks.doubts import square_doubts
 from sam_bench.attacks.judge import Judge, Verdict, predict
+from sam_bench.attacks.random_state import random_state_kept, seed_generators
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.modes import attacking
 from sam_bench.perturb.ball import Ball
 from sam_bench.plugins import version_of
 from sam_bench.records import Norm
 from sam_bench.registry import Component, Registry
+from sam_bench.seeds import derive_seed
 
 __all__ = ["ATTACKS", "Attack", "AttackResult", "Confirm", "Found", "Progress", "Task", "Verdict", "predict"]
 
@@ -247,7 +250,7 @@ class Attack(Component):
             InputError: The attack does not search such a ball, or inputs and labels are not as said above.
         """
         self.check(norm)
-        _check_examples(x, y)
+        x, y = _checked_examples(x, y)
         started = time.monotonic()
         where = torch.device(device)
         ball = Ball(norm=norm, eps=eps)
@@ -276,8 +279,13 @@ class Attack(Component):
         )
         for text in self.caveats:
             doubt(text)
-        with attacking(model):
+        with attacking(model) as watch, random_state_kept(where):
+            # The seed decides what a random model draws, and no earlier draw of the caller's.
+            seed_generators(derive_seed(seed, "clean", int(places[0])))
             right = judge.clean()
+            if watch.changed:
+                doubt(warning_of("changes-input"))
+            seed_generators(seed)
             if len(right):
                 task = Task(
                     x=x[right],
@@ -306,18 +314,21 @@ class Attack(Component):
         )
 
 
-def _check_examples(x: Tensor, y: Tensor) -> None:
-    """Refuse what would be attacked in silence, and all the better withstood: pixels in 0..255 above all.
+def _checked_examples(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The examples as float32 and int64 on the CPU.
 
     Raises:
-        InputError: Says what is wrong.
+        InputError: They are none; pixels are in 0..255, which would count as robust; or the shapes are wrong.
     """
     if x.dim() != 4 or not x.is_floating_point():
         raise InputError(f"x must be float [N, C, H, W] in [0, 1], not {_named(x)}")
+    if not len(x):
+        raise InputError("x holds no examples; give at least one")
     if y.shape != x.shape[:1] or y.is_floating_point():
         raise InputError(f"y must be {len(x)} integers, a label for each of x, not {_named(y)}")
     if x.numel() and not (x.min() >= 0 and x.max() <= 1):
         raise InputError(f"x must be in [0, 1], not in [{float(x.min()):g}, {float(x.max()):g}]")
+    return x.detach().to("cpu", torch.float32).contiguous(), y.to("cpu", torch.int64)
 
 
 def _named(tensor: Tensor) -> str:

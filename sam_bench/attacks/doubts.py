@@ -1,6 +1,6 @@
 """AutoAttack's doubts about its own result, in sentences that say what they mean and what to do.
 
-Each begins with a code that stays the same: `randomized`, `probabilities`, `dynamic`,
+Each begins with a code that stays the same: `randomized`, `probabilities`, `dynamic`, `changes-input`,
 `zero-gradients`, `nan-gradients`, `nan-logits`, `square-better`, `few-classes`, `upper-bound`, `bf16`,
 `second-opinion`; `upstream` marks one we do not know.
 """
@@ -19,6 +19,8 @@ _SENTENCES = {
     "attacks follow; give the model without its softmax",
     "dynamic": "the model computes gradients in its forward pass, which no attack here attacks through; "
     "only an attack adapted to this defence can tell how robust it is",
+    "changes-input": "the model writes into its input, as x.sub_(mean) does; it was given copies here, so that its "
+    "verdicts are those of the same model written out of place, but code that gives it none attacks other images",
     "zero-gradients": "on some inputs the gradient is exactly zero (saturation or quantisation), where "
     "gradient-based attacks stand still; trust the accuracy only if Square or a transfer attack confirms it",
     "nan-gradients": "on some inputs the gradient is NaN or infinite, as that of a square root is at 0, where attacks "

@@ -16,7 +16,7 @@ from sam_bench.attacks.base import ATTACKS, ExampleAttack, Progress, Task
 from sam_bench.attacks.doubts import doubt
 from sam_bench.attacks.draws import CounterDraws
 from sam_bench.attacks.judge import SMALLEST_BATCH, classes_of, pad
-from sam_bench.attacks.random_state import random_state_kept
+from sam_bench.attacks.random_state import random_state_kept, seed_generators
 from sam_bench.device import true_float32
 from sam_bench.errors import InputError
 from sam_bench.perturb.ball import Ball
@@ -79,7 +79,7 @@ class _Slopes:
 def tell_of_model(model: nn.Module, task: Task) -> None:
     """Doubt an attack with gradients on a model that is random, or hands out probabilities, or differentiates."""
     with random_state_kept(task.device), true_float32():
-        torch.manual_seed(task.seed)
+        seed_generators(task.seed)
         found = model_doubts(model, task, random_expected=False)
     for text in found:
         task.doubt(text)

@@ -1,4 +1,4 @@
-"""Global generators, borrowed and given back: other people's attacks seed them, random models draw from them."""
+"""Global random generators, seeded for a while and given back as they were."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ import torch
 
 @contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Give torch's generators, the CPU's and this device's, back as they were."""
-    devices = []
-    if device.type == "cuda":
-        devices = [torch.cuda.current_device() if device.index is None else device.index]
-    with torch.random.fork_rng(devices=devices):
-        yield
+    """Give the generators of PyTorch (the CPU's and every GPU's), NumPy and Python back as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    # Of every GPU, since other people's attacks call `torch.manual_seed`, which moves them all.
+    used = device.type == "cuda" or torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count() if used else 0)):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed those generators."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # takes no larger one
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """PyTorch's, NumPy's and Python's generators, seeded for a while and given back as they were."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()
+    """Both: seeded for the time of a block, and given back."""
     with random_state_kept(device):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # takes no larger one
-        try:
-            yield
-        finally:
-            random.setstate(of_python)
-            np.random.set_state(of_numpy)
+        seed_generators(seed)
+        yield

@@ -12,7 +12,7 @@ from sam_bench.attacks.autoattack.plan import Version, attacks_of, fit_to_classe
 from sam_bench.attacks.autoattack.square import refuse_what_upstreams_square_cannot
 from sam_bench.attacks.base import ExampleAttack, Progress, Task
 from sam_bench.attacks.doubts import explain
-from sam_bench.attacks.random_state import random_state_kept
+from sam_bench.attacks.random_state import random_state_kept, seed_generators
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import Norm
@@ -64,7 +64,7 @@ class ReferenceAutoAttack:
         self.check_images(ball.norm, x.shape[-2], x.shape[-1])
         total = len(x)
         with random_state_kept(device), upstream.gradients_kept(model):
-            torch.manual_seed(task.seed)
+            seed_generators(task.seed)
             suite = self.suite(model, ball=ball, seed=task.seed, device=device)
             classes = upstream.check_defence(suite, x, y, batch_size=task.batch_size)
             limited = self._limit_targets(suite, classes)

@@ -7,6 +7,7 @@ from sam_bench.data.sources import data_sources, known_name, load_dataset, open_
 from sam_bench.data.splits import Dataset, Split, channel_stats, first_examples, hold_out, known_stats
 from sam_bench.data.stream_batches import StreamedBatches, make_batches
 from sam_bench.data.streaming import StreamedDataset, StreamedSplit, must_stream, stream_folder
+from sam_bench.data.suited import suited_augmentation
 
 __all__ = [
     "Batches",
@@ -29,5 +30,6 @@ __all__ = [
     "must_stream",
     "open_dataset",
     "stream_folder",
+    "suited_augmentation",
     "to_float",
 ]

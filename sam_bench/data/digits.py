@@ -35,4 +35,5 @@ def load_digits(data_dir: Path, test_only: bool) -> Dataset:
         train=None if test_only else Split(images[train], labels[train]),
         test=Split(images[test], labels[test]),
         classes=tuple(str(digit) for digit in range(10)),
+        mirrors=False,
     )

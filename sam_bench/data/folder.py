@@ -16,11 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from sam_bench.data.images import SMALLEST_IMAGE
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 
 T = TypeVar("T")
 
 _GREY = {"1", "L", "LA"}
+_ONE_SIZE = "give an `image_size` N to bring all to N x N"
 _DEEP = ("I", "F")  # 'I', 'I;16', 'I;16B', 'F': more than eight bits a pixel
 
 
@@ -62,7 +63,7 @@ def common_classes(path: Path) -> list[str]:
         for part, other in (("train", "test"), ("test", "train")):
             lonely = sorted(set(found[part]) - set(found[other]))
             if lonely:
-                names = ", ".join(repr(name) for name in lonely[:5]) + (" …" if len(lonely) > 5 else "")
+                names = shortened(", ".join(repr(name) for name in lonely[:5])) + (" …" if len(lonely) > 5 else "")
                 raise InputError(
                     f"{path / part} has the class {names}, which {path / other} lacks; both must have the same classes"
                 )
@@ -102,14 +103,11 @@ def one_size(files: list[ImageFile]) -> int:
     for file in files:
         if file.size != first.size:
             raise InputError(
-                f"{first.path} has {_pixels(first)} pixels but {file.path} {_pixels(file)}; "
-                "give --image-size N to bring all to N x N"
+                f"{first.path} has {_pixels(first)} pixels but {file.path} {_pixels(file)}", hint=_ONE_SIZE
             )
     width, height = first.size
     if width != height:
-        raise InputError(
-            f"{first.path} has {_pixels(first)} pixels, which is not square; give --image-size N to bring all to N x N"
-        )
+        raise InputError(f"{first.path} has {_pixels(first)} pixels, which is not square", hint=_ONE_SIZE)
     if width < SMALLEST_IMAGE:
         raise InputError(
             f"{first.path} has {_pixels(first)} pixels; images must have at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}"
@@ -155,7 +153,11 @@ def reading(file: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        reason = "not an image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
+        reason = (
+            "not an image that Pillow knows"
+            if isinstance(error, Image.UnidentifiedImageError)
+            else shortened(str(error))
+        )
         raise InputError(f"{file} cannot be read as an image ({reason}); mend or remove it") from error
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 from sam_bench.records import NAME_PATTERN
 
 SMALLEST_IMAGE = 4
@@ -42,8 +42,8 @@ def resize(images: Tensor, size: int) -> Tensor:
     except RuntimeError as error:
         gigabytes = images.shape[0] * images.shape[1] * size * size / 1e9
         raise InputError(
-            f"{len(images):,} images of {size}x{size} need {gigabytes:,.0f} GB of memory and more while they are made; "
-            "give a smaller --image-size"
+            f"{len(images):,} images of {size}x{size} need {gigabytes:,.0f} GB of memory and more while they are made",
+            hint="give a smaller `image_size`",
         ) from error
     return out
 
@@ -55,7 +55,7 @@ def check_image_size(image_size: int | None) -> None:
         InputError: It is below 4 pixels.
     """
     if image_size is not None and image_size < SMALLEST_IMAGE:
-        raise InputError(f"--image-size {image_size} is too small: at least {SMALLEST_IMAGE} pixels")
+        raise InputError(f"is too small: at least {SMALLEST_IMAGE} pixels", field="image_size", value=image_size)
 
 
 def check_name(name: str, where: str) -> str:
@@ -66,7 +66,7 @@ def check_name(name: str, where: str) -> str:
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise InputError(
-            f"{where}: {name!r} is not usable as a data set's name; use letters, digits, '.', '_' and '-', "
+            f"{where}: {shortened(name)!r} is not usable as a data set's name; use letters, digits, '.', '_' and '-', "
             "starting with a letter or digit, at most 100 characters"
         )
     return name

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sam_bench.data.images import SMALLEST_IMAGE, check_name, name_from_file
 from sam_bench.data.splits import Dataset, Split
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 from sam_bench.records import RobustBenchDataset
 
 # Classes, channels and size that sharing a RobustBench data set's inputs and classes implies; None: any.
@@ -47,7 +47,7 @@ def load_npz(path: Path, *, test_only: bool = False) -> Dataset:
     try:
         archive = np.load(path, allow_pickle=False)
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as an .npz file: {error}") from error
+        raise InputError(f"{path} cannot be read as an .npz file: {shortened(str(error))}") from error
     with archive:
         return _Reader(path, archive).dataset(test_only)
 
@@ -62,7 +62,7 @@ class _Reader:
         needed = ["x_test", "y_test"] if test_only else ["x_train", "y_train", "x_test", "y_test"]
         missing = [array for array in needed if array not in self.archive]
         if missing:
-            there = ", ".join(self.archive) or "nothing"
+            there = shortened(", ".join(self.archive)) or "nothing"
             raise InputError(
                 f"{self.path} lacks {' and '.join(missing)}; it must hold {', '.join(needed)} (it holds {there})"
             )
@@ -101,11 +101,13 @@ class _Reader:
                     "is an object array (a pickle, which is never loaded); "
                     "save numbers or strings, and images all of one size",
                 ) from error
-            raise self.wrong(array, f"cannot be read ({error}); the file is damaged") from error
+            raise self.wrong(array, f"cannot be read ({shortened(str(error))}); the file is damaged") from error
         except MemoryError as error:
             raise self.wrong(array, "does not fit into memory") from error
         except (OSError, EOFError, KeyError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-            raise self.wrong(array, f"cannot be read ({error}); the file is cut off or damaged") from error
+            raise self.wrong(
+                array, f"cannot be read ({shortened(str(error))}); the file is cut off or damaged"
+            ) from error
         if not isinstance(value, np.ndarray):  # a member of the zip that is not an array comes back as bytes
             raise self.wrong(array, "is not an array; write the file with numpy.savez")
         return value
@@ -220,7 +222,7 @@ class _Reader:
         given = self.text("robustbench")
         if given is not None and given not in get_args(RobustBenchDataset):
             known = ", ".join(get_args(RobustBenchDataset))
-            raise self.wrong("robustbench", f"is {given!r}; it must be one of {known}, or be left out")
+            raise self.wrong("robustbench", f"is {shortened(given)!r}; it must be one of {known}, or be left out")
         return cast("RobustBenchDataset | None", given)
 
     def check_robustbench(self, shares: str | None, num_classes: int, test: Split) -> None:

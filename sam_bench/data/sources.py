@@ -197,8 +197,8 @@ def open_dataset(
         return listed
     if stream:
         raise InputError(
-            f"augmentation.random_resized_crop needs images as they are on disk, and {spec} is not a FOLDER of images; "
-            "use --no-random-resized-crop"
+            f"augmentation.random_resized_crop needs images as they are on disk, and {spec} is not a FOLDER of images",
+            hint="use `random_resized_crop=False`",
         )
     return load_dataset(spec, data_dir=data_dir, name=name, image_size=image_size)
 
@@ -210,7 +210,7 @@ def _named(spec: str, image_size: int | None) -> tuple[str, int] | None:
     if sized and key not in SOURCES and sized["base"] in SOURCES:
         if image_size not in (None, int(sized["size"])):
             raise InputError(
-                f"data set {spec!r} has images of {int(sized['size'])} pixels, but --image-size {image_size}"
+                f"data set {spec!r} has images of {int(sized['size'])} pixels, but `image_size={image_size}` is given"
             )
         key, image_size = sized["base"], int(sized["size"])
         check_image_size(image_size)

@@ -107,6 +107,7 @@ class Dataset:
         test: Test examples, in their published order.
         classes: Name of each class, by label.
         robustbench: The RobustBench data set that shares its inputs and classes, or None.
+        mirrors: Whether a mirrored image shows the same class; None where that is not known.
 
     Raises:
         InputError: A part is empty, images are not square or not of one shape, or a label has no class.
@@ -117,6 +118,7 @@ class Dataset:
     test: Split
     classes: tuple[str, ...]
     robustbench: RobustBenchDataset | None = None
+    mirrors: bool | None = None
 
     def __post_init__(self) -> None:
         for part, split in (("train", self.train), ("test", self.test)):

@@ -142,7 +142,8 @@ class StreamedSplit:
         except RuntimeError as error:
             size, gigabytes = self.image_size, self.bytes_in_memory / 1e9
             raise InputError(
-                f"{len(self)} images of {size}x{size} need {gigabytes:.0f} GB of memory; give a smaller --image-size N"
+                f"{len(self)} images of {size}x{size} need {gigabytes:.0f} GB of memory",
+                hint="give a smaller `image_size`",
             ) from error
         for number, block in enumerate(self.blocks()):
             images[number * BLOCK : (number + 1) * BLOCK] = block
@@ -216,7 +217,12 @@ class StreamedDataset:
 
     @property
     def robustbench(self) -> None:
-        """RobustBench's own name for the data set: a folder of one's own has none."""
+        """RobustBench's own name for the data set: a user's folder has none."""
+        return
+
+    @property
+    def mirrors(self) -> None:
+        """Whether a mirrored image shows the same class: not known of a user's folder."""
         return
 
     @property

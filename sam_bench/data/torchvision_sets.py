@@ -75,6 +75,7 @@ def _load_cifar(kind: Any, name: str, data_dir: Path, test_only: bool, robustben
         test=split(test),
         classes=tuple(test.classes),
         robustbench=robustbench,
+        mirrors=True,
     )
 
 
@@ -107,6 +108,7 @@ def load_svhn(data_dir: Path, test_only: bool) -> Dataset:
         train=None if test_only else split("train"),
         test=split("test"),
         classes=tuple(str(digit) for digit in range(10)),
+        mirrors=False,
     )
 
 

@@ -1,7 +1,8 @@
 """The journal of an evaluation: what is known of each example, on disk the moment it is known.
 
 A folder of files that only grow, one for each process that ever worked on the evaluation. A line says
-what became of one example; a line that a kill cut short is left out when the journal is read.
+what became of one example and ends with a checksum; a line that a kill cut short, and one that is
+damaged, is left out when the journal is read.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,9 +25,9 @@ import torch
 from torch import Tensor
 
 from sam_bench.attacks import Verdict
-from sam_bench.errors import InputError, SamBenchError
+from sam_bench.errors import InputError, SamBenchError, shortened
 from sam_bench.locks import claimed
-from sam_bench.records import atomic_file, write_atomic
+from sam_bench.records import MISCLASSIFIED, ROBUST, atomic_file, write_atomic
 
 _SYNC_EVERY = 5.0  # seconds between two times that the disk is waited for; a killed process loses nothing anyway
 
@@ -39,11 +40,13 @@ class Known:
         verdicts: Place in the data set to the last that was said of the example.
         doubts: The attack's doubts, each once.
         sessions: Session to the time it took: of processes side by side, the longest counts.
+        damaged: File and line of what was left out because it makes no sense, each with the reason.
     """
 
     verdicts: dict[int, Verdict]
     doubts: list[str]
     sessions: dict[str, float]
+    damaged: list[str] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -56,13 +59,15 @@ class Known:
         verdicts: dict[int, Verdict] = {}
         doubts: list[str] = []
         sessions: dict[str, float] = {}
+        damaged: list[str] = []
         for part in parts:
             for verdict in part.verdicts.values():
                 _take(verdicts, verdict)
             doubts += part.doubts
+            damaged += part.damaged
             for session, seconds in part.sessions.items():
                 sessions[session] = max(sessions.get(session, 0.0), seconds)
-        return Known(verdicts, list(dict.fromkeys(doubts)), sessions)
+        return Known(verdicts, list(dict.fromkeys(doubts)), sessions, list(dict.fromkeys(damaged)))
 
 
 class Journal:
@@ -75,6 +80,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._identity_file = path / "identity.json"
+        self._examples: int | None = None
+        self._attacks: list[str] | None = None
 
     def claimed(self) -> AbstractContextManager[None]:
         """Keep other processes out for the time of a block: two would do the same work.
@@ -84,19 +91,21 @@ class Journal:
         """
         return claimed(self.path, otherwise="choose another --output")
 
-    def open(self, identity: Mapping[str, Any], *, resume: bool) -> Known:
+    def open(self, identity: Mapping[str, Any], *, resume: bool, attacks: list[str] | None = None) -> Known:
         """Claim the folder for an evaluation, and read what is known already, without the witnesses.
 
         Args:
             identity: What decides its verdicts.
             resume: Go on with what is there, if anything is.
+            attacks: Names that a verdict may have; None: any.
 
         Raises:
             InputError: There is an evaluation here and `resume` is False; or it is another one, in which
                 case the first field that differs is named; or nothing says which one it is.
-            SamBenchError: The journal is damaged other than by a kill.
+            SamBenchError: The file that says which evaluation this is cannot be read.
         """
         identity = json.loads(json.dumps(identity))
+        self._examples, self._attacks = identity.get("n_examples"), attacks
         if self._identity_file.exists():
             there = self._read_identity()
             differing = [key for key in [*there, *identity] if there.get(key) != identity.get(key)]
@@ -146,30 +155,57 @@ class Journal:
         return all(there.get(key) == here.get(key) for key in there.keys() | here.keys() if key != but_for)
 
     def read(self, *, witnesses: bool = True, share: tuple[int, int] = (0, 1)) -> Known:
-        """What is known now.
+        """What is known now; a damaged line is left out and named.
 
         Args:
             witnesses: Take the adversarial examples, too, where they were kept.
             share: (k, n): only the files of shards k, k + n, k + 2n, …
-
-        Raises:
-            SamBenchError: A line is damaged that is not the last of its file.
         """
         verdicts: dict[int, Verdict] = {}
         doubts: list[str] = []
         seconds: dict[str, float] = {}
+        damaged: list[str] = []
         for part in self._parts():
             _, session, shard = part.stem.split("-")
             if int(shard) % share[1] != share[0]:
                 continue
-            for entry in _lines(part):
-                if "doubt" in entry:
-                    doubts.append(entry["doubt"])
+            for number, line in _lines(part):
+                try:
+                    entry = self._entry(line)
+                    told = entry["doubt"] if "doubt" in entry else _from_entry(entry, witness=witnesses)
+                except ValueError as error:
+                    damaged.append(f"{part}, line {number}: {error}")
                     continue
-                verdict = _from_entry(entry, witness=witnesses)
-                _take(verdicts, verdict)
-                seconds[session] = max(seconds.get(session, 0.0), entry["seconds"])
-        return Known(verdicts, list(dict.fromkeys(doubts)), seconds)
+                if isinstance(told, Verdict):
+                    _take(verdicts, told)
+                    seconds[session] = max(seconds.get(session, 0.0), entry["seconds"])
+                else:
+                    doubts.append(told)
+        return Known(verdicts, list(dict.fromkeys(doubts)), seconds, damaged)
+
+    def _entry(self, line: bytes) -> dict[str, Any]:
+        """What a line says.
+
+        Raises:
+            ValueError: It is not what was written, or makes no sense.
+        """
+        entry = _unsealed(line)
+        if "doubt" in entry:
+            _expect(entry, "doubt", lambda value: isinstance(value, str))
+            return entry
+        attacks, last = self._attacks, None if self._examples is None else self._examples - 1
+        _expect(entry, "example", lambda value: _is_count(value, last))
+        _expect(entry, "withstood", lambda value: _is_count(value, None if attacks is None else len(attacks)))
+        _expect(
+            entry,
+            "verdict",
+            lambda value: (
+                value is None
+                or (isinstance(value, str) and (attacks is None or value in (ROBUST, MISCLASSIFIED, *attacks)))
+            ),
+        )
+        _expect(entry, "seconds", lambda value: type(value) in (int, float) and 0 <= value < float("inf"))
+        return entry
 
     @contextmanager
     def writer(self, session: str, shard: int = 0) -> Iterator[Writer]:
@@ -211,6 +247,8 @@ class Journal:
     def _read_identity(self) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads(self._identity_file.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it is not an object")
         except (OSError, ValueError) as error:
             raise SamBenchError(f"{self._identity_file} cannot be read ({error}); delete {self.path}") from error
         return content
@@ -258,7 +296,7 @@ class Writer:
     def _add(self, entry: dict[str, Any]) -> None:
         now = time.monotonic()
         entry["seconds"] = round(now - self._started, 3)
-        line = (json.dumps(entry) + "\n").encode()
+        line = _sealed(entry)
         with self._told():
             while line:
                 line = line[os.write(self._file, line) :]
@@ -312,20 +350,41 @@ def read_about(path: Path) -> dict[str, str] | None:
         return None
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The whole lines of a file with their numbers: the last one may have been cut short by a kill."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return  # what a kill cut short
-            try:
-                entry = json.loads(line)
-                if not isinstance(entry, dict):
-                    raise ValueError("it is not an object")
-            except ValueError as error:
-                raise SamBenchError(
-                    f"{path}, line {number}, is damaged ({error}); delete the file to have its examples done again"
-                ) from error
-            yield entry
+            if line.endswith(b"\n"):
+                yield number, line
+
+
+_SEAL = ', "crc32": "{:08x}"}}'
+"""What ends a line: the checksum of the object without it."""
+
+
+def _sealed(entry: Mapping[str, Any]) -> bytes:
+    text = json.dumps(entry)
+    return f"{text[:-1]}{_SEAL.format(zlib.crc32(text.encode()))}\n".encode()
+
+
+def _unsealed(line: bytes) -> dict[str, Any]:
+    seal = len(_SEAL.format(0)) + 1
+    text = line[:-seal] + b"}"
+    if line[-seal:-1] != _SEAL.format(zlib.crc32(text)).encode():
+        raise ValueError("its checksum is another one")
+    entry: dict[str, Any] = json.loads(text)
+    return entry
+
+
+def _expect(entry: Mapping[str, Any], key: str, holds: Callable[[Any], bool]) -> None:
+    if key not in entry:
+        raise ValueError(f"it has no {key}")
+    if not holds(entry[key]):
+        raise ValueError(f"{key} cannot be {shortened(repr(entry[key]))}")
+
+
+def _is_count(value: Any, largest: int | None) -> bool:
+    return type(value) is int and value >= 0 and (largest is None or value <= largest)
 
 
 def _take(verdicts: dict[int, Verdict], verdict: Verdict) -> None:
@@ -348,5 +407,8 @@ def _packed(image: Tensor) -> dict[str, Any]:
 
 
 def _unpacked(entry: Mapping[str, Any]) -> Tensor:
-    values = np.frombuffer(zlib.decompress(base64.b64decode(entry["float32"])), dtype=np.float32)
-    return torch.from_numpy(values.copy()).reshape(entry["shape"])
+    try:
+        values = np.frombuffer(zlib.decompress(base64.b64decode(entry["float32"])), dtype=np.float32)
+        return torch.from_numpy(values.copy()).reshape(entry["shape"])
+    except (KeyError, TypeError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"its adversarial example cannot be read ({error})") from error

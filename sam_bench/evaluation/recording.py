@@ -92,7 +92,7 @@ class Recording:
             opinions.remove()
         return record
 
-    def check(self, evaluation: Evaluation, path: Path, *, smaller: Path | None) -> None:
+    def check(self, evaluation: Evaluation, path: Path, *, smaller: Path | None) -> bool:
         """Refuse, before anything is attacked, what would be found in the way hours later.
 
         Args:
@@ -100,19 +100,23 @@ class Recording:
             path: The record's file.
             smaller: The file of the record at the next smaller radius of the curve, which was checked before.
 
+        Returns:
+            Whether the record is finished, so that nothing has to be written.
+
         Raises:
             InputError: The record is of another evaluation, or without adversarial examples that are asked for; or
                 there is one under way, and nobody said to go on.
         """
         if not self.team.is_main:
-            return
+            return True
         carries = smaller is not None
         if smaller is not None and smaller.exists() and not (self.resume and evaluation.attack.per_example):
             # Made anew or taken as it is, it breaks what it broke; one that is built on may break more.
             carries, evaluation = False, replace(evaluation, carried=broken(read_record(smaller, EvaluationRecord)))
-        self._finished(evaluation, path, carries=carries)
+        record = self._finished(evaluation, path, carries=carries)
         if not self.resume:
             _journals(path)[0].check_unused()
+        return record is not None and self._is_judged(record, evaluation, path)
 
     def _finished(self, evaluation: Evaluation, path: Path, *, carries: bool = False) -> EvaluationRecord | None:
         """The record that is to be taken as it is, if there is one; `carries` as for `existing`."""

@@ -57,6 +57,7 @@ class Evaluation:
         """What has to be the same for verdicts to belong together."""
         decides = {
             "checkpoint_sha256": self.model.sha256,
+            "architecture_sha256": self.model.architecture_sha256,
             "dataset": self.dataset,
             "dataset_fingerprint": self.test.fingerprint,
             "n_examples": len(self.test),
@@ -80,6 +81,8 @@ class Evaluation:
             SamBenchError: The model returns NaN or infinite logits.
         """
         model, test = self.model, self.test
+        if not len(test):
+            raise InputError(f"data set {self.dataset} has no test images: there is nothing to attack")
         shape = (test.images.shape[1], test.images.shape[2], test.images.shape[3])
         if model.input_shape is not None and model.input_shape != shape:
             raise InputError(
@@ -178,9 +181,16 @@ def run_evaluation(
     with journal.claimed() if team.is_main else nullcontext():
         # Rank 0 first: it speaks. Then every other one, whose disk may be another, with leftovers of its own.
         if team.is_main:
-            journal.open(evaluation.identity(), resume=resume)
+            journal.open(evaluation.identity(), resume=resume, attacks=attack.attacks)
         team.wait()
-        known = Known.together(team.collect(journal.open(evaluation.identity(), resume=resume)))
+        opened = journal.open(evaluation.identity(), resume=resume, attacks=attack.attacks)
+        known = Known.together(team.collect(opened))
+        if known.damaged:
+            more = len(known.damaged) - 1
+            reporter.say(
+                f"a damaged line is left out, its example attacked again: {known.damaged[0]}"
+                + (f" (and {more} more)" if more else "")
+            )
         verdicts, left = evaluation.standing(known)
         if left and known.verdicts and not attack.per_example:
             # Stopped as it told them: what is left would make other batches than all of them.
@@ -243,6 +253,7 @@ def record_of(evaluation: Evaluation, known: Known, *, device: str, spelled: str
     return EvaluationRecord(
         model=spelled,
         checkpoint_sha256=evaluation.model.sha256,
+        architecture_sha256=evaluation.model.architecture_sha256,
         dataset=evaluation.dataset,
         dataset_fingerprint=evaluation.test.fingerprint,
         attack=attack.method,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.integrations.state import EvaluationState
+from sam_bench.integrations.state_identity import identity_of
 from sam_bench.integrations.upstream import (
     check_defence,
     gradients_kept,
@@ -130,7 +132,7 @@ class AutoAttack(pyautoattack.AutoAttack):
             InputError: Unknown attack, or a state that belongs to another run.
         """
         refuse_unknown_attacks(self.attacks_to_run)
-        state = self._open(None if state_path is None else Path(state_path), len(x_orig))
+        state = self._open(None if state_path is None else Path(state_path), x_orig, y_orig)
         attacks = [attack for attack in self.attacks_to_run if attack not in state.run_attacks]
         self._say(f"using {self.version} version including {', '.join(attacks)}.")
         if state.run_attacks:
@@ -180,9 +182,12 @@ class AutoAttack(pyautoattack.AutoAttack):
         self._say(f"clean accuracy: {accuracy:.2%}")
         return accuracy
 
-    def _open(self, path: Path | None, examples: int) -> EvaluationState:
-        if path is None or not path.exists():
-            state = EvaluationState(self.attacks_to_run, path)
+    def _open(self, path: Path | None, x: Tensor, y: Tensor) -> EvaluationState:
+        if path is None:
+            return EvaluationState(self.attacks_to_run)
+        identity = identity_of(self.model, self.get_logits, x, y, norm=self.norm, eps=self.epsilon, device=self.device)
+        if not path.exists():
+            state = EvaluationState(self.attacks_to_run, path, identity)
             state.to_disk()
             return state
         state = EvaluationState.from_disk(path)
@@ -191,9 +196,18 @@ class AutoAttack(pyautoattack.AutoAttack):
                 f"state_path: {path} belongs to a run of {', '.join(sorted(state.attacks_to_run))}, "
                 f"not of {', '.join(self.attacks_to_run)}"
             )
-        if state.robust_flags is not None and len(state.robust_flags) != examples:
+        if state.robust_flags is not None and len(state.robust_flags) != len(x):
             raise InputError(
-                f"state_path: {path} belongs to a run on {len(state.robust_flags)} examples, not on {examples}"
+                f"state_path: {path} belongs to a run on {len(state.robust_flags)} examples, not on {len(x)}"
+            )
+        if state.identity is None:
+            warnings.warn(
+                f"{path} does not say which model, images, norm and eps it belongs to: be sure that they are these",
+                stacklevel=3,
+            )
+        elif (difference := state.identity.difference(identity)) is not None:
+            raise InputError(
+                f"state_path: {path} belongs to a run {difference}; delete it to start again, or name another"
             )
         self._say(
             f"Restored state from {path}\nSince the state has been restored, **only** the adversarial examples "

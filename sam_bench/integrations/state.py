@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sam_bench.errors import InputError
+from sam_bench.integrations.state_identity import RunIdentity
 from sam_bench.records.io import write_atomic
 
 
@@ -31,17 +32,22 @@ class EvaluationState:
     """What is known so far, with the interface of `autoattack.state.EvaluationState`.
 
     Upstream's own class cannot be resumed from: it writes the set of attacks as text and then finds
-    it different from every set. This one reads upstream's files, too, and also keeps how far the
-    attack under way is, so that a resumed run sees the same batches and gives the same verdicts.
+    it different from every set. This one reads upstream's files, too. It also keeps how far the
+    attack under way is: a resumed run sees the same batches and gives the same verdicts. And it keeps
+    what it belongs to, which upstream's files do not.
 
     Args:
         attacks_to_run: Names of the attacks the whole run consists of.
         path: Where the state lives; None keeps it in memory.
+        identity: What the run belongs to; None where that is not known.
     """
 
-    def __init__(self, attacks_to_run: Iterable[str], path: Path | None = None) -> None:
+    def __init__(
+        self, attacks_to_run: Iterable[str], path: Path | None = None, identity: RunIdentity | None = None
+    ) -> None:
         self._attacks_to_run = frozenset(attacks_to_run)
         self.path = path
+        self.identity = identity
         self.run_attacks: set[str] = set()
         self.clean_accuracy = float("nan")
         self._robust_flags: Tensor | None = None
@@ -110,6 +116,8 @@ class EvaluationState:
             "_robust_flags": None if self._robust_flags is None else self._robust_flags.tolist(),
             "_clean_accuracy": self.clean_accuracy,
         }
+        if self.identity is not None:
+            content["_identity"] = vars(self.identity)
         if self._running is not None:
             content["_running"] = {**vars(self._running), "entered": self._running.entered.tolist()}
         write_atomic(self.path, json.dumps(content))
@@ -129,7 +137,9 @@ class EvaluationState:
             state.run_attacks = set(content["_run_attacks"])
             state.clean_accuracy = float(content["_clean_accuracy"])
             state._robust_flags = _flags(content["_robust_flags"])
-            running = content.get("_running")
+            identity, running = content.get("_identity"), content.get("_running")
+            if identity is not None:
+                state.identity = RunIdentity.from_json(identity)
             if running is not None:
                 state._running = _Running(**{**running, "entered": torch.tensor(running["entered"], dtype=torch.bool)})
         except OSError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,8 @@ def check_model(
     module: nn.Module, num_classes: int, input_shape: tuple[int, int, int], *, name: str = "the model"
 ) -> None:
     """Run one small batch, in eval mode, and refuse a model that no attack can be run against.
+
+    A model that changes its input is given copies everywhere here; a warning says so.
 
     Args:
         module: Takes float images [batch, C, H, W] in [0, 1]; its mode is given back.
@@ -27,7 +31,7 @@ def check_model(
     batch = some_images(module, input_shape)
     shown = "x".join(str(size) for size in input_shape)
     try:
-        with attacking(module), torch.no_grad():
+        with attacking(module) as inputs, torch.no_grad():
             logits = module(batch)
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -44,6 +48,12 @@ def check_model(
     if not bool(torch.isfinite(logits).all()):
         what = "NaN" if bool(torch.isnan(logits).any()) else "infinite values"
         raise InputError(f"{name} returns {what} among its logits for images in [0, 1]: its weights have diverged?")
+    if inputs.changed:
+        warnings.warn(
+            f"{name} changes its input in place, as x.sub_(mean) does; it is given copies here, but other code may "
+            "attack other images than it means to: write x = x - mean",
+            stacklevel=2,
+        )
 
 
 def check_input_gradient(
@@ -68,8 +78,8 @@ def check_input_gradient(
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{name} has no gradient with respect to its input, which {attack} follows ({reason}): use --attack "
-            "autoattack --version custom --suite square"
+            f"{name} has no gradient with respect to its input, which {attack} follows ({reason}): use "
+            "`attack='autoattack'` `version='custom'` `suite='square'`"
         ) from error
 
 

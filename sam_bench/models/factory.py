@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 from sam_bench.models.normalize import NormalizedModel, check_normalisation
 from sam_bench.models.registry import ArchitectureEntry, architecture_entry, architectures
 from sam_bench.records import Architecture, first_problem
@@ -56,7 +56,7 @@ def architecture_for(
             std=tuple(float(value) for value in std),
         )
     except ValidationError as error:
-        raise InputError(f"architecture {name!r}: {first_problem(error)}") from error
+        raise InputError(f"architecture {shortened(name)!r}: {first_problem(error)}") from error
     if name.startswith(TIMM):
         from sam_bench.models.timm_models import resolve_timm_options  # slow to import, so only when asked for
 
@@ -118,9 +118,9 @@ def parse_options(texts: Iterable[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key.isidentifier():
-            raise InputError(f"architecture option {text!r} must be written KEY=VALUE, for example width=16")
+            raise InputError(f"architecture option {shortened(text)!r} must be written KEY=VALUE, for example width=16")
         if key in options:
-            raise InputError(f"architecture option {key!r} is given twice")
+            raise InputError(f"architecture option {shortened(key)!r} is given twice")
         try:
             options[key] = json.loads(value)
         except json.JSONDecodeError:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float], in_channels: int | None = None) -> None:
@@ -28,9 +28,9 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float], in_channels
         raise InputError(f"mean and std have {len(mean)} numbers, but inputs have {in_channels} channels")
     for name, values in (("mean", mean), ("std", std)):
         if not all(math.isfinite(value) for value in values):
-            raise InputError(f"{name} must be finite, got {list(values)}")
+            raise InputError(f"{name} must be finite, got {shortened(str(list(values)))}")
     if any(value <= 0 for value in std):
-        raise InputError(f"std must be above 0 in every channel, got {list(std)}")
+        raise InputError(f"std must be above 0 in every channel, got {shortened(str(list(std)))}")
 
 
 class NormalizedModel(nn.Module):

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic import create_model as make_settings
 from torch import nn
 
-from sam_bench.errors import InputError, unknown_name
+from sam_bench.errors import InputError, shortened, unknown_name
 from sam_bench.plugins import PlugIns
 from sam_bench.records import first_problem
 
@@ -46,10 +46,10 @@ class ArchitectureEntry:
             InputError: An option the architecture does not take, or a value of the wrong type or range.
         """
         fields = self.settings.model_fields
-        foreign = sorted(set(options) - set(fields))
-        if foreign:
+        unknown = sorted(set(options) - set(fields))
+        if unknown:
             takes = ", ".join(fields) or "no options"
-            raise InputError(f"architecture {self.name!r} has no option {foreign[0]!r}; it takes {takes}")
+            raise InputError(f"architecture {self.name!r} has no option {shortened(unknown[0])!r}; it takes {takes}")
         try:
             return self.settings(**options).model_dump(mode="json")
         except ValidationError as error:

@@ -19,13 +19,14 @@ from timm.models import is_model
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 from sam_bench.models.normalize import NormalizedModel
 from sam_bench.models.timm_entry import call_timm
 from sam_bench.models.timm_stems import SMALL_IMAGE, fitting_patch, has_conv_stem, soften_conv_stem
 
 PREFIX = "timm:"
 STEMS = ("small", "imagenet")
+_LONGEST_NAME = 200
 
 # Set from the data set, or a way to files and wrappers that a trained model of ours does not have.
 RESERVED = {
@@ -61,6 +62,8 @@ def check_timm_name(name: str) -> str:
         InputError: timm has no such model, or a tag for pretrained weights is part of the name.
     """
     bare = name.removeprefix(PREFIX)
+    if len(bare) > _LONGEST_NAME:
+        raise InputError(f"unknown architecture {shortened(name)!r}: no name in timm is that long")
     base, dot, tag = bare.partition(".")
     if is_model(bare) and not dot:
         return bare
@@ -104,11 +107,11 @@ def build_timm(name: str, *, num_classes: int, in_channels: int, options: Mappin
         net = call_timm(bare, num_classes=num_classes, in_channels=in_channels, arguments=arguments)
     except Exception as error:
         # timm's constructors say no in every way Python has: TypeError, AssertionError, KeyError, RuntimeError.
-        foreign = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if foreign and foreign[1] in arguments:
+        refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if refused and refused[1] in arguments:
             raise InputError(
-                f"architecture {name!r} has no option {foreign[1]!r}; it takes stem and what timm's model takes "
-                f"(help(timm.models.{bare}) in Python)"
+                f"architecture {name!r} has no option {shortened(refused[1])!r}; it takes stem and what timm's model "
+                f"takes (help(timm.models.{bare}) in Python)"
             ) from error
         raise _CannotBuildError(
             f"architecture {name!r} cannot be built with {_shown(arguments)}: {_reason(error)}"
@@ -151,8 +154,8 @@ def resolve_timm_options(
     _check_options(name, given)
     if given.get("img_size", image_size) not in (image_size, [image_size, image_size]):
         raise InputError(
-            f"architecture {name!r}: img_size={given['img_size']} but the images have {image_size} pixels; "
-            "leave img_size out, it follows the data set"
+            f"architecture {name!r}: img_size={shortened(str(given['img_size']))} but the images have "
+            f"{image_size} pixels; leave img_size out, it follows the data set"
         )
     patch = given.get("patch_size")
     if isinstance(patch, int) and (patch < 1 or image_size % patch):
@@ -272,7 +275,7 @@ def _check_storable(name: str, net: nn.Module) -> None:
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
     stem = options.get("stem", "imagenet")
     if stem not in STEMS:
-        raise InputError(f"architecture {name!r}: stem must be 'small' or 'imagenet', got {stem!r}")
+        raise InputError(f"architecture {name!r}: stem must be 'small' or 'imagenet', got {shortened(repr(stem))}")
     for key, value in options.items():
         if key in RESERVED:
             raise InputError(f"architecture {name!r}: option {key!r} cannot be given: {RESERVED[key]}")
@@ -282,15 +285,15 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
             same = False
         if not same:
             raise InputError(
-                f"architecture {name!r}: option {key!r} must be a number, text, true, false or a list of them "
-                f"(it is stored in the model's card), got {value!r}"
+                f"architecture {name!r}: option {shortened(key)!r} must be a number, text, true, false or a list of "
+                f"them (it is stored in the model's card), got {shortened(repr(value))}"
             )
 
 
 def _shown(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in options.items()) or "its defaults"
+    return shortened(", ".join(f"{key}={value}" for key, value in options.items())) or "its defaults"
 
 
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {shortened(lines[0])}" if lines else type(error).__name__

@@ -6,7 +6,14 @@ unknown fields, and is written atomically.
 
 from sam_bench.records.card import Architecture, Cost, ModelCard, Precision, RobustBenchDataset, WeightsFile
 from sam_bench.records.entry import EntryEvidence, EntryRow, LeaderboardEntry
-from sam_bench.records.evaluation import MISCLASSIFIED, ROBUST, EvaluationRecord, SecondOpinion, accuracies
+from sam_bench.records.evaluation import (
+    MISCLASSIFIED,
+    ROBUST,
+    EvaluationRecord,
+    SecondAttack,
+    SecondOpinion,
+    accuracies,
+)
 from sam_bench.records.fields import NAME_PATTERN, SCHEMA_VERSION, Name, Norm, Radius, Record
 from sam_bench.records.io import atomic_file, first_problem, read_record, sha256_file, write_atomic, write_record
 from sam_bench.records.recipe import Augmentation, ComponentSpec, Recipe
@@ -32,6 +39,7 @@ __all__ = [
     "Recipe",
     "Record",
     "RobustBenchDataset",
+    "SecondAttack",
     "SecondOpinion",
     "WeightsFile",
     "accuracies",

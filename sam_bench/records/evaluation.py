@@ -6,22 +6,26 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from sam_bench.errors import shortened
 from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Norm, Radius, Record, Sha256
 
 ROBUST = "robust"
 MISCLASSIFIED = "misclassified"
 
 
-class SecondOpinion(Record):
-    """What a different strong attack did to the examples that the first left standing."""
+class SecondAttack(Record):
+    """What a different strong attack did to the examples that stayed robust under the first."""
 
     attack: str = Field(description="which attack")
     engine: str = Field(description="the implementation that ran, with its version")
     settings: dict[str, Any] = Field(default_factory=dict, description="steps, restarts of the attack")
-    robust_accuracy: Fraction01 = Field(description="share of all examples that withstood both attacks")
+    robust_accuracy: Fraction01 = Field(description="share of all examples that stayed robust under both attacks")
     gap: Fraction01 = Field(description="by how much that is lower than the record's robust accuracy")
-    broken: list[int] = Field(description="the examples it broke: places in `verdicts`, ascending")
+    broken: list[int] = Field(description="the examples it broke, as indices of `verdicts`, ascending")
     seconds: float = Field(ge=0)
+
+
+SecondOpinion = SecondAttack  # until the branches are merged
 
 
 class EvaluationRecord(Record):
@@ -33,7 +37,10 @@ class EvaluationRecord(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     model: str = Field(description="MODEL as given to `evaluate`")
-    checkpoint_sha256: Sha256 = Field(description="SHA-256 of the weights file, a foreign state dict or module")
+    checkpoint_sha256: Sha256 = Field(description="SHA-256 of the weights file, an external state dict or module")
+    architecture_sha256: Sha256 | None = Field(
+        default=None, description="fingerprint of the architecture, mean and std included; none for a bare module"
+    )
     dataset: Name
     dataset_fingerprint: Sha256 = Field(description="SHA-256 over the test images and labels used")
     attack: str = Field(description="'autoattack', 'pgd', 'fgsm'")
@@ -55,7 +62,7 @@ class EvaluationRecord(Record):
     clean_accuracy: Fraction01
     robust_accuracy: Fraction01
     accuracy_after: dict[str, Fraction01] = Field(description="robust accuracy left after each attack, in order")
-    warnings: list[str] = Field(default_factory=list, description="the attack's own doubts about its result")
+    warnings: list[str] = Field(default_factory=list, description="the attack's warnings about its result")
     seconds: float = Field(ge=0)
     device: str
     packages: dict[str, str]
@@ -64,8 +71,9 @@ class EvaluationRecord(Record):
     verdicts: list[str] = Field(
         description="per example, in the test set's order: 'robust', 'misclassified' (clean), or what broke it"
     )
-    second_opinion: SecondOpinion | None = Field(
-        default=None, description="another attack's, where it was asked for; no verdict changes by it"
+    second_opinion: SecondAttack | None = Field(
+        default=None,
+        description="a different attack on what stayed robust, where it was asked for; it changes no verdict",
     )
 
     @model_validator(mode="after")
@@ -78,9 +86,9 @@ class EvaluationRecord(Record):
                 f"accuracy_after names an attack {reserved[0]!r}, which is what an unbroken example is called"
             )
         allowed = {ROBUST, MISCLASSIFIED, *self.accuracy_after}
-        foreign = sorted(set(self.verdicts) - allowed)
-        if foreign:
-            raise ValueError(f"verdicts names {foreign[0]!r}, which is not among {sorted(allowed)}")
+        unknown = sorted(set(self.verdicts) - allowed)
+        if unknown:
+            raise ValueError(f"verdicts names {shortened(unknown[0])!r}, which is not among {sorted(allowed)}")
         left = self.n_examples - self.verdicts.count(MISCLASSIFIED)
         self._expect("clean_accuracy", self.clean_accuracy, left)
         for attack, accuracy in self.accuracy_after.items():
@@ -90,16 +98,16 @@ class EvaluationRecord(Record):
         if abs(self.eps_float - float(self.eps)) > 1e-12:
             raise ValueError(f"eps_float is {self.eps_float}, but eps {self.eps} is {float(self.eps)}")
         if self.second_opinion is not None:
-            self._check_opinion(self.second_opinion, left)
+            self._check_second_attack(self.second_opinion, left)
         return self
 
-    def _check_opinion(self, opinion: SecondOpinion, left: int) -> None:
-        standing = {place for place, verdict in enumerate(self.verdicts) if verdict == ROBUST}
-        broken = opinion.broken
-        if broken != sorted(set(broken)) or not standing.issuperset(broken):
+    def _check_second_attack(self, second: SecondAttack, left: int) -> None:
+        robust = {index for index, verdict in enumerate(self.verdicts) if verdict == ROBUST}
+        broken = second.broken
+        if broken != sorted(set(broken)) or not robust.issuperset(broken):
             raise ValueError("second_opinion.broken must name, in ascending order, examples whose verdict is 'robust'")
-        self._expect("second_opinion.robust_accuracy", opinion.robust_accuracy, left - len(broken))
-        self._expect("second_opinion.gap", opinion.gap, len(broken))
+        self._expect("second_opinion.robust_accuracy", second.robust_accuracy, left - len(broken))
+        self._expect("second_opinion.gap", second.gap, len(broken))
 
     def _expect(self, field: str, stated: float, count: int) -> None:
         if abs(stated - count / self.n_examples) > 1e-9:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import core_schema
 
+from sam_bench.errors import shortened
+
 SCHEMA_VERSION: Final = 1
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -33,7 +35,7 @@ Threat = Annotated[Norm, AfterValidator(_check_threat)]
 def _check_name(name: str) -> str:
     if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError(
-            f"{name!r} is not a usable name: letters, digits, '.', '_' and '-', "
+            f"{shortened(name)!r} is not a usable name: letters, digits, '.', '_' and '-', "
             "starting with a letter or digit, at most 100 characters"
         )
     return name
@@ -63,7 +65,7 @@ class Radius(float):
             return value
         number = super().__new__(cls, _to_float(value))
         if not 0.0 <= number < float("inf"):
-            raise ValueError(f"{value!r} is not a radius: it must be a finite number of at least 0")
+            raise ValueError(f"{_shown(value)} is not a radius: it must be a finite number of at least 0")
         number.text = value.strip() if isinstance(value, str) else _shortest(number)
         return number
 
@@ -92,7 +94,7 @@ class Radius(float):
     @classmethod
     def _validate(cls, value: Any) -> Radius:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError(f"{value!r} is not a radius: write a number or a fraction such as 8/255")
+            raise ValueError(f"{_shown(value)} is not a radius: write a number or a fraction such as 8/255")
         return cls(value)
 
 
@@ -103,12 +105,16 @@ def _to_float(value: str | float) -> float:
     if fraction:
         denominator = float(fraction[2])
         if denominator == 0:
-            raise ValueError(f"{value!r} is not a radius: it divides by zero")
+            raise ValueError(f"{_shown(value)} is not a radius: it divides by zero")
         return float(fraction[1]) / denominator
     try:
         return float(value)
     except ValueError:
-        raise ValueError(f"{value!r} is not a radius: write a number or a fraction such as 8/255") from None
+        raise ValueError(f"{_shown(value)} is not a radius: write a number or a fraction such as 8/255") from None
+
+
+def _shown(value: object) -> str:
+    return shortened(repr(value))
 
 
 def _shortest(number: float) -> str:

@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeVar
 
 from pydantic import ValidationError
 
-from sam_bench.errors import InputError, SamBenchError
+from sam_bench.errors import InputError, SamBenchError, shortened
 from sam_bench.records.fields import Record
 
 R = TypeVar("R", bound=Record)
@@ -82,15 +82,20 @@ def write_record(path: Path, record: Record) -> None:
 def read_record(path: Path, kind: type[R]) -> R:
     """Read and check a record.
 
+    Values must have the field's own type: `"7"` and `true` are no whole numbers.
+
     Raises:
-        InputError: No such file, not JSON, or a field that is wrong; names the file and the field.
+        InputError: No such file, no regular file, not JSON, or a field that is wrong; names the file and the field.
     """
     try:
+        # A pipe would make us wait for ever, and a device may never end.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"cannot read {path}: it is no regular file")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a NUL
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
-        return kind.model_validate_json(text)
+        return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise InputError(f"{path} is not a valid {kind.__name__}: {first_problem(error)}") from error
 
@@ -98,12 +103,12 @@ def read_record(path: Path, kind: type[R]) -> R:
 def first_problem(error: ValidationError) -> str:
     """The first of a validation's complaints as `field.inner: what is wrong`, with a count of the others."""
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where = shortened(".".join(str(part) for part in problem["loc"]))
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
     message = _PARSING.sub("", message)  # 'must be a valid integer' says it
     given = problem.get("input")
-    if isinstance(given, str | int | float) and repr(given) not in message:
-        message += f" (given: {given!r})"
+    shown = "" if not isinstance(given, str | int | float) or repr(given) in message else repr(given)
+    message = shortened(message, 400) + (f" (given: {shortened(shown)})" if shown else "")
     more = error.error_count() - 1
     suffix = f" (and {more} more)" if more else ""
     return f"{where}: {message}{suffix}" if where else f"{message}{suffix}"

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sam_bench.records.fields import SCHEMA_VERSION, Name, Record
+
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a valid integer, not {str(value).lower()}")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_truth_value)]
+"""A whole number, or its text as options and overrides give it; `true` is none."""
 
 
 class ComponentSpec(BaseModel):
@@ -29,7 +39,7 @@ class ComponentSpec(BaseModel):
 class Augmentation(Record):
     """What is done to each training image before it is perturbed."""
 
-    crop_padding: int = Field(default=4, ge=0, description="random crop after padding by this many pixels; 0: none")
+    crop_padding: Count = Field(default=4, ge=0, description="random crop after padding by this many pixels; 0: none")
     padding_mode: Literal["reflect", "zeros"] = Field(default="reflect", description="how the border is filled")
     flip: bool = Field(default=True, description="mirror left and right with probability 1/2")
     random_resized_crop: bool = Field(
@@ -56,5 +66,5 @@ class Recipe(Record):
     optimizer: ComponentSpec = ComponentSpec(method="sgd")
     schedule: ComponentSpec = ComponentSpec(method="piecewise")
     augmentation: Augmentation = Augmentation()
-    epochs: int = Field(default=100, ge=1, description="passes over the training set")
-    batch_size: int = Field(default=128, ge=2, description="examples a step")
+    epochs: Count = Field(default=100, ge=1, description="passes over the training set")
+    batch_size: Count = Field(default=128, ge=2, description="examples a step")

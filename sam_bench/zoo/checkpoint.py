@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 from sam_bench.zoo.weights import fit, misfit, unpack
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".json")
@@ -75,7 +75,7 @@ def _torch_load(path: Path) -> object:
     except pickle.UnpicklingError as error:
         message = str(error)
         if "truncated" in message:
-            raise InputError(f"{path} is cut short or damaged: {message.splitlines()[0]}") from error
+            raise InputError(f"{path} is cut short or damaged: {shortened(message.splitlines()[0])}") from error
         raise InputError(
             f"{path} is refused: it is a pickle that holds more than tensors, and loading such a file can run any "
             "code; nothing of it was run. Ask for the weights alone: "
@@ -84,9 +84,8 @@ def _torch_load(path: Path) -> object:
     # A damaged file makes the reader fail anywhere, in any of these types.
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
         reason = str(error).strip().splitlines()
-        raise InputError(
-            f"{path} is cut short, damaged or not a checkpoint: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        said = shortened(reason[0]) if reason else type(error).__name__
+        raise InputError(f"{path} is cut short, damaged or not a checkpoint: {said}") from error
 
 
 def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
@@ -99,14 +98,14 @@ def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
             ):
                 return dict(candidate)
     found = (
-        f"a dict with the keys {sorted(map(str, content))[:5]}"
+        f"a dict with the keys {shortened(str(sorted(map(str, content))[:5]))}"
         if isinstance(content, Mapping)
         else (f"a {type(content).__name__}")
     )
     raise InputError(f"{path} holds no state dict but {found}; right is a dict of tensors, alone or under 'state_dict'")
 
 
-def fit_foreign(module: nn.Module, state: Mapping[str, Tensor], source: str, into: str) -> None:
+def fit_external(module: nn.Module, state: Mapping[str, Tensor], source: str, into: str) -> None:
     """Load a state dict that other code saved: prefixes of wrappers are put on or taken off, the rest is strict.
 
     A network saved bare has no "net." before its keys, one trained in parallel has "module." before

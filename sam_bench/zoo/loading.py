@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 from sam_bench.records import Architecture, EvaluationRecord, ModelCard, read_record, sha256_file
-from sam_bench.zoo.checkpoint import SUFFIXES, fit_foreign, read_state_dict, what_is_wrong
-from sam_bench.zoo.foreign import Foreign, from_robustbench, from_timm
+from sam_bench.zoo.checkpoint import SUFFIXES, fit_external, read_state_dict, what_is_wrong
+from sam_bench.zoo.external import External, from_robustbench, from_timm
 from sam_bench.zoo.names import full_name, robustbench_dataset
 from sam_bench.zoo.paths import zoo_dir
 from sam_bench.zoo.register import hidden_robustbench_model, registered_card
@@ -32,7 +32,7 @@ class LoadedModel:
             [0, 1] and gives logits [batch, num_classes].
         name: The card's name, or the model as it was asked for.
         sha256: Of the weights file; of the state dict for a model that has no file of its own.
-        card: Where it comes from; None for a foreign model.
+        card: Where it comes from; None for an external model.
         num_classes: Width of the logits.
         input_shape: Channels, height, width; None when unknown.
         architecture_sha256: Of the architecture with its options, mean and std (`Architecture.sha256`), which with
@@ -130,7 +130,7 @@ def _from_path(path: Path, architecture: Architecture | None) -> LoadedModel:
     if card is not None:
         return _of_card(card, load_card(card, path.parent))
     if _is_plain_text(path):
-        recipe = "; a recipe is for `sam-bench train --recipe`" if path.suffix in (".yaml", ".yml") else ""
+        recipe = "; a training takes such a file as its `recipe`" if path.suffix in (".yaml", ".yml") else ""
         raise InputError(
             f"{path} is a text file, not a model; give a model's name, its card (.json) or a checkpoint{recipe}"
         )
@@ -145,7 +145,7 @@ def _from_path(path: Path, architecture: Architecture | None) -> LoadedModel:
             "know it, or a checkpoint in the folder of its run; in Python, evaluate takes a module with its weights"
         )
     module = build(architecture)
-    fit_foreign(module, state, str(path), architecture.name)
+    fit_external(module, state, str(path), architecture.name)
     return _described(module.eval(), name, sha256_file(path), architecture, None)
 
 
@@ -194,7 +194,7 @@ def _refuse_record(path: Path) -> None:
     except InputError:
         return
     raise InputError(
-        f"{path} is an evaluation record, not a model's card; give the model's name: {record.model}"
+        f"{path} is an evaluation record, not a model's card; give the model's name: {shortened(record.model)}"
     ) from None
 
 
@@ -205,20 +205,20 @@ def _from_robustbench(text: str, name: str, dataset: str | None, threat: str) ->
             f"RobustBench's {name!r} cannot be loaded: {full_name(card)} of the zoo has its name, and RobustBench "
             f"finds that one first; save yours under another name, or ask for it as {full_name(card)!r}"
         )
-    return _foreign(text, from_robustbench(name, dataset, threat), card)
+    return _external(text, from_robustbench(name, dataset, threat), card)
 
 
 def _from_timm(text: str, name: str) -> LoadedModel:
     card = registered_card(name)
     if card is None:
-        return _foreign(text, from_timm(name), None)
+        return _external(text, from_timm(name), None)
     import timm
 
     return _of_card(card, timm.create_model(name, pretrained=True))
 
 
-def _foreign(text: str, foreign: Foreign, card: ModelCard | None) -> LoadedModel:
+def _external(text: str, external: External, card: ModelCard | None) -> LoadedModel:
     if card is not None:
-        return _of_card(card, foreign.module)
-    sha256 = state_dict_sha256(foreign.module)
-    return LoadedModel(foreign.module, text, sha256, None, foreign.num_classes, foreign.input_shape)
+        return _of_card(card, external.module)
+    sha256 = state_dict_sha256(external.module)
+    return LoadedModel(external.module, text, sha256, None, external.num_classes, external.input_shape)

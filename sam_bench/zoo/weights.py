@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 
 StorageDtype = Literal["fp32", "fp16"]
 StateDict = Mapping[str, Tensor]
@@ -54,12 +54,12 @@ def unpack(content: bytes, source: str) -> dict[str, Tensor]:
         return safetensors.torch.load(content)
     # Depending on what is damaged, safetensors complains in one of three types.
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"{source} is not a whole safetensors file: {error}") from error
+        raise InputError(f"{source} is not a whole safetensors file: {shortened(str(error))}") from error
 
 
 def first_non_finite(state: StateDict) -> str | None:
     """The first key whose tensor holds NaN or infinity; None when all values are finite."""
-    return next((key for key, value in state.items() if not bool(torch.isfinite(value).all())), None)
+    return next((shortened(key) for key, value in state.items() if not bool(torch.isfinite(value).all())), None)
 
 
 def misfit(module: nn.Module, state: StateDict) -> str | None:
@@ -81,7 +81,7 @@ def misfit(module: nn.Module, state: StateDict) -> str | None:
 
 def _listed(keys: list[str]) -> str:
     more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
-    return ", ".join(keys[:2]) + more
+    return ", ".join(shortened(key) for key in keys[:2]) + more
 
 
 def fit(module: nn.Module, state: StateDict, source: str, into: str) -> None:

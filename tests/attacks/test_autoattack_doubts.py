@@ -72,6 +72,17 @@ def test_doubts_are_those_of_upstream(defence: str, model: Conv) -> None:
     assert codes("fast") == codes("reference") >= {defence}
 
 
+def test_one_row_that_sums_to_one_is_no_probability(model: Conv) -> None:
+    def first_row(net: nn.Module, x: Tensor) -> Tensor:
+        logits = net(x)
+        share = (logits - logits.min()) / (logits.max() - logits.min())  # in [0, 1], so that the sums alone decide
+        return torch.cat([share[:1] / share[:1].sum(), share[1:]])
+
+    x, y = examples(model, 24)
+    warnings = fast().run(Wrapped(model, first_row), x, y, norm="Linf", eps=0.0).warnings
+    assert "probabilities" not in {warning.split(":")[0] for warning in warnings}
+
+
 def test_the_next_model_is_not_called_dynamic_for_the_last_one(model: Conv) -> None:
     x, y = examples(model, 4)
     attack = Short(engine="fast", version="custom", suite=("apgd-ce",))

@@ -179,6 +179,20 @@ def test_a_run_that_goes_on_from_what_was_told_ends_like_one_that_was_never_stop
     assert [known[n] for n in range(len(x))] == expected.verdicts
 
 
+def test_a_resumed_run_spares_each_example_the_attacks_that_it_has_survived(
+    model: Conv, some: tuple[Tensor, Tensor]
+) -> None:
+    x, y = examples(model, 12)
+    survived = torch.arange(12) % 3
+    begun: dict[str, int] = {}
+
+    def note(progress: Progress) -> None:
+        begun.setdefault(progress.stage, progress.total)
+
+    fast().run(model, x, y, norm="Linf", eps=0.0, withstood=survived, progress=note)
+    assert begun == {"apgd-ce": 4, "fab-t": 8, "square": 12}
+
+
 @pytest.mark.parametrize("rng", ["counter", "upstream"])
 def test_progress_counts_the_examples_of_each_attack_up_and_the_robust_down(
     rng: Any, model: Conv, some: tuple[Tensor, Tensor]

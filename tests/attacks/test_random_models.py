@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyautoattack
 import pytest
 import torch
 from autoattack_samples import Conv, Short, examples
 from torch import Tensor, nn
 
+from sam_bench.attacks import ATTACKS
 from sam_bench.attacks.autoattack import AutoAttack, Engine
 from sam_bench.attacks.reference import ReferenceAutoAttack
-from sam_bench.records import MISCLASSIFIED, ROBUST, Norm
+from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, Norm
 
 EPS = {"Linf": 0.001, "L2": 0.01, "L1": 0.1}  # nothing but chance breaks anything
 STEPS, EOT = 12, 2
@@ -126,6 +129,26 @@ def test_every_attack_has_one_chance_with_a_model_that_errs_whatever_its_input(s
         assert abs(lost - left * chance) < 3.5 * spread, name
         left -= lost
     assert left == verdicts.verdicts.count(ROBUST)
+
+
+@pytest.mark.parametrize("method", ["autoattack", "fgsm", "pgd"])
+def test_the_seed_decides_what_a_random_model_draws_and_the_callers_generators_are_given_back(method: str) -> None:
+    x = torch.rand(60, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    y = torch.zeros(60, dtype=torch.int64)
+    attack: Any = Short(version="rand") if method == "autoattack" else ATTACKS.build(ComponentSpec(method=method))
+
+    def run(seed: int) -> list[str]:
+        verdicts: list[str] = attack.run(Coin(0.3), x, y, norm="Linf", eps=0.01, seed=seed, batch_size=32).verdicts
+        return verdicts
+
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    first = run(0)
+    assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[1]
+    assert (np.random.get_state()[1] == states[2]).all()  # type: ignore[index]
+    torch.rand(5)
+    assert run(0) == first == run(0)
+    clean = {tuple(verdict == MISCLASSIFIED for verdict in run(seed)) for seed in range(3)}
+    assert len(clean) == 3, "another seed, other draws"
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

@@ -91,13 +91,13 @@ def test_hidden_files_and_files_that_are_no_images_are_passed_over(pets):
 
 def two_sizes(root: Path) -> str:
     path = draw(root / "test" / "dog" / "z.png", size=(9, 9))
-    return f"{root / 'train' / 'cat' / 'a.png'} has 8x8 pixels but {path} 9x9; give --image-size N"
+    return f"{root / 'train' / 'cat' / 'a.png'} has 8x8 pixels but {path} 9x9; give an image_size N"
 
 
 def not_square(root: Path) -> str:
     for path in root.rglob("*.*"):
         draw(path, size=(8, 6))
-    return "has 8x6 pixels, which is not square; give --image-size N"
+    return "has 8x6 pixels, which is not square; give an image_size N"
 
 
 def too_small(root: Path) -> str:

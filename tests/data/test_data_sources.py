@@ -93,9 +93,11 @@ class TestNames:
         assert resized.name == "digits-32px" and resized.image_size == 32
         again = load_dataset("digits-32px")
         assert again.name == "digits-32px" and again.test.fingerprint == resized.test.fingerprint
-        with pytest.raises(InputError, match=r"images of 9000000x9000000 need [\d,]+ GB of memory .*--image-size"):
+        with pytest.raises(
+            InputError, match=r"images of 9000000x9000000 need [\d,]+ GB of memory .*give a smaller image_size"
+        ):
             load_dataset("digits", image_size=9_000_000)
-        with pytest.raises(InputError, match="'digits-32px' has images of 32 pixels, but --image-size 16"):
+        with pytest.raises(InputError, match="'digits-32px' has images of 32 pixels, but image_size=16 is given"):
             load_dataset("digits-32px", image_size=16)
 
     def test_a_name_given_wins_and_is_checked(self):
@@ -135,7 +137,7 @@ class TestNames:
 
     @pytest.mark.parametrize("size", [0, 3, -1])
     def test_a_size_too_small_is_refused(self, size):
-        with pytest.raises(InputError, match=f"--image-size {size} is too small: at least 4 pixels"):
+        with pytest.raises(InputError, match=f"image_size={size} is too small: at least 4 pixels"):
             load_dataset("digits", image_size=size)
 
     @given(st.text(max_size=150))
@@ -169,7 +171,7 @@ class TestOpening:
 
     def test_anything_else_is_in_memory_and_refused_where_it_must_be_streamed(self):
         assert isinstance(open_dataset("digits"), Dataset)
-        with pytest.raises(InputError, match="digits is not a FOLDER of images; use --no-random-resized-crop"):
+        with pytest.raises(InputError, match="digits is not a FOLDER of images; use random_resized_crop=False"):
             open_dataset("digits", stream=True)
 
 

@@ -380,7 +380,7 @@ def test_wrong_starts_and_sizes_are_named(folder: Path, pets: StreamedDataset) -
         list(batches.epoch(0, start=4))
     with pytest.raises(InputError, match="resize_to 10 must be at least the image size, which is 12"):
         stream_folder(folder, image_size=12, resize_to=10)
-    with pytest.raises(InputError, match="give --image-size N"):
+    with pytest.raises(InputError, match="give an image_size N"):
         stream_folder(folder)
     with pytest.raises(InputError, match=r"6 images of 9000000x9000000 need \d+ GB of memory; give a smaller"):
         stream_folder(folder, image_size=9_000_000).test.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,22 @@ def test_what_was_found_at_a_radius_is_used_by_a_curve_with_smaller_ones(
     records = curve(wavy, 8, 32, resume=True)
     assert [record.verdicts for record in records] == expected
     assert records[1].carried > 0
+
+
+def test_finished_records_in_a_folder_that_cannot_be_written_are_given_back(
+    wavy: Wavy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"save_adversarial": True, "second_opinion": True}
+    records, before = curve(wavy, 8, 32, **options), files()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)  # root may write everywhere
+    for name in ("mkstemp", "NamedTemporaryFile"):
+        monkeypatch.setattr(f"tempfile.{name}", refuse)
+    for name in ("mkdir", "unlink", "touch"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert curve(wavy, 8, 32, resume=True, **options) == records and files() == before
+    with pytest.raises(InputError, match="no permission to write to"):
+        curve(wavy, 8, 16, 32, resume=True, **options)

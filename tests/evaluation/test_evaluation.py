@@ -239,6 +239,31 @@ def test_a_finished_record_is_given_back_for_its_own_evaluation_and_kept_from_an
     assert path.read_bytes() == before
 
 
+def test_another_architecture_around_the_same_weights_is_another_model(
+    nearest: Nearest, test_split: Split, tmp_path: Path
+) -> None:
+    """With another mean and standard deviation on the card, the weights are the same and the answers are not."""
+    path = tmp_path / "record.json"
+    model, other = (loaded(nearest, architecture_sha256=letter * 64) for letter in "bc")
+    record = evaluate(nearest, test_split, model=model)
+    assert record.architecture_sha256 == "b" * 64
+    write_record(path, record)
+    assert existing(path, evaluation_of(nearest, test_split, model=model), resume=True) == record
+    for resume in (True, False):
+        with pytest.raises(InputError, match=rf"it has architecture_sha256 = {'b' * 64} and this .* gives {'c' * 64}"):
+            existing(path, evaluation_of(nearest, test_split, model=other), resume=resume)
+    # One from before it was written down may be of either; that of a bare module never had one.
+    write_record(path, record.model_copy(update={"architecture_sha256": None}))
+    with pytest.raises(InputError, match=r"it has architecture_sha256 = None and this command gives b"):
+        existing(path, evaluation_of(nearest, test_split, model=model), resume=True)
+    assert existing(path, evaluation_of(nearest, test_split), resume=True) is not None
+
+
+def test_an_evaluation_of_no_examples_is_refused(nearest: Nearest) -> None:
+    with pytest.raises(InputError, match="data set digits has no test images: there is nothing to attack"):
+        evaluate(nearest, Split(digits().images[:0], digits().labels[:0]), Unreached())
+
+
 def test_a_record_made_alone_serves_a_curve_as_if_the_smaller_ball_had_been_searched_first(
     nearest: Nearest, test_split: Split, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sam_bench import api
 from sam_bench.attacks import Attack, Verdict
 from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
+from sam_bench.data import Split
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import Evaluation, Journal, Known, run_evaluation
 from sam_bench.evaluation.journal import write_witnesses
@@ -93,15 +95,93 @@ def test_what_was_written_is_read_whatever_a_kill_cut_off(
     assert journal.read().verdicts == expected
 
 
-def test_a_line_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    with journal.writer("0001") as writer:
-        writer.verdict(Verdict(0, "robust"))
-        writer.verdict(Verdict(1, "robust"))
+def sealed(entry: dict[str, Any]) -> str:
+    """A line with the right checksum, whatever it says."""
+    text = json.dumps(entry)
+    return f'{text[:-1]}, "crc32": "{zlib.crc32(text.encode()):08x}"}}\n'
+
+
+_LINE: dict[str, Any] = {"example": 9, "verdict": "pgd", "withstood": 0, "seconds": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (sealed(_LINE).replace('"pgd"', '"robust"'), "its checksum is another one"),
+        (json.dumps(_LINE) + "\n", "its checksum is another one"),
+        ("\n", "its checksum is another one"),
+        ("[1, 2]\n", "its checksum is another one"),
+        (sealed(_LINE | {"withstood": 99}), "withstood cannot be 99"),
+        (sealed(_LINE | {"withstood": -1}), "withstood cannot be -1"),
+        (sealed(_LINE | {"example": 10}), "example cannot be 10"),
+        (sealed(_LINE | {"example": True}), "example cannot be True"),
+        (sealed(_LINE | {"example": "x" * 1000}), f"example cannot be '{'x' * 198}…"),
+        (sealed(_LINE | {"verdict": "fgsm"}), "verdict cannot be 'fgsm'"),
+        (sealed(_LINE | {"verdict": 7}), "verdict cannot be 7"),
+        (sealed(_LINE | {"seconds": "long"}), "seconds cannot be 'long'"),
+        (sealed(_LINE | {"seconds": float("nan")}), "seconds cannot be nan"),
+        (sealed({key: value for key, value in _LINE.items() if key != "withstood"}), "it has no withstood"),
+        (sealed({"doubt": 5, "seconds": 0}), "doubt cannot be 5"),
+        (sealed(_LINE | {"witness": {"shape": [8], "float32": "AAAA"}}), "its adversarial example cannot be read"),
+    ],
+)
+def test_a_line_that_makes_no_sense_is_named_and_costs_its_example_alone(
+    line: str, why: str, nearest: Nearest, tmp_path: Path
+) -> None:
+    evaluation = evaluation_of(nearest, digits(10), eps=Radius("64/255"))
+    whole = finish(evaluation, tmp_path, keep_witnesses=True)
     (part,) = tmp_path.glob("part-*")
-    part.write_text(part.read_text().replace('"example": 0', '"example": '))
-    with pytest.raises(SamBenchError, match=r"part-0001-0000\.jsonl, line 1, is damaged"):
-        journal.read()
+    lines = part.read_text().splitlines(keepends=True)
+    (place,) = (number for number, each in enumerate(lines) if json.loads(each).get("example") == 9)
+    assert names(whole)[9] == "pgd"
+    part.write_text("".join([*lines[:place], line, *lines[place + 1 :]]))
+    read = Journal(tmp_path)
+    read.open(evaluation.identity(), resume=True, attacks=["pgd"])
+    (damaged,) = read.read().damaged
+    assert damaged.startswith(f"{part}, line {place + 1}: {why}") and len(damaged) < 600
+    reporter = Heard()
+    again = finish(evaluation, tmp_path, resume=True, reporter=reporter, keep_witnesses=True)
+    assert names(again) == names(whole)
+    if "adversarial example" not in why:  # that is not looked at before it is asked for
+        assert any(said.endswith(damaged) for said in reporter.said)
+        assert sum(len(each.read_text().splitlines()) for each in tmp_path.glob("part-*")) == len(lines) + 1
+
+
+class Heard(SilentReporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_an_identity_that_cannot_be_read_is_refused_in_a_sentence(nearest: Nearest, tmp_path: Path) -> None:
+    evaluation = evaluation_of(nearest, digits(4))
+    finish(evaluation, tmp_path)
+    for content in ("[]", "{", "7"):
+        (tmp_path / "identity.json").write_text(content)
+        with pytest.raises(SamBenchError, match=r"identity.json cannot be read .*; delete"):
+            finish(evaluation, tmp_path, resume=True)
+
+
+@given(data=st.data(), size=st.integers(1, 40), count=st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_every_example_goes_on_with_its_own_images_label_and_attacks_behind_it(
+    data: st.DataObject, size: int, count: int
+) -> None:
+    behind = data.draw(st.dictionaries(st.integers(0, size - 1), st.integers(0, 4)))
+    left = sorted(data.draw(st.sets(st.integers(0, size - 1), min_size=1)))
+    places = torch.arange(size)
+    split = Split(places.to(torch.uint8).view(size, 1, 1, 1), places + 100)
+    known = {place: Verdict(place, None, attacks) for place, attacks in behind.items()}
+    shards = evaluation_of(torch.nn.Identity(), split).shards(known, left, count)
+    assert sorted(place for shard in shards for place in shard.index.tolist()) == left
+    for shard in shards:
+        assert shard.images.flatten().tolist() == shard.index.tolist()
+        assert (shard.labels - 100).tolist() == shard.index.tolist()
+        assert shard.withstood.tolist() == [behind.get(place, 0) for place in shard.index.tolist()]
 
 
 def test_a_journal_is_read_and_a_bundle_written_without_holding_all_of_them(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from sam_bench.models import architecture_for, create_model
 from sam_bench.modes import attacking, batch_norm_statistics_kept, batch_norms, frozen, training_mode
 
-Borrow = Callable[[nn.Module], AbstractContextManager[None]]
+Borrow = Callable[[nn.Module], AbstractContextManager[object]]
 
 
 def _tiny() -> nn.Module:

@@ -73,7 +73,7 @@ def test_data_set_and_threat_decide_between_models_of_one_name(zoo: Zoo, network
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state_dict"])
 @pytest.mark.parametrize("prefix", ["", "net.", "module.", "module.net."])
-def test_a_foreign_state_dict_loads_with_its_architecture(
+def test_an_external_state_dict_loads_with_its_architecture(
     tmp_path: Path, network: Networks, architecture: Architecture, images: Tensor, wrapper: str | None, prefix: str
 ) -> None:
     module = network()

@@ -13,7 +13,7 @@ from sam_bench.attacks.autoattack.apgd_l1 import SparseAPGD
 from sam_bench.attacks.autoattack.ascent import Loss
 from sam_bench.attacks.autoattack.checks import model_doubts
 from sam_bench.attacks.autoattack.fab import FAB
-from sam_bench.attacks.autoattack.oracle import Oracle
+from sam_bench.attacks.autoattack.oracle import Oracle, runs_channels_last
 from sam_bench.attacks.autoattack.plan import Part, fit_to_classes
 from sam_bench.attacks.autoattack.pool import Pool
 from sam_bench.attacks.autoattack.rows import Cases, Search
@@ -22,7 +22,7 @@ from sam_bench.attacks.base import Progress, Task
 from sam_bench.attacks.doubts import doubt
 from sam_bench.attacks.draws import CounterDraws, Draws, UpstreamDraws
 from sam_bench.attacks.judge import SMALLEST_BATCH
-from sam_bench.attacks.random_state import random_state_kept
+from sam_bench.attacks.random_state import random_state_kept, seed_generators
 from sam_bench.records import Norm
 
 RNG = Literal["counter", "upstream"]
@@ -68,7 +68,7 @@ class Engine:
         """
         self.check_images(task.ball.norm, task.x.shape[-2], task.x.shape[-1])
         with random_state_kept(task.device):
-            torch.manual_seed(task.seed)  # for models that are random; the attacks' own draws do not come from here
+            seed_generators(task.seed)  # for models that are random; the attacks' own draws do not come from here
             doubts = model_doubts(model, task, random_expected=any(part.eot > 1 for part in self.parts))
             cases = _cases(model, task)
             parts, limited = fit_to_classes(self.parts, cases.ranked.shape[1])
@@ -101,7 +101,11 @@ class _Run:
             device=cases.device,
             bf16=engine.bf16,
             # Not where verdicts are to be upstream's: it leaves images as they are.
-            channels_last=not as_upstream and (engine.bf16 or on_cpu),
+            channels_last=not as_upstream
+            and (engine.bf16 or on_cpu)
+            and runs_channels_last(
+                model, cases.x[:1], device=cases.device, gradients=any(part.attack != "square" for part in engine.parts)
+            ),
             compiled=engine.compiled,
         )
         self.standing = torch.ones(len(cases.x), dtype=torch.bool)

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from sam_bench.attacks.judge import pad
+from sam_bench.attacks.judge import SMALLEST_BATCH, pad
+from sam_bench.attacks.random_state import random_state_kept
 from sam_bench.device import missing_for_compile, true_float32
 from sam_bench.errors import InputError
 
@@ -25,6 +26,52 @@ def refuse_without_compiler(device: torch.device) -> None:
     missing = missing_for_compile(device)
     if missing is not None:
         raise InputError(f"--compile on: there is no {missing}, which torch.compile needs; leave it away")
+
+
+_SAME = 0.01
+"""Share of the largest logit by which a change of layout, or of what bfloat16 rounds, may move a logit."""
+
+
+def runs_channels_last(model: nn.Module, x: Tensor, *, device: torch.device, gradients: bool) -> bool:
+    """Whether the model takes images with their channels innermost, forward and backward.
+
+    One that cuts patches with `.view` fails on them; one that reads strides gives other logits.
+
+    Args:
+        model: In eval mode, parameters frozen.
+        x: An example or more, float32 [B, C, H, W].
+        device: Where the model is.
+        gradients: Look at the backward pass, too.
+    """
+    plain = pad(x, SMALLEST_BATCH).to(device).contiguous()
+    last = plain.contiguous(memory_format=torch.channels_last)
+    if last.stride() == plain.stride():
+        return True
+    passes: list[Tensor | None] = []
+    for images in (plain, last):
+        with random_state_kept(device):
+            try:
+                passes.append(_pass(model, images, gradients=gradients))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                passes.append(None)
+    before, after = passes
+    # What fails in either layout fails for another reason.
+    return before is None or (after is not None and _alike(before, after))
+
+
+def _pass(model: nn.Module, x: Tensor, *, gradients: bool) -> Tensor:
+    x = x.detach().requires_grad_(gradients)
+    with torch.set_grad_enabled(gradients):
+        logits: Tensor = model(x)
+        if gradients:
+            torch.autograd.grad(logits.sum(), x)
+    return logits.detach()
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    return bool(torch.allclose(first, second, rtol=0, atol=_SAME * float(first.abs().max()), equal_nan=True))
 
 
 class Oracle:

@@ -19,15 +19,15 @@ _SHAPES = {"cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "imagenet": (3, 224,
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """A foreign model with what is known of it; `module` takes inputs in [0, 1] and is in eval mode."""
+class External:
+    """An external model with what is known of it; `module` takes inputs in [0, 1] and is in eval mode."""
 
     module: nn.Module
     num_classes: int
     input_shape: tuple[int, int, int]
 
 
-def from_robustbench(name: str, dataset: str | None, threat: str) -> Foreign:
+def from_robustbench(name: str, dataset: str | None, threat: str) -> External:
     """A model of RobustBench's zoo, downloaded by RobustBench on first use.
 
     Args:
@@ -73,7 +73,7 @@ def from_robustbench(name: str, dataset: str | None, threat: str) -> Foreign:
             f"RobustBench could not load {name!r} ({dataset}, {threat}): {_said(error)}; "
             f"its files are kept under {folder / dataset / threat}"
         ) from error
-    return Foreign(module.eval(), _CLASSES[dataset], _SHAPES[dataset])
+    return External(module.eval(), _CLASSES[dataset], _SHAPES[dataset])
 
 
 def robustbench_cache() -> Path:
@@ -110,7 +110,7 @@ def _refuse_if_broken(path: Path, remove: bool = False) -> None:
     raise SamBenchError(f"{path} {wrong}")
 
 
-def from_timm(name: str) -> Foreign:
+def from_timm(name: str) -> External:
     """A pretrained model of timm, its own normalisation put in front.
 
     Args:
@@ -141,7 +141,7 @@ def from_timm(name: str) -> Foreign:
         ) from error
     settings = module.pretrained_cfg
     channels, height, width = settings["input_size"]
-    return Foreign(
+    return External(
         NormalizedModel(module, tuple(settings["mean"]), tuple(settings["std"])).eval(),
         int(module.num_classes),
         (int(channels), int(height), int(width)),

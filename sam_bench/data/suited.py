@@ -1,0 +1,67 @@
+"""Which of a recipe's augmentations suit a data set: a mirrored digit is no digit, a small image has no wide border."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from sam_bench.records import Augmentation
+
+_SHARE = 8  # a crop moves an image by at most one part in so many: 4 pixels of 32, as CIFAR's recipes do
+
+
+class _Described(Protocol):
+    """What of a data set decides."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def mirrors(self) -> bool | None: ...
+
+    @property
+    def in_channels(self) -> int: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+
+def suited_augmentation(
+    data: _Described, augmentation: Augmentation, given: Collection[str]
+) -> tuple[Augmentation, str]:
+    """What is done to the images of a data set, and a sentence about it for the start of a run.
+
+    Digits, house numbers and a user's own grey images are not mirrored. Crops are no wider than one eighth of the
+    image. Whatever the user set stays as it is.
+
+    Args:
+        data: The data set.
+        augmentation: The recipe's.
+        given: Fields of the augmentation that the user set.
+
+    Returns:
+        The augmentation, and the sentence; it is empty for a known data set that is treated as the recipe says.
+    """
+    changes: dict[str, object] = {}
+    mirrors = data.in_channels > 1 if data.mirrors is None else data.mirrors
+    if augmentation.flip and not mirrors and "flip" not in given:
+        changes["flip"] = False
+    widest = data.image_size // _SHARE
+    if augmentation.crop_padding > widest and not augmentation.random_resized_crop and "crop_padding" not in given:
+        changes["crop_padding"] = widest
+    suited = augmentation.model_copy(update=changes)
+    if data.mirrors is not None and not changes:
+        return suited, ""
+    return suited, f"images of {data.name} are {_described(suited)}; the settings flip and crop_padding change this"
+
+
+def _described(augmentation: Augmentation) -> str:
+    flip = "mirrored at random" if augmentation.flip else "not mirrored"
+    pixels = augmentation.crop_padding
+    if augmentation.random_resized_crop:
+        crop = "cut to a random part"
+    elif pixels:
+        crop = f"cropped at random after padding by {pixels} pixel{'' if pixels == 1 else 's'}"
+    else:
+        crop = "not cropped"
+    return f"{crop}, {flip}"

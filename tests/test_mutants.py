@@ -1,0 +1,54 @@
+"""The mutants that the tests are tried on: each changes what the code does, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from itertools import islice
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mutants import ROOMS, ROOT, files, mutants_of, room_tests, sample
+
+SOURCE = '''
+def f(a: int, b: float = 0.5) -> int | None:
+    """A text with 1 < 2."""
+    café, d = "é" + "1", a[b : a + 1]
+    if a < b and b is not None:
+        show(a)
+    if a not in d:
+        raise ValueError(f"{a + 1}")
+    return a * 2
+'''
+
+
+def test_every_kind_of_change_is_made_and_texts_types_and_messages_are_left_alone() -> None:
+    changed = {mutant.diff(SOURCE).split("\n+")[1].strip() for mutant in mutants_of(SOURCE, "f.py")}
+    assert changed == {
+        "def f(a: int, b: float = (0.5 * 2 + 0.1)) -> int | None:",
+        'café, d = "é" + "1", a[(b) + 1 : a + 1]',
+        'café, d = "é" + "1", a[b : (a + 1) + 1]',
+        'café, d = "é" + "1", a[b : a - 1]',
+        'café, d = "é" + "1", a[b : a + 2]',
+        "if not (a < b and b is not None):",
+        "if (a < b):",
+        "if (b is not None):",
+        "if a <= b and b is not None:",
+        "if a < b and b is None:",
+        "None",
+        "if a in d:",
+        "return None",
+        "return a / 2",
+        "return a * 3",
+    }
+
+
+def test_every_mutant_of_this_package_is_another_program_with_tests_of_its_room() -> None:
+    mutants = list(islice(sample(seed=0), 100))
+    assert len({mutant.key for mutant in mutants}) == 100
+    for mutant in mutants:
+        source = (ROOT / mutant.file).read_text()
+        assert ast.dump(ast.parse(mutant.applied(source))) != ast.dump(ast.parse(source))
+        assert mutant.diff(source).startswith("-") and room_tests(mutant.room, mutant.file)
+    assert all((ROOT / room).exists() for room in ROOMS) and len(files()) > 20
