@@ -20,7 +20,6 @@ from sam_bench.errors import InputError
 from sam_bench.leaderboard import build_leaderboard, make_entry
 from sam_bench.leaderboard.entries import row_from_record
 from sam_bench.records import (
-    EvaluationRecord,
     SecondOpinion,
     WeightsFile,
     accuracies,
