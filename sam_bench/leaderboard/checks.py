@@ -1,4 +1,4 @@
-"""What an entry says is held against its records and its card; what they do not bear out is refused."""
+"""What an entry says is held against its records and its card; what they do not support is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LONGEST_FILE_NAME = 249
 
 @dataclass(frozen=True, eq=False)
 class CheckedEntry:
-    """An entry that its records and its card bear out.
+    """An entry that its records and its card support.
 
     Attributes:
         stored: The entry.
@@ -74,7 +74,7 @@ def check_entries(entries: Iterable[StoredEntry], zoo: Path | None) -> list[Chec
         zoo: See `find_card`.
 
     Raises:
-        InputError: An entry says what they do not bear out.
+        InputError: An entry says what they do not support.
     """
     checked = [_check_entry(stored, zoo) for stored in entries]
     wholes: dict[str | tuple[str, str], int] = {}

@@ -63,7 +63,7 @@ def check_record(evidence: Evidence) -> None:
 def _attack_of(record: EvaluationRecord, path: Path) -> Attack | None:
     """The attack of ours that the record is of, None for another package's; what that runs is not known here.
 
-    AutoAttack's standard version is APGD-CE, APGD-T, FAB-T and Square: less of it does not bear its name.
+    AutoAttack's standard version is APGD-CE, APGD-T, FAB-T and Square; fewer attacks are not AutoAttack.
     """
     if record.attack not in our_attacks():
         _refuse_borrowed_name(record, path)

@@ -227,7 +227,7 @@ def _fingerprint(stored: StoredEntry, row: EntryRow) -> str:
 
 
 def _check_replaced(path: Path, going: Sequence[_Replaced], given: Sequence[_Source]) -> None:
-    """Refuse to put a record in the place of a row that rests on more, or on other, test examples."""
+    """Refuse a record that would replace a row over more, or over other, test examples."""
     by_key = {row_key(source.row): source for source in given}
     for old in going:
         new = by_key[row_key(old.row)]
