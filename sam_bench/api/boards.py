@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from sam_bench import zoo as zoos
+from sam_bench.api.arguments import StrPath
+from sam_bench.data import load_dataset
+from sam_bench.errors import InputError
 from sam_bench.leaderboard import Submission, submit_entry
+from sam_bench.records import ModelCard
+
+# What lies in the folder of downloads once a data set has been downloaded; "" where none is needed.
+_DOWNLOADED = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "svhn": "test_32x32.mat", "digits": ""}
 
 
 def submit(
     model: str,
-    records: Sequence[Path],
+    records: Sequence[StrPath],
     *,
-    zoo: Path | None = None,
-    folder: Path = Path("leaderboards"),
+    zoo: StrPath | None = None,
+    folder: StrPath = Path("leaderboards"),
     replace: bool = False,
+    dataset: StrPath | None = None,
+    data_dir: StrPath = Path("data"),
 ) -> Submission:
     """Make a leaderboard entry from a model's card and its records; no number is typed.
 
@@ -25,14 +35,51 @@ def submit(
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
         folder: Folder of the leaderboards.
         replace: Let a record take the place of a row over more or other test examples, too.
+        dataset: The model's data, FILE.npz or FOLDER: a record over its first examples is held against them. A data
+            set with a name is found by itself, unless it would have to be downloaded.
+        data_dir: Where downloads are looked for.
 
     Returns:
         Where the entry is, RobustBench's `model_info` and the text of its "New Model" issue.
 
     Raises:
-        InputError: A record is of another checkpoint or data set, it would replace a row over more or other test
-            examples, or there is none by AutoAttack.
+        InputError: A record is of another checkpoint, architecture or data set, it contradicts itself or another
+            record, it would replace a row over more or other test examples, or there is none by AutoAttack.
     """
-    store = zoos.Zoo(zoos.zoo_dir(zoo))
+    store = zoos.Zoo(zoos.zoo_dir(None if zoo is None else Path(zoo)))
     card = store.find(model)
-    return submit_entry(card, store.card_path(card), list(records), folder=folder, replace=replace)
+    return submit_entry(
+        card,
+        store.card_path(card),
+        [Path(path) for path in records],
+        folder=Path(folder),
+        fingerprint_of_first=_first_examples(card, dataset, Path(data_dir)),
+        replace=replace,
+    )
+
+
+def _first_examples(card: ModelCard, dataset: StrPath | None, data_dir: Path) -> Callable[[int], str] | None:
+    """What gives the fingerprint of the first n test examples of a card's data set; None without the data."""
+    if dataset is None:
+        named = _DOWNLOADED.get(card.dataset.removesuffix(f"-{card.architecture.image_size}px"))
+        if named is None or (named and not (data_dir / named).exists()):
+            return None
+
+    @cache
+    def fingerprint_of_first(count: int) -> str:
+        name = None if dataset is None else card.dataset
+        data = load_dataset(
+            str(dataset or card.dataset),
+            data_dir=data_dir,
+            name=name,
+            image_size=card.architecture.image_size,
+            test_only=True,
+        )
+        if data.test.fingerprint != card.test_fingerprint:
+            raise InputError(
+                f"the test images of {data.name} here are not those the card of {card.name} names (SHA-256 "
+                f"{data.test.fingerprint[:12]}… instead of {card.test_fingerprint[:12]}…)"
+            )
+        return data.test.head(count).fingerprint
+
+    return fingerprint_of_first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,11 +27,12 @@ def command() -> None:
 
 @command.command("build")
 @_folder_option
+@common.zoo_option
 @click.option("--title", default="sam-bench leaderboard", show_default=True, help="Heading of the page.")
 @common.json_option
-def build(folder: Path, title: str, as_json: bool) -> None:
+def build(folder: Path, zoo: Path | None, title: str, as_json: bool) -> None:
     """Write the Markdown, LaTeX and CSV tables, the figure, and a page that needs no network."""
-    built = api.build_leaderboard(folder, title=title)
+    built = api.build_leaderboard(folder, zoo=zoo, title=title)
     if as_json:
         common.print_json({form: str(path) for form, path in built.paths.items()})
         return
@@ -48,10 +50,20 @@ def build(folder: Path, title: str, as_json: bool) -> None:
     is_flag=True,
     help="Let a record replace a row of the entry that is over more test examples, or over other images.",
 )
+@click.option(
+    "--dataset", help="The model's data, FILE.npz or FOLDER, to hold records over its first examples against."
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data"),
+    show_default=True,
+    help="Where torchvision's data sets are kept; nothing is downloaded.",
+)
 @common.json_option
-def submit(model: str, records: tuple[Path, ...], folder: Path, zoo: Path | None, replace: bool, as_json: bool) -> None:
+def submit(model: str, records: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Write MODEL's entry from its card and RECORDS alone, and print what to send to RobustBench."""
-    submission = api.submit(model, records, zoo=zoo, folder=folder, replace=replace)
+    submission = api.submit(model, records, **options)
     if as_json:
         common.print_json(
             {

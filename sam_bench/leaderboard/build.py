@@ -45,7 +45,7 @@ def build_leaderboard(
         title: Heading of the page.
 
     Raises:
-        InputError: No such folder, no entries, or an entry that its records or its card do not bear out.
+        InputError: No such folder, no entries, or an entry that its records or its card do not support.
         SamBenchError: A file cannot be written.
     """
     folder = Path(folder)

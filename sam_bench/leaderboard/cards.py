@@ -61,7 +61,8 @@ def find_card(stored: StoredEntry, zoo: Path | None) -> FoundCard:
         real = path.resolve()
         there = real.exists()
     except (OSError, RuntimeError) as error:  # too long a name, links that go round
-        raise InputError(f"{stored.path}: card {shown(evidence.card)!r} cannot be found: {error}") from error
+        problem = getattr(error, "strerror", None) or "its links go round"
+        raise InputError(f"{stored.path}: card {shown(evidence.card)!r} cannot be found: {problem}") from error
     if not there:
         return FoundCard(None, "no card at hand", False)
     allowed = [stored.path.parents[2].resolve().parent, zoos.zoo_dir(zoo).resolve()]

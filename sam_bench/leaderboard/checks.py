@@ -1,4 +1,4 @@
-"""What an entry says is held against its records and its card; what they do not bear out is refused."""
+"""What an entry says is held against its records and its card; what they do not support is refused."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from sam_bench.leaderboard.record_checks import (
     Evidence,
     check_against_card,
     check_heads,
+    check_published,
     check_record,
     check_test_set,
     check_together,
@@ -43,7 +44,7 @@ _LONGEST_FILE_NAME = 249
 
 @dataclass(frozen=True, eq=False)
 class CheckedEntry:
-    """An entry that its records and its card bear out.
+    """An entry that its records and its card support.
 
     Attributes:
         stored: The entry.
@@ -73,7 +74,7 @@ def check_entries(entries: Iterable[StoredEntry], zoo: Path | None) -> list[Chec
         zoo: See `find_card`.
 
     Raises:
-        InputError: An entry says what they do not bear out.
+        InputError: An entry says what they do not support.
     """
     checked = [_check_entry(stored, zoo) for stored in entries]
     wholes: dict[str | tuple[str, str], int] = {}
@@ -89,6 +90,9 @@ def check_entries(entries: Iterable[StoredEntry], zoo: Path | None) -> list[Chec
             whole = wholes.get((dataset, card.test_fingerprint))
         for evidence in each.evidence:
             check_test_set(evidence, card.test_fingerprint if card else None, whole)
+        check_together(each.evidence)
+        if card is not None:
+            check_heads(each.evidence, card.test_fingerprint)
         for digest in _digests(each):
             digests.setdefault(digest, []).append(each)
     return [replace(each, notes=(*each.notes, *_namesakes(each, digests))) for each in checked]
@@ -96,17 +100,15 @@ def check_entries(entries: Iterable[StoredEntry], zoo: Path | None) -> list[Chec
 
 def _check_entry(stored: StoredEntry, zoo: Path | None) -> CheckedEntry:
     found = find_card(stored, zoo)
+    if found.card is not None:
+        check_published(found.card)
     rows = tuple(checked_records(stored, found.card))
     check_fields(stored, found.card)
     notes = (f"{found.missing}: method, network and cost as the entry states them",) if found.missing else ()
     odd: dict[str, tuple[str, ...]] = {}
     for key, note in odd_curves({row.record: record for row, record in rows}):
         odd[key] = (*odd.get(key, ()), note)
-    checked = CheckedEntry(stored, found, rows, notes, odd)
-    check_together(checked.evidence)
-    if found.card is not None:
-        check_heads(checked.evidence, found.card.test_fingerprint)
-    return checked
+    return CheckedEntry(stored, found, rows, notes, odd)
 
 
 def _digests(checked: CheckedEntry) -> set[str]:

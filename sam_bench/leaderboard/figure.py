@@ -114,8 +114,8 @@ def _inline(svg: str, board: Board, prefix: str) -> str:
     # matplotlib's own `*` rule would hold for the whole page; comments repeat texts.
     body = re.sub(r"<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", body)
-    for colour, name in ((_INK, "--ink"), (_FAINT, "--faint"), (_PAPER, "--paper")):
-        body = body.replace(colour, f"var({name})")
+    for colour, name in ((_INK, "ink"), (_FAINT, "faint"), (_PAPER, "paper")):
+        body = body.replace(colour, f"var(--{name})")
     view = re.search(r'viewBox="[-0-9. ]+"', body)
     assert view is not None  # matplotlib always writes one
     label = f"Clean against robust accuracy on board {board.key}"

@@ -123,7 +123,7 @@ def _count(value: Any) -> int:
 
 
 def split_warnings(warnings: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What an attack doubts of its own result, and what a second attack found, this without its code."""
+    """An attack's warnings about its own result, and those of a second attack, without their code."""
     own, others = [], []
     for warning in warnings:
         code, _, text = warning.partition(": ")

@@ -76,16 +76,16 @@ def render_page(boards: Sequence[Board], *, folder: Path, figures: Sequence[str]
     )
 
 
-def cells(row: Row, place: int) -> list[Cell]:
+def cells(row: Row, index: int) -> list[Cell]:
     """One cell a column of `HEADERS`; numbers sort by their unrounded value.
 
     Args:
         row: A line of a board.
-        place: On the board, from 1.
+        index: On the board, from 1.
     """
     evidence = row.entry.sam_bench
     keys: dict[str, float] = {
-        "#": place,
+        "#": index,
         "clean": row.row.clean_accuracy,
         "robust": row.row.robust_accuracy,
         "eps": float(row.row.eps),
@@ -95,7 +95,7 @@ def cells(row: Row, place: int) -> list[Cell]:
     }
     return [
         Cell(text, keys.get(header, text.lower()), header in keys)
-        for header, text in zip(HEADERS, row.cells(place), strict=True)
+        for header, text in zip(HEADERS, row.cells(index), strict=True)
     ]
 
 

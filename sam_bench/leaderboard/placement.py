@@ -120,6 +120,11 @@ def _clash(marker: Marker, box: Box, other_marker: Marker, other: Box) -> float:
 def _runs_through(marker: Marker, box: Box, text: Box) -> bool:
     """Whether the line from a label to its marker runs through another text."""
     x, y = box.nearest(marker.x, marker.y)
+    # Most lines are nowhere near: not worth a walk along them.
+    if max(x, marker.x) <= text.x0 or min(x, marker.x) >= text.x1:
+        return False
+    if max(y, marker.y) <= text.y0 or min(y, marker.y) >= text.y1:
+        return False
     steps = (step / 12 for step in range(1, 12))
     points = ((x + step * (marker.x - x), y + step * (marker.y - y)) for step in steps)
     return any(text.x0 < px < text.x1 and text.y0 < py < text.y1 for px, py in points)

@@ -12,6 +12,7 @@ from pathlib import Path
 from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.attacks.autoattack.plan import fit_to_classes, plan
 from sam_bench.attacks.doubts import second_opinion_doubts, square_doubts
+from sam_bench.data.sources import SOURCES, reserved_name
 from sam_bench.errors import InputError, shortened
 from sam_bench.leaderboard.labels import AUTOATTACK, attack_name, examples_text, radius_key, radius_text
 from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, EvaluationRecord, ModelCard
@@ -62,7 +63,7 @@ def check_record(evidence: Evidence) -> None:
 def _attack_of(record: EvaluationRecord, path: Path) -> Attack | None:
     """The attack of ours that the record is of, None for another package's; what that runs is not known here.
 
-    AutoAttack's standard version is APGD-CE, APGD-T, FAB-T and Square: less of it does not bear its name.
+    AutoAttack's standard version is APGD-CE, APGD-T, FAB-T and Square; fewer attacks are not AutoAttack.
     """
     if record.attack not in our_attacks():
         _refuse_borrowed_name(record, path)
@@ -141,8 +142,8 @@ def check_against_card(evidence: Evidence, card: ModelCard) -> None:
             f"{path} evaluates checkpoint {record.checkpoint_sha256}, but the card of {card.name} is of "
             f"{card.weights.sha256}: evaluate this model's own weights"
         )
-    evaluated, stated = getattr(record, "architecture_sha256", None), getattr(card.architecture, "sha256", None)
-    if None not in (evaluated, stated) and evaluated != stated:
+    evaluated, stated = record.architecture_sha256, card.architecture.sha256
+    if evaluated not in (None, stated):
         raise InputError(
             f"{path} evaluates the weights in architecture {evaluated}, but the card of {card.name} describes "
             f"{stated} (its options, mean and std are part of it): evaluate the model again"
@@ -167,6 +168,29 @@ def check_against_card(evidence: Evidence, card: ModelCard) -> None:
         except InputError as error:
             raise InputError(f"{path} cannot be of {card.name}: {error}") from error
         _check_warnings(evidence, few, f"the card's {card.architecture.num_classes} classes")
+
+
+def published_fingerprints(dataset: str) -> tuple[str | None, str | None]:
+    """Of the training and the test images of a published data set, each None where it is not known here."""
+    source = SOURCES.get(dataset)
+    return (source.fingerprints if source else None) or (None, None)
+
+
+def check_published(card: ModelCard) -> None:
+    """Refuse a card of images that go by the name of published ones, and are not those.
+
+    Raises:
+        InputError: They are not, or the name differs from a published one in its spelling alone.
+    """
+    meant = reserved_name(card.dataset)
+    if meant is None:
+        return
+    published = published_fingerprints(card.dataset)[1]
+    if re.sub(r"-\d+px$", "", card.dataset) != meant or published not in (None, card.test_fingerprint):
+        raise InputError(
+            f"the card of {card.name} is of {card.dataset}, with test images {card.test_fingerprint}, which are not "
+            f"known to be those of the published {meant}: evaluate it on {meant}, or give its own data another name"
+        )
 
 
 def whole_test_set(dataset: str) -> int | None:

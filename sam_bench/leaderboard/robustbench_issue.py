@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from sam_bench.leaderboard.entries import OFFICIAL_EPS, OFFICIAL_EXAMPLES, headline, listed_dataset
 from sam_bench.leaderboard.labels import radius_key, radius_text, split_warnings
+from sam_bench.leaderboard.record_checks import REFERENCE_ENGINES, published_fingerprints
 from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry, ModelCard
 
-_REFERENCE_ENGINES = ("pyautoattack", "autoattack")
 _TEST_SET_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 
 
@@ -42,13 +42,19 @@ def conditions(card: ModelCard, record: EvaluationRecord) -> list[Condition]:
     """
     dataset = listed_dataset(card)
     title = _TEST_SET_NAMES.get(dataset)
+    train, test = published_fingerprints(card.dataset)
     if title is None:
         board = Condition(f"Data set: {card.dataset}; RobustBench lists cifar10, cifar100 and imagenet", False)
+    elif card.dataset != dataset:
+        board = Condition(f"Data set: {card.dataset}, whose pixels are not those of {title}", False)
+    elif card.test_fingerprint == test:
+        board = Condition(f"Data set: {title}", True)
     else:
-        same = card.dataset == dataset
-        board = Condition(f"Data set: {'' if same else f'{card.dataset}, whose pixels are not those of '}{title}", same)
+        board = Condition(f"Data set: {title} by its name (please confirm)", None)
     wanted = OFFICIAL_EXAMPLES.get(dataset, 10_000)
     count = Condition(f"Examples: {record.n_examples:,} of the {wanted:,} asked for", record.n_examples == wanted)
+    if count.met and record.dataset_fingerprint != card.test_fingerprint:
+        count = Condition(f"{count.text}, and the same ones (please confirm)", None)
     official = OFFICIAL_EPS.get((dataset, card.threat))
     eps = radius_text(record.eps)
     if official is None:
@@ -58,7 +64,7 @@ def conditions(card: ModelCard, record: EvaluationRecord) -> list[Condition]:
             f"Radius: {card.threat} {eps}; the official one is {official}",
             radius_key(record.eps) == radius_key(official),
         )
-    reference = record.engine.split(" ")[0].lower() in _REFERENCE_ENGINES
+    reference = record.engine.split(" ")[0].lower() in REFERENCE_ENGINES
     implementation = "the reference implementation" if reference else "not the reference implementation"
     own, others = split_warnings(record.warnings)
     warned = "; ".join(own)
@@ -69,15 +75,20 @@ def conditions(card: ModelCard, record: EvaluationRecord) -> list[Condition]:
         Condition(f"Attack: AutoAttack, version standard, by {record.engine} ({implementation})", reference),
         Condition(f"AutoAttack's own checks: {warned or 'no warning'}", not warned),
         *(Condition(f"A second attack: {other}", None) for other in others),
-        Condition(
-            f"Training data: the {card.train_examples:,} examples of {card.dataset} alone, nothing additional", True
-        ),
+        _training_data(card, train),
         Condition(
             "Model: gradients with respect to the input that are not zero in general, a deterministic forward pass, "
             "no optimisation loop inside (please confirm)",
             None,
         ),
     ]
+
+
+def _training_data(card: ModelCard, published: str | None) -> Condition:
+    text = f"Training data: the {card.train_examples:,} examples of {card.dataset} alone, nothing additional"
+    if card.train_fingerprint == published:
+        return Condition(text, True)
+    return Condition(f"{text}, by the card (please confirm)", None)
 
 
 def issue_title(card: ModelCard) -> str:
@@ -101,10 +112,11 @@ def issue_text(card: ModelCard, entry: LeaderboardEntry, record: EvaluationRecor
     evaluation = (
         f"AutoAttack standard ({record.engine}), {record.n_examples:,} examples, seed {record.seed}, {record.device}"
     )
-    ticks = "\n".join(f"- [{'x' if held.met else ' '}] {held.text}" for held in conditions(card, record))
-    unmet = sum(held.met is False for held in conditions(card, record))
+    held = conditions(card, record)
+    ticks = "\n".join(f"- [{'x' if each.met else ' '}] {each.text}" for each in held)
+    unmet, open_ones = ([each.met for each in held].count(met) for met in (False, None))
     verdict = (
-        "All conditions that card and record can show are met."
+        f"No condition is missed that card and record can show; {open_ones} are for you to confirm."
         if not unmet
         else f"{unmet} of the conditions {'is' if unmet == 1 else 'are'} not met: not yet a claim for the board."
     )

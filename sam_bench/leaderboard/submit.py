@@ -26,6 +26,7 @@ from sam_bench.leaderboard.record_checks import (
     Evidence,
     check_against_card,
     check_heads,
+    check_published,
     check_record,
     check_test_set,
     check_together,
@@ -123,6 +124,7 @@ def submit_entry(
     """
     if read_checked(card_path, ModelCard)[0] != card:
         raise InputError(f"{card_path} is not the card of {card.name} that is being submitted: read it again")
+    check_published(card)
     path = folder / card.dataset / card.threat / f"{card.name}.json"
     given = _read_sources(card, record_paths)
 
@@ -225,7 +227,7 @@ def _fingerprint(stored: StoredEntry, row: EntryRow) -> str:
 
 
 def _check_replaced(path: Path, going: Sequence[_Replaced], given: Sequence[_Source]) -> None:
-    """Refuse to put a record in the place of a row that rests on more, or on other, test examples."""
+    """Refuse a record that would replace a row over more, or over other, test examples."""
     by_key = {row_key(source.row): source for source in given}
     for old in going:
         new = by_key[row_key(old.row)]

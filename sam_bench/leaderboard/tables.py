@@ -82,15 +82,15 @@ class Row:
         """The method's label."""
         return self.entry.sam_bench.method
 
-    def cells(self, place: int) -> list[str]:
+    def cells(self, index: int) -> list[str]:
         """Text of each column of `HEADERS`.
 
         Args:
-            place: On the board, from 1; its rank where it is ranked.
+            index: On the board, from 1; its rank where it is ranked.
         """
         evidence = self.entry.sam_bench
         return [
-            str(place) if self.ranked else UNRANKED,
+            str(index) if self.ranked else UNRANKED,
             self.model,
             percent(self.row.clean_accuracy),
             percent(self.row.robust_accuracy),
@@ -258,8 +258,8 @@ class PlainTable:
 def plain_table(board: Board) -> PlainTable:
     """A board as text without any mark-up."""
     rows = []
-    for place, line in enumerate(board.rows, start=1):
-        cells = line.cells(place)
+    for index, line in enumerate(board.rows, start=1):
+        cells = line.cells(index)
         cells[1] += "".join(f" [{mark}]" for mark in board.marks(line))
         rows.append(cells)
     notes = [f"[{number}] {note}" for number, note in enumerate(board.footnotes, start=1)]
@@ -369,10 +369,10 @@ def csv_text(boards: Sequence[Board]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for board in boards:
-        for place, line in enumerate(board.rows, start=1):
+        for index, line in enumerate(board.rows, start=1):
             row, evidence = line.row, line.entry.sam_bench
             values: list[str | int | float] = [
-                place if line.ranked else "",
+                index if line.ranked else "",
                 line.model,
                 board.dataset,
                 row.attack,

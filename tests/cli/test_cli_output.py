@@ -216,7 +216,7 @@ def test_a_record_over_fewer_images_replaces_a_row_only_with_the_option_that_say
     with_tiny.done("leaderboard", "submit", "tiny", "4.json")
     message = with_tiny.refused("leaderboard", "submit", "tiny", "3.json")
     assert "3.json is over only 3 test examples, but the row autoattack at Linf 0.9 of leaderboards/" in message
-    assert "tiny.json over 4: give --replace" in message
+    assert "tiny.json over 4: add --replace" in message
     again = with_tiny.done("leaderboard", "submit", "tiny", "3.json", "--replace")
     assert "note: replaced the row autoattack at Linf 0.9 (4 test examples" in again.err
 
@@ -225,7 +225,7 @@ def test_submit_needs_an_autoattack_record_of_these_weights(with_tiny: CommandLi
     with_tiny.done(*_EVALUATE, "--output", "fgsm.json")
     message = with_tiny.refused("leaderboard", "submit", "tiny", "fgsm.json")
     assert message.startswith("sam-bench: tiny has no AutoAttack (standard) record in Linf")
-    assert "`sam-bench evaluate tiny --attack autoattack --norm Linf --eps 8/255` makes one" in message
+    assert "evaluate it with --attack autoattack, --norm Linf, --eps 8/255" in message
     with_tiny.done(*DIGITS, "--name", "other")
     message = with_tiny.refused("leaderboard", "submit", "other", "fgsm.json")
     assert "fgsm.json evaluates checkpoint " in message and "evaluate this model's own weights" in message

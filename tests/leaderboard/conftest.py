@@ -20,6 +20,6 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def filled(bench: Bench) -> Bench:
-    """Six models on three boards of cifar10 and two on one of digits."""
+    """Six models on three boards of cifar10 and two on one of own-digits."""
     fill(bench)
     return bench

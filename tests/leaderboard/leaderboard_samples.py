@@ -141,7 +141,7 @@ class Bench:
 
 
 def fill(bench: Bench) -> None:
-    """Six models on three boards of cifar10 and two on digits; one record has a doubt, one fewer examples."""
+    """Six models on three boards of cifar10 and two on own-digits; one record has a doubt, one fewer examples."""
     doubt = "zero-gradients: the gradient is zero on 3 % of the points, so white-box attacks may be too weak"
     models: list[tuple[str, Recipe, float, tuple[int, int, int, int]]] = [
         ("standard", STANDARD, 10, (94, 0, 2, 47)),
@@ -167,5 +167,5 @@ def fill(bench: Bench) -> None:
             records[2] = make_record(card, clean=44, robust=42, n=50, attack="pgd", eps="1/255")
         bench.submit(card, *records)
     for name, recipe, robust in (("tiny-standard", STANDARD, 30), ("tiny-sam", SAM, 71)):
-        card = make_card(name, recipe, dataset="digits", passes=20 if recipe is STANDARD else 40)
+        card = make_card(name, recipe, dataset="own-digits", passes=20 if recipe is STANDARD else 40)
         bench.submit(card, make_record(card, clean=99, robust=robust, eps="16/255"))

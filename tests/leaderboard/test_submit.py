@@ -7,15 +7,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from leaderboard_samples import AT, SAM, STANDARD, Bench, digest, head_fingerprint, make_card, make_record
 
+from sam_bench import build_leaderboard, submit
+from sam_bench.data import load_dataset
 from sam_bench.errors import InputError
 from sam_bench.leaderboard import attack_name, method_label, read_entries, submit_entry
 from sam_bench.leaderboard.tables import make_boards
-from sam_bench.records import Architecture, ComponentSpec, LeaderboardEntry, read_record, sha256_file
+from sam_bench.records import Architecture, ComponentSpec, LeaderboardEntry, read_record, sha256_file, write_record
 from sam_bench.training import build_method, load_recipe, override
 
 
@@ -86,7 +90,7 @@ def test_without_autoattack_there_is_no_entry_but_the_command_that_makes_it_one(
         make_record(card, clean=80, robust=40, norm="L2", eps="0.5"),
     ]
     for record in weaker:
-        with pytest.raises(InputError, match=r"sam-bench evaluate m --attack autoattack --norm Linf --eps 8/255"):
+        with pytest.raises(InputError, match=r"evaluate it with attack='autoattack', norm='Linf', eps='8/255'"):
             bench.submit(card, record)
     assert not bench.folder.exists()
 
@@ -100,6 +104,51 @@ def test_the_headline_is_robustbenchs_radius_and_without_it_the_largest(bench: B
     entry = bench.submit(card, official).entry
     assert (entry.eps, entry.autoattack_acc) == ("8/255", "20.00")
     assert len(entry.sam_bench.rows) == 3
+
+
+def test_the_largest_radius_is_the_largest_number_not_the_last_text(bench: Bench) -> None:
+    card = make_card("m")
+    records = [make_record(card, clean=80, robust=60 - int(eps), eps=f"{eps}/255") for eps in ("2", "16", "4")]
+    assert bench.submit(card, *records).entry.eps == "16/255"
+
+
+def test_paths_may_be_texts_and_the_first_examples_are_held_against_the_data(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bench.root)
+    test = load_dataset("digits", image_size=8, test_only=True).test
+    card = make_card(
+        "m",
+        dataset="digits-8px",
+        test_fingerprint=test.fingerprint,
+        architecture=Architecture(name="preactresnet10", num_classes=10, in_channels=1, image_size=8),
+    )
+    bench.card_file(card)
+    first = make_record(card, clean=80, robust=30, dataset_fingerprint=test.head(100).fingerprint)
+    write_record(Path("r.json"), first)
+    done = submit("m", ["r.json"], zoo="model_zoo", folder="lb")
+    assert done.notes == [] and done.path == Path("lb/digits-8px/Linf/m.json")
+    assert build_leaderboard("lb").paths["md"] == Path("lb/leaderboard.md")
+    easy = first.model_copy(update={"dataset_fingerprint": test.select(torch.arange(100, 200)).fingerprint})
+    write_record(Path("easy.json"), easy)
+    with pytest.raises(
+        InputError, match=r"easy.json has fingerprint .*, but the first 100 test examples of digits-8px"
+    ):
+        submit("m", ["easy.json"], folder="lb2")
+    with pytest.raises(InputError, match="the test images of own here are not those the card of o names"):
+        save_own(Path("own.npz"))
+        other = card.model_copy(update={"name": "o", "dataset": "own"})
+        bench.card_file(other)
+        write_record(Path("o.json"), first.model_copy(update={"dataset": "own"}))
+        submit("o", ["o.json"], folder="lb2", dataset="own.npz")
+
+
+def save_own(path: Path) -> None:
+    """Another data set of the same shape."""
+    generator = np.random.RandomState(0)
+    images = generator.randint(0, 256, (120, 8, 8), dtype=np.uint8)
+    labels = np.arange(120) % 10
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
 
 
 def test_a_second_record_replaces_its_own_row_and_leaves_the_others(bench: Bench) -> None:
@@ -296,8 +345,11 @@ def test_a_claim_that_meets_robustbenchs_conditions_is_called_one(bench: Bench) 
     )
     done = bench.submit(card, make_record(card, clean=8400, robust=4700, n=10_000))
     assert done.issue_title == "[New Model] Turing1950Computing"
-    assert [held.met for held in done.conditions] == [True] * 6 + [None]
-    assert "All conditions that card and record can show are met" in done.issue
+    # Card and record say what the data was; that it was CIFAR-10 only a published fingerprint would prove.
+    assert [held.met for held in done.conditions] == [None, True, True, True, True, None, None]
+    assert done.conditions[0].text == "Data set: CIFAR-10 by its name (please confirm)"
+    assert "nothing additional, by the card (please confirm)" in done.conditions[5].text
+    assert "- [ ] Data set" in done.issue and "3 are for you to confirm" in done.issue
     assert "- **Robust accuracy**: 47.00" in done.issue
     assert done.entry.footnote is None and done.entry.unreliable is None
     info = json.loads(done.model_info)

@@ -17,12 +17,14 @@ from leaderboard_samples import SAM, STANDARD, Bench, make_card, make_record
 from sam_bench.errors import InputError
 from sam_bench.leaderboard import build_leaderboard, plain_table, read_entries
 from sam_bench.leaderboard.labels import parameters_text
+from sam_bench.leaderboard.page import render_page
 from sam_bench.leaderboard.tables import (
     CSV_COLUMNS,
     HEADERS,
     csv_text,
     escape_latex,
     escape_markdown,
+    latex,
     make_boards,
     markdown,
     wilson_interval,
@@ -38,7 +40,7 @@ def test_boards_hold_what_compares_and_rank_by_robust_then_clean_accuracy(filled
         ("cifar10", "autoattack", "8/255"),
         ("cifar10", "pgd-20", "1/255"),
         ("cifar10", "pgd-20", "8/255"),
-        ("digits", "autoattack", "16/255"),
+        ("own-digits", "autoattack", "16/255"),
     ]
     for board in boards:
         ranking = [(-row.row.robust_accuracy, -row.row.clean_accuracy, row.model) for row in board.rows if row.ranked]
@@ -121,6 +123,14 @@ def test_rows_over_fewer_or_other_images_are_below_all_others_and_have_no_rank(b
     assert table.title.endswith("100 test examples")
     assert "    -- & few {[}2{]} &" in built.paths["tex"].read_text()
     assert [row["rank"] for row in csv.DictReader(io.StringIO(built.paths["csv"].read_text()))] == ["1", "2", "", ""]
+
+
+def test_the_usual_images_are_those_of_most_rows_not_of_the_first(bench: Bench) -> None:
+    for name, images in (("a", "b"), ("b", "a"), ("c", "a")):
+        card = make_card(name)
+        bench.submit(card, make_record(card, clean=80, robust=30, dataset_fingerprint=images * 64))
+    (board,) = make_boards(read_entries(bench.folder))
+    assert [(row.model, row.ranked) for row in board.rows] == [("b", True), ("c", True), ("a", False)]
 
 
 def test_a_row_of_a_curve_says_what_it_carries_where_others_stand_alone(bench: Bench) -> None:
@@ -256,6 +266,16 @@ def test_the_leaderboards_of_this_repository_are_what_their_cards_and_records_gi
     assert all(row.card_found for board in boards for row in board.rows)
     assert csv_text(boards) == (path / "leaderboard.csv").read_text()
     assert markdown(boards) == (path / "leaderboard.md").read_text()
+    if (path / "leaderboard.tex").exists():
+        assert latex(boards) == (path / "leaderboard.tex").read_text()
+
+
+def test_the_page_of_this_repository_is_what_build_writes_but_for_the_figures() -> None:
+    folder = Path(__file__).parents[2] / "leaderboards"
+    boards = make_boards(read_entries(folder))
+    built = render_page(boards, folder=folder, figures=[""] * len(boards), title="sam-bench leaderboard")
+    committed = re.sub(r"<svg role.*?</svg>\n?", "", (folder / "leaderboard.html").read_text(), flags=re.DOTALL)
+    assert committed == built
 
 
 def test_an_empty_folder_is_refused_with_the_command_that_fills_it(tmp_path: Path) -> None:
