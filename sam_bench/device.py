@@ -47,7 +47,9 @@ def choose_device(name: str = "auto") -> tuple[torch.device, str]:
         torch.zeros(1, device=device).item()  # reading a value back tells a real device from `meta`
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name!r} cannot be used here ({reason}); use auto, cpu or cuda") from error
+        raise InputError(
+            f"cannot be used here ({reason})", field="device", value=name, hint="use auto, cpu or cuda"
+        ) from error
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     return device, "asked for"
@@ -65,7 +67,7 @@ def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
     if name == "bf16":
         return "bf16", "asked for"
     if name != "auto":
-        raise InputError(f"--precision {name!r} is not one of auto, bf16, fp32")
+        raise InputError("is not one of auto, bf16, fp32", field="precision", value=name)
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "the GPU multiplies bfloat16 natively"

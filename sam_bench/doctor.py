@@ -17,7 +17,7 @@ import torch
 from sam_bench.attacks import ATTACKS
 from sam_bench.device import choose_precision, cpu_flags, device_name, package_versions
 from sam_bench.errors import InputError
-from sam_bench.integrations.overwritten import MEND, overwritten_by
+from sam_bench.integrations.shadowing import FIX, detect_shadowing
 from sam_bench.models.registry import PLUGINS, architectures
 from sam_bench.training import PARTS
 from sam_bench.zoo import Zoo, zoo_dir
@@ -97,16 +97,16 @@ def _package(module: str, what: str, mend: str) -> Finding:
             loaded = importlib.import_module(module)
     except Exception as error:  # whatever is wrong with somebody's package is what a doctor reports
         return Finding(what, "wrong", f"import {module} fails: {type(error).__name__}: {error}", mend)
-    origin = getattr(loaded, "__file__", None) or "sam_bench's stand-in"
+    origin = getattr(loaded, "__file__", None) or "sam_bench's shim"
     if "sam_bench" in origin:
         return Finding(what, "ok", f"imports, through sam-bench's adapter ({origin})")
     return Finding(what, "ok", f"imports from {origin}")
 
 
 def _robustbench() -> Finding:
-    culprit = overwritten_by()
+    culprit = detect_shadowing()
     if culprit is not None:
-        return Finding("robustbench.benchmark", "wrong", f"robustbench's files were overwritten by {culprit}", MEND)
+        return Finding("robustbench.benchmark", "wrong", f"robustbench's files were overwritten by {culprit}", FIX)
     return _package("robustbench", "robustbench.benchmark", "pip install 'robustbench>=1.1.1'")
 
 

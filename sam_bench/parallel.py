@@ -2,6 +2,11 @@
 
 Small networks cannot keep two cores busy: two processes of one thread each finish sooner than one
 process of two threads.
+
+The processes are loky's: they do not import the script that started them, and cloudpickle sends what was defined there.
+So this works from notebooks, and from scripts without `if __name__ == "__main__":`. A process lives for one job. Loky's
+pool is not used: there, one process that dies takes the results of all others with it, and one that trains is killed
+before it can write a checkpoint.
 """
 
 from __future__ import annotations
@@ -10,26 +15,26 @@ import io
 import multiprocessing
 import os
 import pickle
-import queue
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from multiprocessing.context import SpawnProcess
-from pathlib import Path
-from types import FunctionType
-from typing import Any, Generic, Literal, TypeVar
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, TypeVar
 
-from sam_bench.errors import InputError, SamBenchError
+import cloudpickle
+
+from sam_bench.errors import SamBenchError
 from sam_bench.progress import Reporter, Stage
 
 T = TypeVar("T")
+Send = Callable[[Any], None]
 
-_GUARD = "put what it does, but for imports and definitions, under `if __name__ == '__main__':`"
 _OUT_OF_MEMORY = (-signal.SIGKILL, 128 + signal.SIGKILL)  # how the system ends a process that takes too much
-_POLL = 0.5  # seconds between two looks at whether a worker still lives
+_POLL = 0.5  # seconds between two requests to stop
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class Job(Generic[T]):
 
     Attributes:
         name: What it is called in messages; unlike every other job's.
-        function: Importable, takes `arguments` and a `reporter`.
-        arguments: What pickles.
+        function: Takes `arguments`; see `run_jobs` and `stream_jobs`.
+        arguments: What cloudpickle can send.
     """
 
     name: str
@@ -48,10 +53,11 @@ class Job(Generic[T]):
 
 
 def usable_cores() -> int:
-    """The cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The cores this process may use, where a container's quota counts, too."""
+    import loky
+
+    cores: int = loky.cpu_count()
+    return cores
 
 
 def why_not_sent(thing: object) -> str | None:
@@ -63,43 +69,10 @@ def why_not_sent(thing: object) -> str | None:
     return None
 
 
-def check_main_module() -> None:
-    """Refuse to work in a process that imports the script of the one that started it.
-
-    A worker process imports the script that it belongs to. What stands there outside of `if __name__ == "__main__":`
-    is done once more in every worker, before it begins with its own job.
-
-    Raises:
-        InputError: This is such a process.
-    """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing itself goes by
-        sys.tracebacklimit = 0  # each worker would print how it came to import the script
-        raise InputError(f"a worker process runs the whole script again: {_GUARD}")
-
-
-def check_workers(count: int) -> None:
-    """Refuse several workers of a script that was piped into Python: each would look for its file.
-
-    Raises:
-        InputError: There is none.
-    """
-    file = getattr(sys.modules["__main__"], "__file__", None)
-    if count > 1 and file is not None and not Path(file).exists():
-        raise InputError(f"worker processes import the script, and {file} is no file: save it as one, or use 1 worker")
-
-
-def _is_interactive(thing: object) -> bool:
-    """Whether something was defined in a session that worker processes cannot import."""
-    named = isinstance(thing, (type, FunctionType)) and thing.__module__ == "__main__"
-    return named and not hasattr(sys.modules["__main__"], "__file__")
-
-
-class _Trial(pickle.Pickler):
+class _Trial(cloudpickle.Pickler):
     def persistent_id(self, obj: Any) -> str | None:
         import torch
 
-        if _is_interactive(obj):
-            raise pickle.PicklingError(f"{obj.__qualname__} was defined in a session that other processes do not see")
         return "" if type(obj) in (torch.Tensor, torch.nn.Parameter) else None
 
 
@@ -117,90 +90,156 @@ def run_jobs(
     raised here.
 
     Args:
-        jobs: Started in this order.
+        jobs: Started in this order. Their functions take a `reporter`, too.
         workers: Processes at a time; the cores are shared out among them.
         reporter: Where the progress of all of them goes.
-        died: Given the name of a job whose worker died, and what is known of it: the result in its place.
-        own: Given a worker's number, from 0: arguments that each of its jobs gets besides, such as a device that no
+        died: Given the name of a job whose worker died, and what is known of it. It returns that job's result.
+        own: Given a worker's number, from 0: further arguments of each of its jobs, such as a device that no
             other worker has.
 
     Raises:
-        InputError: There can be no workers in this session.
-        SamBenchError: A worker died, and nothing was given for that case; or whatever a job raised.
+        SamBenchError: A worker died, and `died` was not given; or whatever a job raised.
     """
-    own = own or (lambda _: {})
     if workers <= 1:
-        return [job.function(**job.arguments, **own(0), reporter=reporter) for job in jobs]
-    check_workers(workers)
-    context = multiprocessing.get_context("spawn")
-    messages: multiprocessing.Queue[_Message] = context.Queue()
-    threads = max(1, usable_cores() // workers)
-    waiting, running, results = list(jobs), dict[str, SpawnProcess](), dict[str, T]()
-    free, worker_of = list(range(workers)), dict[str, int]()
+        given = own(0) if own else {}
+        return [job.function(**job.arguments, **given, reporter=reporter) for job in jobs]
+    results = dict[str, T]()
     with _Stages(reporter) as stages:
-        try:
-            while waiting or running:
-                while waiting and free:
-                    job = waiting.pop(0)
-                    worker_of[job.name] = free.pop(0)
-                    job = replace(job, arguments={**job.arguments, **own(worker_of[job.name])})
-                    # No daemon: those may have no children, and a job may read its images in processes of its own.
-                    process = running[job.name] = context.Process(target=_work, args=(job, threads, messages))
-                    process.start()
-                message = _next(messages, running)
-                if message.kind == "result":
-                    results[message.job] = message.content
-                    running.pop(message.job).join()
-                    free.append(worker_of[message.job])
-                elif message.kind == "died" and died is not None:
-                    stages.drop(message.job)
-                    results[message.job] = died(message.job, message.content)
-                    running.pop(message.job)
-                    free.append(worker_of[message.job])
-                elif message.kind == "died":
-                    raise SamBenchError(message.content)
-                elif message.kind == "error":
-                    raise message.content
-                else:
-                    stages.show(message)
-        finally:
-            _end([process for process in running.values() if process.pid])
+        for job, content in _in_processes(jobs, _call, workers=workers, own=own):
+            if isinstance(content, _Result):
+                results[job.name] = content.value
+            elif isinstance(content, _Died) and died is not None:
+                stages.drop(job.name)
+                results[job.name] = died(job.name, content.reason)
+            elif isinstance(content, _Died):
+                raise SamBenchError(content.reason)
+            else:
+                stages.show(job.name, content)
     return [results[job.name] for job in jobs]
 
 
-def _end(processes: Sequence[SpawnProcess]) -> None:
+def stream_jobs(
+    jobs: Sequence[Job[Iterable[T]]],
+    *,
+    workers: int,
+    own: Callable[[int], Mapping[str, Any]] | None = None,
+) -> Iterator[tuple[str, T]]:
+    """Run every job, at most `workers` at a time, and yield what their functions yield, as it comes.
+
+    With one worker they run here, one after the other. The first error ends the other workers and is raised here.
+
+    Args:
+        jobs: Started in this order. Their functions are generator functions.
+        workers: See `run_jobs`.
+        own: See `run_jobs`.
+
+    Yields:
+        A job's name, and a value that it yielded.
+
+    Raises:
+        SamBenchError: A worker died; or whatever a job raised.
+    """
+    if workers <= 1:
+        for job in jobs:
+            for value in job.function(**job.arguments, **(own(0) if own else {})):
+                yield job.name, value
+        return
+    for job, content in _in_processes(jobs, _iterate, workers=workers, own=own):
+        if isinstance(content, _Died):
+            raise SamBenchError(content.reason)
+        if not isinstance(content, _Result):
+            yield job.name, content
+
+
+@dataclass(frozen=True)
+class _Result:
+    value: Any
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: SamBenchError
+
+
+@dataclass(frozen=True)
+class _Died:
+    reason: str
+
+
+def _call(job: Job[Any], send: Send) -> Any:
+    return job.function(**job.arguments, reporter=_Forwarding(send))
+
+
+def _iterate(job: Job[Any], send: Send) -> None:
+    for value in job.function(**job.arguments):
+        send(value)
+
+
+def _in_processes(
+    jobs: Sequence[Job[Any]],
+    work: Callable[[Job[Any], Send], Any],
+    *,
+    workers: int,
+    own: Callable[[int], Mapping[str, Any]] | None,
+) -> Iterator[tuple[Job[Any], Any]]:
+    """Do `work(job, send)` for each job; yield what it sends and then a `_Result` or `_Died`; raise what it raises."""
+    from loky.backend import get_context
+
+    context, threads = get_context("loky"), max(1, usable_cores() // workers)
+    waiting, free = list(jobs), list(range(workers))
+    running: dict[Connection, tuple[Job[Any], int, BaseProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                job, worker = waiting.pop(0), free.pop(0)
+                given = replace(job, arguments={**job.arguments, **(own(worker) if own else {})})
+                # A pipe for each: what a process leaves half-written when it dies would block a queue for all.
+                here, there = context.Pipe()
+                # No daemon: those may have no children, and a job may read its images in processes of its own.
+                process = context.Process(target=_serve, args=(cloudpickle.dumps((work, given)), threads, there))
+                running[here] = job, worker, process
+                process.start()
+                there.close()
+            for connection in wait(list(running)):
+                assert isinstance(connection, Connection)
+                job, worker, process = running[connection]
+                try:
+                    content = pickle.loads(connection.recv_bytes())
+                except (EOFError, ConnectionResetError):
+                    process.join()
+                    content = _Died(_death(job.name, process.exitcode or 0))
+                if isinstance(content, _Failed):
+                    raise content.error
+                if isinstance(content, _Result | _Died):
+                    process.join()
+                    connection.close()
+                    free.append(running.pop(connection)[1])
+                yield job, content
+    finally:
+        _end({connection: process for connection, (_, _, process) in running.items() if process.pid})
+
+
+def _end(running: Mapping[Connection, BaseProcess]) -> None:
     """Tell the workers to stop, and wait until they have: one that trains writes a checkpoint first.
 
     Another Ctrl-C does not wait.
     """
     try:
-        while alive := [process for process in processes if process.is_alive()]:
+        while alive := {connection: process for connection, process in running.items() if process.is_alive()}:
             # Again and again: a run that is about to end takes no notice, and its job goes on to what comes next.
-            for process in alive:
+            for process in alive.values():
                 process.terminate()
-            alive[0].join(_POLL)
+            until = time.monotonic() + _POLL
+            while time.monotonic() < until and any(process.is_alive() for process in alive.values()):
+                for connection in wait(list(alive), 0.05):
+                    assert isinstance(connection, Connection)
+                    with suppress(EOFError, OSError):  # what waits for room in its pipe would not stop
+                        connection.recv_bytes()
     except BaseException:
-        for process in processes:
-            process.kill()
+        for process in running.values():
+            with suppress(ProcessLookupError):
+                os.kill(process.pid or 0, signal.SIGKILL)
         raise
-
-
-@dataclass(frozen=True)
-class _Message:
-    job: str
-    kind: Literal["say", "open", "update", "close", "result", "error", "died"]
-    content: Any
-
-
-def _next(messages: multiprocessing.Queue[_Message], running: Mapping[str, SpawnProcess]) -> _Message:
-    while True:
-        dead = [name for name, process in running.items() if process.exitcode is not None]
-        try:
-            # What a worker said before it ended is read before its end is noticed.
-            return messages.get(timeout=_POLL)
-        except queue.Empty:
-            if dead:
-                return _Message(dead[0], "died", _death(dead[0], running[dead[0]].exitcode or 0))
 
 
 def _death(job: str, code: int) -> str:
@@ -208,9 +247,47 @@ def _death(job: str, code: int) -> str:
     told = f"the process of {job} died (exit code {code})"
     if code in _OUT_OF_MEMORY:
         return f"{told}; if it ran out of memory, use fewer workers"
-    if code < 0:
-        return f"{told}, ended by signal {-code}; without workers its error is seen where it arises"
-    return f"{told}; if it was started by a script of yours, {_GUARD}"
+    how = f", ended by signal {-code}" if code < 0 else ""
+    return f"{told}{how}; with `workers=1` its error is seen where it arises"
+
+
+def _serve(parcel: bytes, threads: int, connection: Connection) -> None:
+    """A worker: do the job and tell how it went."""
+    threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
+    # Ctrl-C reaches the whole group; the process that was started says what is to be said.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Loky makes its own way of starting processes the default here, which processes that load data cannot use.
+    multiprocessing.set_start_method(None, force=True)
+    import torch
+
+    import sam_bench  # noqa: F401  (a fresh process: RobustBench and timm are made to work here too)
+
+    torch.set_num_threads(threads)
+
+    def send(content: Any) -> None:
+        # Bytes: a tensor would be shared with this process, which may be gone before it is looked at.
+        connection.send_bytes(cloudpickle.dumps(content))
+
+    name = "a job"
+    try:
+        work, job = pickle.loads(parcel)
+        name = job.name
+        send(_Result(work(job, send)))
+    except SamBenchError as error:
+        send(_Failed(error))
+    except Exception as error:
+        send(_Failed(SamBenchError(f"{name} failed: {type(error).__name__}: {error}")))
+
+
+def _end_with_parent(connection: Connection) -> None:
+    """End this process as soon as the one that started it is gone, which can be killed without a chance to say so.
+
+    The job would run to its end for nobody. What it has written is as whole as if it had been killed itself.
+    Processes that read images for it see that it is gone.
+    """
+    with suppress(OSError):
+        connection.poll(None)  # nothing is ever sent this way: the system closes the pipe with the parent
+    os._exit(1)
 
 
 class _Stages:
@@ -232,72 +309,48 @@ class _Stages:
         for key in [key for key in self._open if key[0] == job]:
             self._open.pop(key)[0].close()
 
-    def show(self, message: _Message) -> None:
-        if message.kind == "say":
-            self._reporter.say(message.content)
-            return
-        name, *rest = message.content
-        key = (message.job, name)
-        if message.kind == "open":
+    def show(self, job: str, told: tuple[Any, ...]) -> None:
+        """Show what a `_Forwarding` sent."""
+        kind, name, *rest = told
+        if kind == "say":
+            self._reporter.say(name)
+        elif kind == "open":
             stack = ExitStack()
-            label = name if message.job in name else f"{message.job} {name}"
-            self._open[key] = (stack, stack.enter_context(self._reporter.stage(label, rest[0])))
-        elif message.kind == "update":
-            self._open[key][1].update(*rest)
+            label = name if job in name else f"{job} {name}"
+            self._open[job, name] = (stack, stack.enter_context(self._reporter.stage(label, *rest)))
+        elif kind == "update":
+            self._open[job, name][1].update(*rest)
         else:
-            self._open.pop(key)[0].close()
+            self._open.pop((job, name))[0].close()
 
 
 class _Forwarding:
     """The reporter of a worker: everything goes to the process that shows it."""
 
-    def __init__(self, job: str, messages: multiprocessing.Queue[_Message]) -> None:
-        self._job, self._messages = job, messages
+    def __init__(self, send: Send) -> None:
+        self._send = send
 
     def say(self, text: str) -> None:
-        self._messages.put(_Message(self._job, "say", text))
+        self._send(("say", text))
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
-        self._messages.put(_Message(self._job, "open", (name, total)))
-        yield _ForwardingStage(self._job, name, self._messages)
-        self._messages.put(_Message(self._job, "close", (name,)))
+        self._send(("open", name, total))
+        yield _ForwardingStage(name, self._send)
+        self._send(("close", name))
 
 
 class _ForwardingStage:
-    def __init__(self, job: str, name: str, messages: multiprocessing.Queue[_Message]) -> None:
-        self._job, self._name, self._messages = job, name, messages
+    def __init__(self, name: str, send: Send) -> None:
+        self._name, self._send = name, send
 
     def update(self, done: int, figures: str = "", share: float | None = None) -> None:
-        self._messages.put(_Message(self._job, "update", (self._name, done, figures, share)))
+        self._send(("update", self._name, done, figures, share))
 
 
-def _work(job: Job[Any], threads: int, messages: multiprocessing.Queue[_Message]) -> None:
-    import torch
-
-    import sam_bench  # noqa: F401  (a fresh process: RobustBench and timm are made to work here too)
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Ctrl-C reaches the whole group; the process that was started says what is to be said.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
-    try:
-        result = job.function(**job.arguments, reporter=_Forwarding(job.name, messages))
-    except SamBenchError as error:
-        messages.put(_Message(job.name, "error", error))
-    except Exception as error:
-        messages.put(_Message(job.name, "error", SamBenchError(f"{job.name} failed: {type(error).__name__}: {error}")))
-    else:
-        messages.put(_Message(job.name, "result", result))
+def check_main_module() -> None:  # until the branches are merged: nothing is left to check
+    """Nothing: workers do not import the script."""
 
 
-def _end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, which can be killed without a chance to say so.
-
-    The job would run to its end for nobody. What it has written is as whole as if it had been killed itself.
-    Processes that read images for it see that it is gone.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()  # a pipe that the system closes with the parent: no time is spent on looking
-        os._exit(1)
+def check_workers(count: int) -> None:  # until the branches are merged: nothing is left to check
+    """Nothing: workers do not import the script."""

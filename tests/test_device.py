@@ -30,7 +30,7 @@ def test_the_device_is_chosen_with_a_reason() -> None:
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x", "", "meta", "cuda:-2"])
 def test_a_device_that_is_not_here_is_refused_with_what_would_be_right(name: str) -> None:
     with pytest.raises(
-        InputError, match=rf"--device '{name}' cannot be used here \(.+\); use auto, cpu or cuda"
+        InputError, match=rf"device='{name}' cannot be used here \(.+\); use auto, cpu or cuda"
     ) as caught:
         choose_device(name)
     assert "\n" not in str(caught.value)
@@ -38,7 +38,7 @@ def test_a_device_that_is_not_here_is_refused_with_what_would_be_right(name: str
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_cuda_is_refused_where_there_is_none() -> None:
-    with pytest.raises(InputError, match="--device 'cuda' cannot be used here"):
+    with pytest.raises(InputError, match="device='cuda' cannot be used here"):
         choose_device("cuda")
 
 
@@ -82,7 +82,7 @@ def test_a_cpu_multiplies_in_bfloat16_only_where_it_has_a_unit_for_it(
 
 @pytest.mark.parametrize("name", ["fp16", "float32", "BF16", ""])
 def test_an_unknown_precision_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"--precision '{name}' .*auto, bf16.*fp32"):
+    with pytest.raises(InputError, match=f"precision='{name}' .*auto, bf16.*fp32"):
         choose_precision(name, CPU)
 
 

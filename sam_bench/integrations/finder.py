@@ -1,4 +1,4 @@
-"""The finder that serves stand-ins for modules RobustBench imports and no package provides."""
+"""The finder that serves shims for modules RobustBench imports and no package provides."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-_FOLDER = Path(__file__).parent / "standins"
+_FOLDER = Path(__file__).parent / "shims"
 
 
-class StandinFinder(MetaPathFinder):
-    """Finds `autoattack` and `pkg_resources` among our stand-ins.
+class ShimFinder(MetaPathFinder):
+    """Finds `autoattack` and `pkg_resources` among our shims.
 
     It has to stand last in `sys.meta_path`: Python then asks it only for what no installed package
     provides.
@@ -23,7 +23,7 @@ class StandinFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The stand-in for `fullname`, or None, which makes the import fail as it would without us."""
+        """The shim for `fullname`, or None, which makes the import fail as it would without us."""
         if fullname == "autoattack":
             folder = _FOLDER / "autoattack"
             return spec_from_file_location(fullname, folder / "__init__.py", submodule_search_locations=[str(folder)])
@@ -39,6 +39,6 @@ def _robustbench_asks_for_pkg_resources() -> bool:
     return loaders is not None and not hasattr(loaders, "pkg_resources")
 
 
-def is_standin(spec: ModuleSpec | None) -> bool:
-    """Whether a module's spec leads to one of our stand-ins."""
+def is_shim(spec: ModuleSpec | None) -> bool:
+    """Whether a module's spec leads to one of our shims."""
     return spec is not None and spec.origin is not None and Path(spec.origin).is_relative_to(_FOLDER)

@@ -1,4 +1,4 @@
-"""Mends of RobustBench, made when it is imported.
+"""Patches of RobustBench, applied when it is imported.
 
 What `robustbench.benchmark` gains: a device may be given by name, a state path may be text and gives
 the right number, and AutoAttack can be seeded (`autoattack_seed`).
@@ -17,7 +17,7 @@ from typing import Any
 
 import wrapt
 
-from sam_bench.integrations.finder import is_standin
+from sam_bench.integrations.finder import is_shim
 
 _seed: ContextVar[int | None] = ContextVar("autoattack_seed", default=None)
 
@@ -42,15 +42,15 @@ def autoattack_seed(seed: int) -> Iterator[None]:
         _seed.reset(token)
 
 
-def mend_loaders(module: ModuleType) -> None:
-    """Forget the stand-in for `pkg_resources` once `robustbench.loaders` has it, so that nobody else meets it."""
+def patch_loaders(module: ModuleType) -> None:
+    """Forget the shim for `pkg_resources` once `robustbench.loaders` has it, so that nobody else meets it."""
     found = sys.modules.get("pkg_resources")
-    if found is not None and is_standin(found.__spec__):
+    if found is not None and is_shim(found.__spec__):
         del sys.modules["pkg_resources"]
 
 
-def mend_eval(module: ModuleType) -> None:
-    """Mend `robustbench.eval`, just imported; a name that a later RobustBench has no more is passed over."""
+def patch_eval(module: ModuleType) -> None:
+    """Patch `robustbench.eval`, just imported. A name that a later RobustBench lacks is left alone."""
     if hasattr(module, "AutoAttack"):
         wrapt.wrap_function_wrapper(module, "AutoAttack", _with_seed)
     if hasattr(module, "EvaluationState"):

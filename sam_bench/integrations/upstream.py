@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench.errors import unknown_name
-from sam_bench.integrations.finder import is_standin
+from sam_bench.integrations.finder import is_shim
 
 # Which part of an AutoAttack object runs an attack, and what is set in it before.
 STEPS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -52,7 +52,7 @@ def package() -> str:
     """Name of the package that runs: 'autoattack' where that is really installed, else 'pyautoattack'."""
     spec = find_spec("autoattack")
     # Somebody's alias of pyautoattack under the other name has pyautoattack's interface.
-    real = spec is not None and spec.name == "autoattack" and not is_standin(spec)
+    real = spec is not None and spec.name == "autoattack" and not is_shim(spec)
     return "autoattack" if real else "pyautoattack"
 
 

@@ -364,11 +364,10 @@ def test_processes_that_share_the_examples_find_what_one_finds(nearest: Nearest,
 
 
 def test_a_module_that_cannot_be_pickled_is_refused_before_anything_is_begun(tmp_path: Path) -> None:
-    class Local(Nearest):
-        pass
-
-    evaluation = evaluation_of(Local(), digits(10))
-    with pytest.raises(InputError, match=r"workers=2 needs a module that can be pickled, and nearest cannot \(.*Local"):
+    module = Nearest()
+    module.hook = (image for image in ())
+    evaluation = evaluation_of(module, digits(10))
+    with pytest.raises(InputError, match=r"workers=2 needs a module that can be pickled, and nearest .* \(.*generator"):
         finish(evaluation, tmp_path / "journal", workers=2)
     assert not (tmp_path / "journal").exists()
     assert len(finish(evaluation, tmp_path / "journal").verdicts) == 10

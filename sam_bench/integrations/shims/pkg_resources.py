@@ -1,4 +1,4 @@
-"""Stand-in for `pkg_resources`, which setuptools 82 dropped: the one function RobustBench calls."""
+"""Shim for `pkg_resources`, which setuptools 82 dropped: the one function RobustBench calls."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def resource_filename(package_or_requirement: str, resource_name: str) -> str:
 
 def __getattr__(name: str) -> Any:
     raise AttributeError(
-        f"pkg_resources.{name} is not here: this is sam-bench's stand-in, which has resource_filename alone, "
+        f"pkg_resources.{name} is not here: this is sam-bench's shim, which has resource_filename alone, "
         "because setuptools dropped pkg_resources; to have all of it: pip install 'setuptools<81'"
     )

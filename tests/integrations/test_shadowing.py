@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sam_bench.doctor import examine
-from sam_bench.integrations.overwritten import MEND, overwritten_by, warn_if_overwritten
+from sam_bench.integrations.shadowing import FIX, detect_shadowing, warn_if_shadowed
 
 FILES = {"robustbench/__init__.py": b"from .eval import benchmark\n", "robustbench/eval.py": b"def benchmark(): ...\n"}
 
@@ -36,23 +36,23 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_installation_the_tests_run_in_is_sound() -> None:
-    assert overwritten_by() is None
+    assert detect_shadowing() is None
 
 
 def test_files_as_they_were_installed_are_nobodys_fault(site: Path, recwarn: pytest.WarningsRecorder) -> None:
-    warn_if_overwritten(pytest)
-    assert overwritten_by() is None and not recwarn.list
+    warn_if_shadowed(pytest)
+    assert detect_shadowing() is None and not recwarn.list
 
 
 def test_the_package_that_overwrote_them_is_named_with_the_mend(site: Path, tmp_path: Path) -> None:
     install(site, "torchattacks", "3.5.1", {**FILES, "robustbench/__init__.py": b"# from .eval import benchmark\n"})
-    assert overwritten_by() == "torchattacks 3.5.1"
+    assert detect_shadowing() == "torchattacks 3.5.1"
     with pytest.warns(UserWarning, match=r"overwritten by torchattacks 3\.5\.1; mend with: pip install --force"):
-        warn_if_overwritten(pytest)
+        warn_if_shadowed(pytest)
     finding = next(each for each in examine(data_dir=tmp_path, zoo=tmp_path) if each.what == "robustbench.benchmark")
-    assert finding.status == "wrong" and "torchattacks 3.5.1" in finding.detail and finding.mend == MEND
+    assert finding.status == "wrong" and "torchattacks 3.5.1" in finding.detail and finding.mend == FIX
 
 
 def test_a_file_changed_by_nobody_known_is_told_too(site: Path) -> None:
     (site / "robustbench/eval.py").write_text("")
-    assert overwritten_by() == "something"
+    assert detect_shadowing() == "something"

@@ -1,4 +1,4 @@
-"""Stand-in for `autoattack.state`."""
+"""Shim for `autoattack.state`."""
 
 from sam_bench.integrations.state import EvaluationState
 

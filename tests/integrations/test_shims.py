@@ -1,4 +1,4 @@
-"""Stand-ins are reached only where nothing else provides the module, and RobustBench needs them today."""
+"""Shims are reached only where nothing else provides the module, and RobustBench needs them today."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sam_bench import integrations
-from sam_bench.integrations.finder import StandinFinder
+from sam_bench.integrations.finder import ShimFinder
 
 TINY_MODEL = "torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10)).eval()"
 
@@ -63,15 +63,15 @@ state.robust_flags = torch.tensor([True, False])
 read = eval.EvaluationState.from_disk(path)
 attempt("mean", lambda: read.robust_flags.mean())
 faults["resume"] = read.attacks_to_run != state.attacks_to_run
-mended = [hasattr(sys.modules["robustbench"].benchmark, "__wrapped__")]
+patched = [hasattr(sys.modules["robustbench"].benchmark, "__wrapped__")]
 import sam_bench
-mended.append(hasattr(sys.modules["robustbench"].benchmark, "__wrapped__"))
-print(json.dumps([faults, mended, sys.modules["pkg_resources"] is mine]))
+patched.append(hasattr(sys.modules["robustbench"].benchmark, "__wrapped__"))
+print(json.dumps([faults, patched, sys.modules["pkg_resources"] is mine]))
 """)
 
 
 def test_robustbench_still_has_each_fault_that_is_mended(without_us: Any) -> None:
-    """Each of these is a fault of upstream's; when one is gone, its mend can go."""
+    """Each of these is a fault of upstream's; when one is gone, its patch can go."""
     faults = dict(without_us[0])
     assert faults.pop("alias imports") is None
     assert "pkg_resources" in faults["pkg_resources"]
@@ -99,20 +99,20 @@ print(json.dumps({
     "failed": failed,
     "autoattack": autoattack.AutoAttack.__module__,
     "state": EvaluationState.__module__,
-    "mended": hasattr(robustbench.benchmark, "__wrapped__") and robustbench.benchmark is robustbench.eval.benchmark,
+    "patched": hasattr(robustbench.benchmark, "__wrapped__") and robustbench.benchmark is robustbench.eval.benchmark,
 }))
 """)
     assert found == {
         "failed": True,
         "autoattack": "sam_bench.integrations.autoattack_adapter",
         "state": "sam_bench.integrations.state",
-        "mended": True,
+        "patched": True,
     }
 
 
 def test_robustbench_imported_first_is_mended_when_sam_bench_comes_and_keeps_its_pkg_resources(without_us: Any) -> None:
-    _, mended, keeps_its_own = without_us
-    assert mended == [False, True]
+    _, patched, keeps_its_own = without_us
+    assert patched == [False, True]
     assert keeps_its_own
 
 
@@ -130,7 +130,7 @@ except ImportError:
 print(json.dumps([heavy, [type(finder).__name__ for finder in sys.meta_path][-1], found]))
 """)
     assert heavy == []
-    assert finders == "StandinFinder"
+    assert finders == "ShimFinder"
     assert found is False
 
 
@@ -138,7 +138,7 @@ def test_installing_twice_changes_nothing() -> None:
     before = list(sys.meta_path)
     integrations.install()
     assert sys.meta_path == before
-    assert sum(isinstance(finder, StandinFinder) for finder in before) == 1
+    assert sum(isinstance(finder, ShimFinder) for finder in before) == 1
 
 
 CLASSIC = """
@@ -190,7 +190,7 @@ print(json.dumps([autoattack.__file__, pkg_resources.__file__, result.engine, so
 
 
 def test_resource_filename_finds_what_lies_beside_a_module_and_the_rest_says_what_to_do() -> None:
-    from sam_bench.integrations.standins import pkg_resources
+    from sam_bench.integrations.shims import pkg_resources
 
     beside_a_module = pkg_resources.resource_filename("robustbench.loaders", "helper_files/imagenet_test_image_ids.txt")
     in_a_package = pkg_resources.resource_filename("robustbench", "helper_files/imagenet_test_image_ids.txt")
@@ -203,7 +203,7 @@ def test_resource_filename_finds_what_lies_beside_a_module_and_the_rest_says_wha
 def test_resource_filename_unpacks_what_is_zipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import zipfile
 
-    from sam_bench.integrations.standins import pkg_resources
+    from sam_bench.integrations.shims import pkg_resources
 
     with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
         archive.writestr("zipped_package/__init__.py", "")

@@ -1,1 +1,0 @@
-"""Stand-ins, each a file with the name of the module it stands for; `finder` serves them."""
