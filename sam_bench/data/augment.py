@@ -1,4 +1,4 @@
-"""Random crop and flip of a whole batch at once, every example with a draw of its own."""
+"""Random crop and flip of a whole batch at once, each example with its own random numbers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
         A new batch of the same shape, type and device.
     """
     count, padding = len(images), augmentation.crop_padding
-    # Both are drawn always, so that switching one off leaves the other's draws as they were.
+    # Both are always drawn: switching one off leaves the other's random numbers as they were.
     offsets = draw_rows(
         lambda shape: torch.randint(0, 2 * padding + 1, tuple(shape), generator=generator), (count, 2), generator
     )
@@ -65,7 +65,7 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: in
     """
     device, (count, channels, height, width) = images.device, images.shape
     offsets, flips = send(offsets, device), send(flips, device)
-    rows = offsets[:, :1] + torch.arange(height, device=device)  # [B, H], places of the padded image
+    rows = offsets[:, :1] + torch.arange(height, device=device)  # [B, H], indices into the padded image
     columns = offsets[:, 1:] + torch.arange(width, device=device)
     columns = torch.where(flips[:, None], columns.flip(1), columns)
     if padding_mode == "reflect":
@@ -73,12 +73,12 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: in
     elif padding:
         images = F.pad(images, (padding, padding, padding, padding))
     # One gather does crop, reflection and flip; the index is shared by the channels.
-    places = rows[:, :, None] * images.shape[3] + columns[:, None, :]
-    places = places.reshape(count, 1, height * width).expand(-1, channels, -1)
-    return images.reshape(count, channels, -1).gather(2, places).reshape(count, channels, height, width)
+    index = rows[:, :, None] * images.shape[3] + columns[:, None, :]
+    index = index.reshape(count, 1, height * width).expand(-1, channels, -1)
+    return images.reshape(count, channels, -1).gather(2, index).reshape(count, channels, height, width)
 
 
 def _reflected(length: int, padding: int, device: torch.device) -> Tensor:
-    """For each place of a padded axis, the place it shows: 2 1 | 0 1 2 3 | 2 1."""
-    places = torch.arange(-padding, length + padding, device=device).abs()
-    return torch.minimum(places, 2 * (length - 1) - places)
+    """For each index of a padded axis, the pixel it shows: 2 1 | 0 1 2 3 | 2 1."""
+    index = torch.arange(-padding, length + padding, device=device).abs()
+    return torch.minimum(index, 2 * (length - 1) - index)

@@ -113,7 +113,7 @@ class Batches:
             raise InputError(f"cannot start at batch {start}: an epoch has {len(self)} batches")
         order = self._order(epoch) if self.shuffle else None
         for batch in range(start, len(self)):
-            first, count, total = self.place(batch)
+            first, count, total = self.share_of(batch)
             begin = batch * self.batch_size + first
             chosen = slice(begin, begin + count)
             where = chosen if order is None else order[chosen]
@@ -123,13 +123,15 @@ class Batches:
                 images = augment(images, self.augmentation, draws)
             yield to_float(images), self.split.labels[where]
 
-    def place(self, batch: int) -> tuple[int, int, int]:
-        """Where a batch's examples are in the undivided batch: the first one's place, how many, and of how many."""
+    def share_of(self, batch: int) -> tuple[int, int, int]:
+        """This shard's part of a batch: the index of its first example, how many it has, and the whole batch's size."""
         last_of_all = batch == len(self) - 1 and not self.drop_last
         total = len(self.split) - batch * self.batch_size if last_of_all else self.batch_size
         shard, shards = self.shard
         first = shard * total // shards
         return first, (shard + 1) * total // shards - first, total
+
+    place = share_of  # until the branches are merged
 
     def _order(self, epoch: int) -> Tensor:
         draws = generator(self.seed, "order", epoch)

@@ -1,4 +1,4 @@
-"""A user's own images in a FOLDER: train/<class>/*, test/<class>/*, as torchvision's ImageFolder has it."""
+"""A user's images in a FOLDER: train/<class>/*, test/<class>/*, the layout of torchvision's ImageFolder."""
 
 from __future__ import annotations
 
@@ -145,10 +145,10 @@ def to_bytes(image: Image.Image) -> Tensor:
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Name the file whatever Pillow makes of a damaged one."""
+    """Turn everything Pillow raises on a damaged file into an error that names the file."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no concern of the user's
+            warnings.simplefilter("ignore")  # about odd metadata, which does not matter here
             yield
     except InputError:
         raise

@@ -18,8 +18,8 @@ SMALLEST_IMAGE = 4
 def resize(images: Tensor, size: int) -> Tensor:
     """Bilinear resize of square images, with antialiasing when it shrinks them.
 
-    Computed in float64 and rounded to the nearest byte, so that the result, and with it the
-    fingerprint, does not hang on the machine.
+    Computed in float64 and rounded to the nearest byte: the result, and so the fingerprint, is the same
+    on every machine.
 
     Args:
         images: uint8 [N, C, H, W].
@@ -59,7 +59,7 @@ def check_image_size(image_size: int | None) -> None:
 
 
 def check_name(name: str, where: str) -> str:
-    """`name`, when cards and records can use it as a data set's name.
+    """`name`, if cards and records can use it as a data set's name.
 
     Raises:
         InputError: It is not usable; says where it comes from.

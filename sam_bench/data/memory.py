@@ -42,7 +42,7 @@ def _left_to_group(root: Path) -> int | None:
     ):
         group = root / folder
         try:
-            # Cached files count as used, but give way to whoever needs the memory.
+            # Cached files count as used, but are dropped when memory is needed.
             statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             kept = int((group / used).read_text()) - int(statistics.get(cached, 0))
             return max(int((group / limit).read_text()) - kept, 0)

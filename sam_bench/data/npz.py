@@ -126,11 +126,11 @@ class _Reader:
             raise self.wrong(array, "is empty; there must be at least one example")
         low, high = int(labels.min()), int(labels.max())
         if low < 0:
-            place = int(np.argmin(labels))
-            raise self.wrong(array, f"has the label {low} (at {place}); labels must be integers from 0")
+            index = int(np.argmin(labels))
+            raise self.wrong(array, f"has the label {low} (at {index}); labels must be integers from 0")
         if high > _MOST_CLASSES:
-            place = int(np.argmax(labels))
-            raise self.wrong(array, f"has the label {high} (at {place}); labels must be class numbers from 0")
+            index = int(np.argmax(labels))
+            raise self.wrong(array, f"has the label {high} (at {index}); labels must be class numbers from 0")
         return torch.from_numpy(labels.astype(np.int64))
 
     def split(self, part: str, labels: Tensor) -> Split:

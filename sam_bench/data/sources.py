@@ -52,7 +52,7 @@ SOURCES: dict[str, Source] = {
 }
 
 RESERVED = frozenset({*SOURCES, *get_args(RobustBenchDataset)})
-"""Names of published data sets: other images never go by them."""
+"""Names of published data sets; no other images may have them."""
 
 _SIZED = re.compile(r"(?P<base>.+)-(?P<size>\d{1,4})px")
 
@@ -120,20 +120,20 @@ def known_name(spec: str, *, name: str | None = None, image_size: int | None = N
 
 
 def reserved_name(name: str) -> str | None:
-    """The published data set that a name stands for, at whatever size: `CIFAR-10-16px` for cifar10; or None."""
+    """The published data set that a name stands for, at any size: `cifar10` for `CIFAR-10-16px`; else None."""
     sized = _SIZED.fullmatch(name.lower())
     bare = re.sub(r"[-_.]", "", sized["base"] if sized else name.lower())
     return bare if bare in RESERVED else None
 
 
 def check_reserved(dataset: Dataset) -> Dataset:
-    """The data set, whose images are not called by the name of published ones that they are not.
+    """The data set, if its name is free or its images are the published ones of that name.
 
     Args:
-        dataset: A user's own images.
+        dataset: A user's images.
 
     Raises:
-        InputError: Its name is reserved, and its fingerprints are not the published ones or those are not known.
+        InputError: The name is reserved, and the images are not the published ones or cannot be compared.
     """
     meant = reserved_name(dataset.name)
     if meant is None:
@@ -147,7 +147,7 @@ def check_reserved(dataset: Dataset) -> Dataset:
 
 
 def _refuse_name_of_another(spec: str, *, name: str | None, image_size: int | None) -> None:
-    """Refuse, before anything is loaded, a reserved name for what cannot be that data set."""
+    """Refuse a reserved name for other data, before anything is loaded."""
     meant = None if name is None else reserved_name(name)
     if name is None or meant is None:
         return

@@ -252,7 +252,7 @@ def first_examples(split: S, count: int) -> S:
     labels = split.labels.cpu().numpy()
     if count >= len(split) or np.any(np.diff(labels) < 0):
         return split.head(count)
-    turn = np.arange(len(labels)) - np.searchsorted(labels, labels)  # an example's place in its class
+    turn = np.arange(len(labels)) - np.searchsorted(labels, labels)  # an example's index within its class
     return split.select(torch.from_numpy(np.sort(np.lexsort((labels, turn))[:count])))
 
 

@@ -24,8 +24,8 @@ from sam_bench.seeds import row_generator
 _AHEAD = 2  # batches that each worker has ready
 
 
-class _Place(NamedTuple):
-    """Which examples make a batch, and where in the run it is."""
+class _Request(NamedTuple):
+    """One batch for a worker to read: its examples, and where in the run it is."""
 
     chosen: list[int]
     epoch: int
@@ -35,48 +35,52 @@ class _Place(NamedTuple):
 
 
 class _Reader(Dataset[Any]):
-    """Makes whole batches of bytes, in whatever process it is."""
+    """Makes whole batches of bytes, in a worker or in this process."""
 
     def __init__(self, split: StreamedSplit, seed: int, augmentation: Augmentation | ResizedCrop | None) -> None:
         self.split, self.seed, self.augmentation = split, seed, augmentation
 
-    def __getitem__(self, place: _Place) -> tuple[Tensor, Tensor] | str:
-        """The batch; or, as text, what is wrong with a file: an exception would arrive wrapped in a traceback."""
+    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor] | str:
+        """The batch, or the error of a file as text: an exception would arrive wrapped in a traceback."""
         try:
-            return self._images(place), self.split.labels[place.chosen]
+            return self._images(request), self.split.labels[request.chosen]
         except InputError as error:
             return str(error)
 
-    def _images(self, place: _Place) -> Tensor:
+    def _images(self, request: _Request) -> Tensor:
         split, how = self.split, self.augmentation
-        images = torch.empty((len(place.chosen), split.channels, split.image_size, split.image_size), dtype=torch.uint8)
-        draws = row_generator(self.seed, "augment", place.epoch, place.batch, first=place.first, total=place.total)
+        images = torch.empty(
+            (len(request.chosen), split.channels, split.image_size, split.image_size), dtype=torch.uint8
+        )
+        draws = row_generator(
+            self.seed, "augment", request.epoch, request.batch, first=request.first, total=request.total
+        )
         if isinstance(how, ResizedCrop):
-            for row, (index, own) in enumerate(zip(place.chosen, how.draw(len(images), draws), strict=True)):
+            for row, (index, own) in enumerate(zip(request.chosen, how.draw(len(images), draws), strict=True)):
                 images[row] = to_bytes(how.apply(split.open(index), split.image_size, own))
             return images
-        for row, index in enumerate(place.chosen):
+        for row, index in enumerate(request.chosen):
             images[row] = split.middle(index)
         return images if how is None else augment(images, how, draws)
 
 
-class _Places(Sampler[_Place]):
-    """The places of one epoch's batches, set before a loader asks."""
+class _Requests(Sampler[_Request]):
+    """What a loader asks its workers for, one epoch's batches; set before it asks."""
 
     def __init__(self) -> None:
-        self.places: Iterator[_Place] = iter(())
+        self.pending: Iterator[_Request] = iter(())
 
-    def __iter__(self) -> Iterator[_Place]:
-        return self.places
+    def __iter__(self) -> Iterator[_Request]:
+        return self.pending
 
 
 class StreamedBatches:
     """Iterates over a streamed split as `Batches` does over one in memory.
 
-    Batch b of epoch e is a pure function of (seed, e, b), whatever the number of workers: a worker
-    makes whole batches, each from a random stream of its own. Without augmentation, or with that of
-    small images, batches are bitwise those of `Batches` over the same folder in memory. Workers live
-    as long as this object, read ahead, and hand over bytes, which become float on the device.
+    Batch b of epoch e is a pure function of (seed, e, b) for any number of workers: a worker makes
+    whole batches, and each batch has its own random stream. Without augmentation, or with padded crops
+    and flips, batches are bitwise those of `Batches` over the same folder in memory. Workers live as
+    long as this object and read ahead. They hand over bytes, which become float on the device.
 
     Args:
         split: What to iterate over.
@@ -123,15 +127,17 @@ class StreamedBatches:
         self.split, self.batch_size, self.seed, self.augmentation = split, batch_size, seed, augmentation
         self.shuffle, self.drop_last, self.shard = shuffle, drop_last, shard
         self.workers = default_workers() if workers is None else workers
-        self._idle: list[tuple[DataLoader[Any], _Places]] = []
+        self._idle: list[tuple[DataLoader[Any], _Requests]] = []
 
     def __len__(self) -> int:
         """Batches an epoch."""
         return len(self._plan)
 
-    def place(self, batch: int) -> tuple[int, int, int]:
-        """As `Batches.place`."""
-        return self._plan.place(batch)
+    def share_of(self, batch: int) -> tuple[int, int, int]:
+        """As `Batches.share_of`."""
+        return self._plan.share_of(batch)
+
+    place = share_of  # until the branches are merged
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch.
@@ -146,9 +152,9 @@ class StreamedBatches:
         Raises:
             InputError: There is no such batch to start at, or a file cannot be read any more.
         """
-        # A loader serves one epoch at a time: whoever runs two side by side gets two.
-        loader, places = self._idle.pop() if self._idle else self._loader()
-        places.places = self._places(epoch, start)
+        # A loader serves one epoch at a time; two epochs side by side get two loaders.
+        loader, requests = self._idle.pop() if self._idle else self._loader()
+        requests.pending = self._requests(epoch, start)
         try:
             for batch in loader:
                 if isinstance(batch, str):
@@ -156,19 +162,19 @@ class StreamedBatches:
                 x, y = (tensor.to(self.split.device, non_blocking=True) for tensor in batch)
                 yield to_float(x), y
         finally:
-            self._idle.append((loader, places))
+            self._idle.append((loader, requests))
 
-    def _places(self, epoch: int, start: int) -> Iterator[_Place]:
+    def _requests(self, epoch: int, start: int) -> Iterator[_Request]:
         for batch, (_, numbers) in enumerate(self._plan.epoch(epoch, start=start), start):
-            first, _, total = self.place(batch)
-            yield _Place(numbers.tolist(), epoch, batch, first, total)
+            first, _, total = self.share_of(batch)
+            yield _Request(numbers.tolist(), epoch, batch, first, total)
 
-    def _loader(self) -> tuple[DataLoader[Any], _Places]:
-        places = _Places()
+    def _loader(self) -> tuple[DataLoader[Any], _Requests]:
+        requests = _Requests()
         loader: DataLoader[Any] = DataLoader(
             _Reader(self.split, self.seed, self.augmentation),
             batch_size=None,
-            sampler=places,
+            sampler=requests,
             num_workers=self.workers,
             pin_memory=self.split.device.type == "cuda",
             persistent_workers=self.workers > 0,
@@ -176,7 +182,7 @@ class StreamedBatches:
             worker_init_fn=_leave_signals_to_parent,
             generator=torch.Generator(),  # else every epoch would draw from the global one
         )
-        return loader, places
+        return loader, requests
 
 
 def default_workers() -> int:

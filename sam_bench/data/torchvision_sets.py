@@ -1,7 +1,7 @@
 """CIFAR-10, CIFAR-100 and SVHN through torchvision, downloaded on first use.
 
-A download goes into a temporary folder beside its destination and is moved there when it is whole
-and its checksum right: whatever stops it, nothing half-written stays under a valid name.
+A download goes into a temporary folder. It is moved to its destination when it is whole and its
+checksum is right, so that nothing half-written ever has a valid name.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def build_timm(name: str, *, num_classes: int, in_channels: int, options: Mappin
         num_classes: Width of the logits.
         in_channels: Channels of the images.
         options: `stem` ("small": a convolutional stem keeps the resolution; "imagenet", the default: as
-            timm draws it) and whatever timm's function takes for this model.
+            timm draws it) and the arguments of timm's function for this model.
 
     Raises:
         InputError: Unknown name, an option that timm's model refuses, or a model that cannot be stored.

@@ -54,14 +54,14 @@ class Cost(Record):
         default=None,
         ge=0,
         description="gradients by the weights computed per example, those by some of them as their share of all; "
-        "null where they were not counted",
+        "null if they were not counted",
     )
     attack_forward: float = Field(default=0, ge=0, description="forward passes per example, inputs' side")
     attack_backward: float = Field(default=0, ge=0, description="backward passes per example, inputs' side")
     seconds: float = Field(ge=0, description="wall-clock time of the training steps, without validation")
     device: str = Field(description="name of the device the seconds were taken on")
     energy_joules: float | None = Field(
-        default=None, ge=0, description="energy that the devices counted meanwhile; null where not all of it was told"
+        default=None, ge=0, description="energy that the devices measured meanwhile; null if some of it is unknown"
     )
 
     @property

@@ -44,7 +44,7 @@ class Augmentation(Record):
     flip: bool = Field(default=True, description="mirror left and right with probability 1/2")
     random_resized_crop: bool = Field(
         default=False,
-        description="ImageNet's: a random part of the image at the final size, in place of the padded crop",
+        description="ImageNet's: a random part of the image at the final size, instead of the padded crop",
     )
 
 

@@ -18,7 +18,7 @@ PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.c
 
 
 def what_is_wrong(path: Path) -> str | None:
-    """Why a file cannot be a checkpoint at all, judged by its first bytes, as a clause; None when it can."""
+    """Why a file's first bytes rule it out as a checkpoint, as a clause; None if they do not."""
     with path.open("rb") as file:
         head = file.read(512)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -106,10 +106,10 @@ def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
 
 
 def fit_external(module: nn.Module, state: Mapping[str, Tensor], source: str, into: str) -> None:
-    """Load a state dict that other code saved: prefixes of wrappers are put on or taken off, the rest is strict.
+    """Load a state dict that other code saved: prefixes of wrappers are added or removed, the rest is strict.
 
-    A network saved bare has no "net." before its keys, one trained in parallel has "module." before
-    them. Beyond that every key and shape must be the module's.
+    The keys of a bare network lack "net."; those of a network trained in parallel start with "module.".
+    Every other key and shape must be the module's.
 
     Raises:
         InputError: No such renaming makes it fit; says what differs in the nearest one.

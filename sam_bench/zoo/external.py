@@ -63,7 +63,7 @@ def from_robustbench(name: str, dataset: str | None, threat: str) -> External:
         _refuse_if_broken(path)
     try:
         module = load_model(name, model_dir=folder, dataset=dataset, threat_model=threat)
-    # Whatever the download, the unpickler or one of 200 model definitions raises is told, not thrown.
+    # The download, the unpickler and 200 model definitions raise errors of every type; all become one message.
     except Exception as error:
         for path in sorted(set(_files(folder, dataset, threat, name)) - before):
             _refuse_if_broken(path, remove=True)
@@ -83,8 +83,8 @@ def robustbench_cache() -> Path:
 
 
 def _files(folder: Path, dataset: str, threat: str, name: str) -> list[Path]:
-    place = folder / dataset / threat
-    names = [place / f"{name}.pt", *(place / f"{name}.pt_m{index}.pt" for index in range(20))]
+    where = folder / dataset / threat
+    names = [where / f"{name}.pt", *(where / f"{name}.pt_m{index}.pt" for index in range(20))]
     return [path for path in names if path.is_file()]
 
 

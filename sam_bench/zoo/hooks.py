@@ -1,7 +1,7 @@
 """What `import sam_bench` does for timm and RobustBench: nothing until one of them is imported.
 
-Then the default zoo's cards are read and registered. Nothing heavy is imported here, and whatever is
-wrong with a zoo is a warning: it never keeps timm or RobustBench from being imported.
+Then the default zoo's cards are read and registered. Nothing heavy is imported here. A problem with a
+zoo is a warning: it never keeps timm or RobustBench from being imported.
 """
 
 from __future__ import annotations
@@ -47,6 +47,6 @@ def _on_robustbench(_: ModuleType) -> None:
 def _only_warning() -> Iterator[None]:
     try:
         yield
-    # This runs inside somebody else's import statement, which must not fail for our sake.
+    # This runs inside a user's import statement, which must not fail because of a zoo.
     except Exception as error:
         warnings.warn(f"the sam-bench zoo is not registered: {type(error).__name__}: {error}", stacklevel=2)

@@ -31,7 +31,7 @@ class LoadedModel:
         module: In eval mode, on the device; takes float32 [batch, channels, height, width] in
             [0, 1] and gives logits [batch, num_classes].
         name: The card's name, or the model as it was asked for.
-        sha256: Of the weights file; of the state dict for a model that has no file of its own.
+        sha256: Of the weights file, or of the state dict if the model has no file in a zoo.
         card: Where it comes from; None for an external model.
         num_classes: Width of the logits.
         input_shape: Channels, height, width; None when unknown.
@@ -159,7 +159,7 @@ def _run_of(path: Path) -> tuple[str, Architecture | None]:
 
 
 def _is_plain_text(path: Path) -> bool:
-    """Whether a file is text, and not one that has a message of its own, such as a web page."""
+    """Whether a file is text; a web page, which has its own message, is not."""
     try:
         with path.open("rb") as file:
             text = codecs.getincrementaldecoder("utf-8")().decode(file.read(512))  # the last character may be cut

@@ -89,5 +89,5 @@ def robustbench_name(card: ModelCard) -> str | None:
 
 
 def full_name(card: Named) -> str:
-    """`<dataset>/<threat>/<name>`, which names one card of a zoo without doubt."""
+    """`<dataset>/<threat>/<name>`, which names exactly one card of a zoo."""
     return f"{card.dataset}/{card.threat}/{card.name}"

@@ -1,10 +1,12 @@
-"""The zoo's models under timm's and RobustBench's own names, through what both libraries provide for it.
+"""The bridge: makes the zoo's models known to timm and RobustBench under names of theirs.
 
-timm takes an entry point a name. RobustBench asks timm first, so it finds the same entry points; its
-own tables get a row a model, so that its listings name them.
+timm gets one entry point for each name. RobustBench asks timm first, so it finds the same entry points.
+Its own tables get a row for each model, so that its listings show them.
 
-An entry point holds where the card lies, not its weights: they are read, and checked, when a model
-is made. Registration lives in the process: a spawned worker has it after `import sam_bench`.
+An entry point knows where the card lies. The weights are read and checked when a model is made.
+Registration lives in the process: a spawned worker has it after `import sam_bench`.
+
+The bridge imports the store; the store calls it back through `store.on_saved`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from sam_bench.zoo.weights_check import build
 
 
 @dataclass(frozen=True)
-class _Place:
+class _CardLocation:
     """Where a registered card lies."""
 
     root: Path
@@ -41,7 +43,7 @@ class _Place:
         return zoo, zoo.find(self.full_name)
 
 
-_places: dict[str, _Place] = {}  # timm name -> card
+_locations: dict[str, _CardLocation] = {}  # timm name -> card
 _variants: dict[str, dict[str, str]] = {}  # stem of names with a dot -> timm's tag -> timm name
 _roots: set[Path] = set()
 _listed: set[tuple[str, str, str]] = set()  # rows of RobustBench's tables that are ours
@@ -88,9 +90,9 @@ on_saved.append(register_saved)
 
 def list_with_robustbench() -> None:
     """Give every registered model its row in RobustBench's tables, once those are imported."""
-    for place in dict.fromkeys(_places.values()):
+    for location in dict.fromkeys(_locations.values()):
         try:
-            _, card = place.read()
+            _, card = location.read()
         except SamBenchError:
             continue  # deleted or broken since it was registered; asking for it says so
         _add_to_robustbench(card)
@@ -99,8 +101,8 @@ def list_with_robustbench() -> None:
 def registered_card(name: str) -> ModelCard | None:
     """The card behind a timm name of ours, dots or not; None when the name is not ours."""
     stem, _, tag = name.partition(".")
-    place = _places.get(_variants.get(stem, {}).get(tag, name))
-    return place.read()[1] if place is not None else None
+    location = _locations.get(_variants.get(stem, {}).get(tag, name))
+    return location.read()[1] if location is not None else None
 
 
 def _warn_once(message: str) -> None:
@@ -110,10 +112,10 @@ def _warn_once(message: str) -> None:
 
 
 def _register(zoo: Zoo, card: ModelCard) -> list[str]:
-    place = _Place(zoo.root, full_name(card))
-    names = [name for name in timm_names(card) if _may_take(name, place)]
+    location = _CardLocation(zoo.root, full_name(card))
+    names = [name for name in timm_names(card) if _may_take(name, location)]
     for name in names:
-        _places[name] = place
+        _locations[name] = location
         _add_to_timm(name, _cfg(zoo, card))
     for (stem, tag), name in zip(dotted_names(card), timm_names(card), strict=True) if "." in card.name else ():
         if name in names and _free(stem, _variants):
@@ -130,13 +132,13 @@ def _free(name: str, ours: Container[str]) -> bool:
     return name in ours or not timm.is_model(name)
 
 
-def _may_take(name: str, place: _Place) -> bool:
-    if not _free(name, _places):
-        _warn_once(f"{place.full_name} is not registered as {name!r}: timm has a model of its own by that name")
+def _may_take(name: str, location: _CardLocation) -> bool:
+    if not _free(name, _locations):
+        _warn_once(f"{location.full_name} is not registered as {name!r}: timm has a model of its own by that name")
         return False
-    present = _places.get(name, place)
-    if present.full_name != place.full_name and (present.root / f"{present.full_name}.json").exists():
-        _warn_once(f"{place.full_name} is not registered as {name!r}: {present.full_name} already is")
+    present = _locations.get(name, location)
+    if present.full_name != location.full_name and (present.root / f"{present.full_name}.json").exists():
+        _warn_once(f"{location.full_name} is not registered as {name!r}: {present.full_name} already is")
         return False
     return True
 
@@ -207,7 +209,7 @@ def _variant(stem: str, tag: object) -> str:
 
 
 def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
-    zoo, card = _places[name].read()
+    zoo, card = _locations[name].read()
     fixed = {"num_classes": card.architecture.num_classes, "in_chans": card.architecture.in_channels}
     for option, value in kwargs.items():
         if option not in fixed:

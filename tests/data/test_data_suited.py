@@ -29,12 +29,12 @@ def test_known_photographs_are_treated_as_the_recipe_says_without_a_word() -> No
 @pytest.mark.parametrize("digits", [{"mirrors": False}, {"mirrors": None, "in_channels": 1}])
 def test_digits_and_grey_images_are_not_mirrored_unless_that_is_asked_for(digits: dict[str, Any]) -> None:
     suited, said = suited_augmentation(_data(**digits), RECIPE, ())
-    assert suited == Augmentation(flip=False)
+    assert suited == Augmentation(flip=False, crop_padding=2)
     assert said == (
-        "images of mine are cropped at random after padding by 4 pixels, not mirrored; "
+        "images of mine are cropped at random after padding by 2 pixels, not mirrored; "
         "the settings flip and crop_padding change this"
     )
-    assert suited_augmentation(_data(**digits), RECIPE, {"flip"})[0] == RECIPE
+    assert suited_augmentation(_data(**digits), RECIPE, {"flip", "crop_padding"})[0] == RECIPE
 
 
 def test_own_colour_images_are_treated_as_photographs_and_that_is_said() -> None:
@@ -44,10 +44,12 @@ def test_own_colour_images_are_treated_as_photographs_and_that_is_said() -> None
     assert said.startswith("images of mine are not cropped, not mirrored;")
 
 
-@pytest.mark.parametrize(("size", "padding"), [(4, 0), (8, 1), (16, 2), (28, 3), (32, 4), (224, 4)])
+@pytest.mark.parametrize(("size", "padding"), [(4, 0), (8, 1), (16, 2), (28, 3), (32, 4)])
 def test_a_crop_is_no_wider_than_suits_the_image(size: int, padding: int) -> None:
     small = _data(image_size=size)
     assert suited_augmentation(small, RECIPE, ())[0].crop_padding == padding
+    digits = _data(image_size=size, in_channels=1)
+    assert suited_augmentation(digits, RECIPE, ())[0].crop_padding == padding // 2
     assert suited_augmentation(small, RECIPE, {"crop_padding"})[0].crop_padding == 4
     assert suited_augmentation(small, Augmentation(crop_padding=0), ())[0].crop_padding == 0
 
@@ -85,8 +87,8 @@ def _train(tmp_path: Path, recipe: Any, settings: dict[str, Any], reporter: Sile
 def test_the_card_says_what_was_done_and_the_run_says_it_at_its_start(tmp_path: Path) -> None:
     reporter = _Said()
     card = _train(tmp_path, "standard", {}, reporter)
-    assert (card.recipe.augmentation.flip, card.recipe.augmentation.crop_padding) == (False, 1)
-    said = "images of mine are cropped at random after padding by 1 pixel, not mirrored;"
+    assert (card.recipe.augmentation.flip, card.recipe.augmentation.crop_padding) == (False, 0)
+    said = "images of mine are not cropped, not mirrored;"
     assert any(line.startswith(said) for line in reporter.lines[:2])
     card = _train(tmp_path, "standard", {"flip": True, "crop_padding": 2})
     assert (card.recipe.augmentation.flip, card.recipe.augmentation.crop_padding) == (True, 2)
@@ -97,4 +99,4 @@ def test_what_a_users_own_recipe_says_is_done(tmp_path: Path) -> None:
     own.write_text("augmentation: {flip: true}\n")
     for recipe in (own, str(own), load_recipe(own)):
         card = _train(tmp_path, recipe, {})
-        assert (card.recipe.augmentation.flip, card.recipe.augmentation.crop_padding) == (True, 1)
+        assert (card.recipe.augmentation.flip, card.recipe.augmentation.crop_padding) == (True, 0)
