@@ -60,6 +60,7 @@ from sam_bench.seeds import check_seed
 from sam_bench.training import Ready, RunConfig, Saving, TrainingRun, build_method, load_recipe, override
 from sam_bench.training.compiling import choose_compile
 from sam_bench.training.folder import RunFolder
+from sam_bench.training.random_state import random_state_kept
 
 _VALIDATION_SHARE = 50  # one in so many training images is held out, at most 1,000
 _STATISTICS = 10_000  # images of a folder that mean and standard deviation are taken over
@@ -83,6 +84,7 @@ class TrainResult:
     run_dir: Path
 
 
+@random_state_kept()
 def train(
     recipe: str | Path | Recipe = "standard",
     dataset: StrPath = "cifar10",

@@ -67,7 +67,7 @@ class RunFolder:
         Raises:
             InputError: Another process has it.
         """
-        return claimed(self.path, otherwise="choose another --name or --run-dir")
+        return claimed(self.path, otherwise="choose another `name` or `run_dir`")
 
     def open(self, config: RunConfig, *, resume: bool) -> bool:
         """Claim the folder for a run, where `check` has nothing against it.
@@ -95,12 +95,12 @@ class RunFolder:
             if difference:
                 raise InputError(
                     f"{self.path} holds another run already: {difference}; "
-                    f"choose another --name or --run-dir{self._hint()}"
+                    f"choose another `name` or `run_dir`{self._hint()}"
                 )
             if not resume:
                 raise InputError(
-                    f"{self.path} holds a run already: add --resume to continue it, "
-                    f"or choose another --name or --run-dir{self._hint()}"
+                    f"{self.path} holds a run already: add `resume=True` to continue it, "
+                    f"or choose another `name` or `run_dir`{self._hint()}"
                 )
 
     def _hint(self) -> str:

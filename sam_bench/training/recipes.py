@@ -89,9 +89,7 @@ def load_recipe(recipe: str | Path | Recipe, *, faithful: bool = False) -> Recip
             return override(found, published).model_copy(update={"name": f"{found.name}-faithful"})
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
-    raise InputError(
-        f"does not apply: {origin} has no such settings; {', '.join(faithful_names())} have", field="faithful"
-    )
+    raise InputError(f"does not apply: {origin} has none; {', '.join(faithful_names())} have", field="faithful")
 
 
 def _checked(fields: Mapping[str, Any], stem: str) -> Recipe:

@@ -248,6 +248,7 @@ from PIL import Image
 from sam_bench.api import training
 from sam_bench.data import StreamedSplit
 from sam_bench.distributed import joined
+from sam_bench.training import TrainingRun
 
 with joined() as team:
     if team.is_main:
@@ -259,11 +260,11 @@ with joined() as team:
     # Rank 0 finds little memory free, the other one enough; and each would find other statistics.
     training.must_stream = lambda *_, copies: (print("copies", copies, flush=True), team.is_main)[1]
     training.channel_stats = lambda _: ((0.1 + team.rank,) * 3, (0.5,) * 3)
-    fit, forms = training.fit, []
-    def watched(module, method, train, *rest, **options):
-        forms.append(isinstance(train, StreamedSplit))
-        return fit(module, method, train, *rest, **options)
-    training.fit = watched
+    run, forms = TrainingRun.__init__, []
+    def watched(self, ready):
+        forms.append(isinstance(ready.train, StreamedSplit))
+        run(self, ready)
+    TrainingRun.__init__ = watched
     trained = training.train(
         "standard", "pets", arch="preactresnet10", arch_options={"width": 2}, device="cpu", precision="fp32",
         settings={"epochs": 1, "batch_size": 8, "crop_padding": 0}, validation=0,

@@ -107,7 +107,7 @@ def test_a_loss_that_is_nan_stops_the_run_and_names_the_last_good_checkpoint(
     after: int, last: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    message = rf"diverged: the loss became NaN or infinite at step {after} at learning rate 0\..*; .*{last}.*--lr"
+    message = rf"diverged: the loss became NaN or infinite at step {after} at learning rate 0\..*; .*{last}.*lr"
     with pytest.raises(SamBenchError, match=message) as caught:
         run(tmp_path, method_of("standard"), model=Exploding(after))
     assert caught.value.exit_code == 1

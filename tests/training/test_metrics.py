@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam_bench.training.metrics import Metrics, Timer
-from sam_bench.training.step import StepResult
+from sam_bench.training.step import Passes, StepResult
 
 CPU = torch.device("cpu")
 
@@ -23,9 +23,8 @@ steps = st.lists(
 
 
 def result(loss: float, hits: int = 1, norm: float = 1.0, ascent: float | None = None) -> StepResult:
-    return StepResult(
-        torch.tensor(loss), torch.tensor(hits), torch.tensor(norm), None if ascent is None else torch.tensor(ascent)
-    )
+    ascent_norm = None if ascent is None else torch.tensor(ascent)
+    return StepResult(torch.tensor(loss), torch.tensor(hits), torch.tensor(norm), ascent_norm, Passes())
 
 
 @given(made=steps, cut=st.integers(0, 20))
@@ -111,7 +110,7 @@ class Meter:
         (None, True, False, None),
     ],
 )
-def test_time_and_energy_go_on_from_what_was_timer_before(
+def test_time_and_energy_go_on_from_what_was_spent_before(
     before: float | None, told: bool, meters: bool, joules: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sam_bench.training.metrics.EnergyMeter", Meter)

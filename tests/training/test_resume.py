@@ -186,7 +186,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 def test_a_run_is_not_overwritten_unasked_nor_continued_as_another(tmp_path: Path) -> None:
     run(tmp_path, method_of("sam"))
     before = saved(tmp_path)
-    with pytest.raises(InputError, match=r"holds a run already: add --resume"):
+    with pytest.raises(InputError, match=r"holds a run already: add resume=True"):
         run(tmp_path, method_of("sam"))
     other = digits().select(torch.arange(24, 48))
 
