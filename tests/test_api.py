@@ -262,7 +262,7 @@ def test_a_refusal_for_too_few_classes_leaves_the_way_free_for_what_it_recommend
     torch.manual_seed(0)
     options: dict[str, Any] = {"dataset": "three.npz", "eps": "1/255", "output": "t3.json"}
     module = Linear(classes=3)
-    with pytest.raises(InputError, match="use --attack autoattack --version custom --suite apgd-ce,fab-t,square"):
+    with pytest.raises(InputError, match="use attack='autoattack' version='custom' suite='apgd-ce,fab-t,square'"):
         evaluate(module, **options)
     assert not Path("t3.progress").exists()
     settings = {"version": "custom", "suite": "apgd-ce,fab-t,square"}

@@ -4,8 +4,9 @@ A new attack is one file here that registers one class, and nothing else.
 """
 
 from sam_bench.attacks import autoattack, gradient, reference
-from sam_bench.attacks.base import ATTACKS, Attack, AttackResult, ExampleAttack, Found, Progress, Task
-from sam_bench.attacks.judge import Verdict
+from sam_bench.attacks.base import ATTACKS, Attack, AttackResult, ExampleAttack
+from sam_bench.attacks.events import AttackWarning, Event, Examples, Progress, Verdict
+from sam_bench.attacks.verify import Verifier
 from sam_bench.registry import import_all
 
 import_all(__name__, __path__)
@@ -14,11 +15,13 @@ __all__ = [
     "ATTACKS",
     "Attack",
     "AttackResult",
+    "AttackWarning",
+    "Event",
     "ExampleAttack",
-    "Found",
+    "Examples",
     "Progress",
-    "Task",
     "Verdict",
+    "Verifier",
     "autoattack",
     "gradient",
     "reference",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,18 +11,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sam_bench.attacks.autoattack.checks import model_doubts
-from sam_bench.attacks.autoattack.plan import FEW_CLASSES
-from sam_bench.attacks.base import ATTACKS, ExampleAttack, Progress, Task
-from sam_bench.attacks.doubts import doubt
-from sam_bench.attacks.draws import CounterDraws
-from sam_bench.attacks.judge import SMALLEST_BATCH, classes_of, pad
-from sam_bench.attacks.random_state import random_state_kept, seed_generators
+from sam_bench.attacks.autoattack.checks import model_warnings
+from sam_bench.attacks.autoattack.suite import FEW_CLASSES
+from sam_bench.attacks.base import ATTACKS, ExampleAttack
+from sam_bench.attacks.events import AttackWarning, Event, Examples, Progress
+from sam_bench.attacks.rng import CounterRNG
+from sam_bench.attacks.verify import SMALLEST_BATCH, Verifier, classes_of, pad
+from sam_bench.attacks.warnings import warning
 from sam_bench.device import true_float32
 from sam_bench.errors import InputError
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import LossPerExample, check_restarts, cross_entropy, input_gradient, not_finite
-from sam_bench.records import Norm, Radius
+from sam_bench.records import ROBUST, Norm, Radius
 
 
 class Steps(Protocol):
@@ -52,37 +53,27 @@ class SteepestSteps:
 _BATCHES = 4  # of examples that have all their starts before the next ones begin: what is broken leaves them full
 
 
-class _Slopes:
-    """What is doubtful about gradients, kept on the device: asking for it waits, and is done once a batch.
+class _Gradients:
+    """What is wrong with gradients, kept on the device: asking for it waits, and is done once a batch.
 
     Args:
         device: Where the gradients are.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._lost = self._flat = torch.zeros((), dtype=torch.bool, device=device)
+        self._not_finite = self._zero = torch.zeros((), dtype=torch.bool, device=device)
 
-    def see(self, gradient: Tensor) -> None:
-        """Take note of the gradients [B, ...] of examples that stand."""
-        self._lost = self._lost | not_finite(gradient).any()
-        self._flat = self._flat | (gradient.flatten(1) == 0).all(1).any()
+    def note(self, gradient: Tensor) -> None:
+        """Look at the gradients [B, ...] of examples that are not broken."""
+        self._not_finite = self._not_finite | not_finite(gradient).any()
+        self._zero = self._zero | (gradient.flatten(1) == 0).all(1).any()
 
-    def tell(self, task: Task) -> None:
-        """Doubt what follows such gradients."""
-        for code, met in zip(
-            ("nan-gradients", "zero-gradients"), torch.stack([self._lost, self._flat]).tolist(), strict=True
-        ):
-            if met:
-                task.doubt(doubt(code))
-
-
-def tell_of_model(model: nn.Module, task: Task) -> None:
-    """Doubt an attack with gradients on a model that is random, or hands out probabilities, or differentiates."""
-    with random_state_kept(task.device), true_float32():
-        seed_generators(task.seed)
-        found = model_doubts(model, task, random_expected=False)
-    for text in found:
-        task.doubt(text)
+    def warnings(self) -> Iterator[AttackWarning]:
+        """What was met so far."""
+        met = torch.stack([self._not_finite, self._zero]).tolist()
+        yield from (
+            warning(code) for code, is_met in zip(("nan-gradients", "zero-gradients"), met, strict=True) if is_met
+        )
 
 
 class GradientAttack(ExampleAttack):
@@ -97,8 +88,8 @@ class GradientAttack(ExampleAttack):
         """See `Attack.check`."""
         if norm == "L1":
             raise InputError(
-                f"--norm L1: {self.method} searches in L2 and Linf; attack with autoattack, and with {FEW_CLASSES} "
-                "where the model has fewer than four classes"
+                f"`norm='L1'`: {self.method} searches in L2 and Linf",
+                hint=f"attack with autoattack, and with {FEW_CLASSES} where the model has fewer than four classes",
             )
 
 
@@ -127,58 +118,54 @@ class RestartedAscent(GradientAttack):
     def steps_in(self, ball: Ball) -> Steps:
         """How one ascent moves."""
 
-    def seek(self, model: nn.Module, task: Task) -> list[str]:
-        """A few batches of examples at a time, all of their starts: what withstood them is known then."""
-        tell_of_model(model, task)
-        draws = CounterDraws(task.seed, self.method, task.index)
-        everything, robust, later = torch.arange(len(task.x)), len(task.x), len(task.x)
-        for chunk in everything.split(_BATCHES * task.batch_size):
+    def events(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        verifier: Verifier,
+        *,
+        ball: Ball,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+    ) -> Iterator[Event]:
+        """A few batches of examples at a time, with all of their starts; see `Attack.events`."""
+        yield from _model_warnings(model, examples, batch_size, device)
+        rng, gradients = CounterRNG(seed, self.method, examples.index), _Gradients(device)
+        total, robust, later = len(examples) * self.restarts, len(examples), len(examples)
+        for chunk in torch.arange(len(examples)).split(_BATCHES * batch_size):
             later -= len(chunk)
             standing = chunk
             for restart in range(self.restarts):
                 left: list[Tensor] = []
                 done = 0
-                for positions in standing.split(task.batch_size):
-                    left.append(self._withstanding(model, task, positions, draws, restart))
-                    done, robust = done + len(positions), robust - (len(positions) - len(left[-1]))
+                for rows in standing.split(batch_size):
+                    clean = examples.x[rows]
+                    start = _random_start(clean, ball, rng, rows, restart) if self.random_start else clean
+                    y, steps = examples.y[rows].to(device), self.steps_in(ball)
+                    x_adv, broken = self._attack_batch(model, clean.to(device), y, start.to(device), steps, gradients)
+                    yield from gradients.warnings()
+                    stands = ~broken.cpu()
+                    if not stands.all():
+                        stands[~stands] = ~verifier.check(rows[~stands], x_adv[broken])
+                    yield from examples.verdicts(rows[~stands], self.method)
+                    left.append(rows[stands])
+                    done, robust = done + len(rows), robust - int((~stands).sum())
                     # What is broken is spared its other starts.
                     stand = sum(map(len, left)) + len(standing) - done
                     to_come = (len(standing) - done) + stand * (self.restarts - restart - 1) + later * self.restarts
-                    starts = len(task.x) * self.restarts
-                    task.progress(Progress(self.method, starts - to_come, starts, robust))
+                    yield Progress(self.method, total - to_come, total, robust)
                 standing = torch.cat(left)
                 if not len(standing):
                     break
-            for position in standing.tolist():
-                task.withstand(position, 1)
-        return []
-
-    def _withstanding(
-        self, model: nn.Module, task: Task, positions: Tensor, draws: CounterDraws, restart: int
-    ) -> Tensor:
-        """Which of the examples at `positions` withstand one start."""
-        clean = task.x[positions]
-        start = _random_start(clean, task.ball, draws, positions, restart) if self.random_start else clean
-        found, broken, slopes = self._attack_batch(
-            model,
-            clean.to(task.device),
-            task.y[positions].to(task.device),
-            start.to(task.device),
-            steps=self.steps_in(task.ball),
-        )
-        slopes.tell(task)
-        stands = ~broken.cpu()
-        if not stands.all():
-            stands[~stands] = ~task.confirm(positions[~stands], found[broken], self.method)
-        return positions[stands]
+            yield from examples.verdicts(standing, ROBUST)
 
     @true_float32()  # it leaves an example at the first error, which has to be the judge's, too
     def _attack_batch(
-        self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, steps: Steps
-    ) -> tuple[Tensor, Tensor, _Slopes]:
-        """Candidates [B, ...], which of them the model gets wrong, bool [B], and how the gradients were."""
+        self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: Steps, gradients: _Gradients
+    ) -> tuple[Tensor, Tensor]:
+        """Candidates [B, ...], and which of them the model gets wrong, bool [B]."""
         found, broken = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        slopes = _Slopes(x.device)
         standing, x_adv = torch.arange(len(x), device=x.device), start
         for _ in range(self.steps):
             logits, gradient = _gradient(model, x_adv, y[standing], self.loss)
@@ -188,14 +175,14 @@ class RestartedAscent(GradientAttack):
                 broken[standing] = ~stands
                 standing, x_adv, gradient = standing[rows], x_adv[rows], gradient[rows]
                 if not len(rows):
-                    return found, broken, slopes
+                    return found, broken
                 steps.keep(rows)
-            slopes.see(gradient)
+            gradients.note(gradient)
             x_adv = steps.move(x_adv, x[standing], gradient)
             found[standing] = x_adv
         with torch.no_grad():
             broken[standing] = classes_of(model(pad(x_adv, SMALLEST_BATCH))[: len(x_adv)]) != y[standing]
-        return found, broken, slopes
+        return found, broken
 
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor, loss: LossPerExample) -> tuple[Tensor, Tensor]:
@@ -204,14 +191,14 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor, loss: LossPerExample) -> t
     return logits[: len(x)], gradient[: len(x)]
 
 
-def _random_start(x: Tensor, ball: Ball, draws: CounterDraws, positions: Tensor, restart: int) -> Tensor:
+def _random_start(x: Tensor, ball: Ball, rng: CounterRNG, rows: Tensor, restart: int) -> Tensor:
     """A random point of the ball around each example, its own whatever the batch; as `Ball.sample` has them."""
-    trial, at, shape = torch.full_like(positions, restart), torch.zeros_like(positions), tuple(x.shape[1:])
+    trial, at, shape = torch.full_like(rows, restart), torch.zeros_like(rows), tuple(x.shape[1:])
     if ball.norm == "Linf":
-        noise = draws.uniform(positions, trial, at, shape, lane=0) * 2 - 1
+        noise = rng.uniform(rows, trial, at, shape, stream=0) * 2 - 1
         return (x + ball.eps * noise).clamp(0.0, 1.0)
-    radius = draws.uniform(positions, trial, at, (1,) * len(shape), lane=0)
-    direction = ball.direction(draws.normal(positions, trial, at, shape, lane=1))
+    radius = rng.uniform(rows, trial, at, (1,) * len(shape), stream=0)
+    direction = ball.direction(rng.normal(rows, trial, at, shape, stream=1))
     return (x + ball.eps * radius * direction).clamp(0.0, 1.0)
 
 
@@ -236,20 +223,33 @@ class PGDAttack(RestartedAscent):
 class FGSMAttack(GradientAttack):
     """One step of length eps from the clean input (Goodfellow et al. 2015)."""
 
-    def seek(self, model: nn.Module, task: Task) -> list[str]:
-        """One gradient an example."""
-        tell_of_model(model, task)
-        done = 0
-        for positions in torch.arange(len(task.x)).split(task.batch_size):
-            clean = task.x[positions].to(task.device)
-            _, gradient = _gradient(model, clean, task.y[positions].to(task.device), cross_entropy)
-            slopes = _Slopes(task.device)
-            slopes.see(gradient)
-            slopes.tell(task)
-            moved = task.ball.step(clean, clean, gradient, task.ball.eps)
-            broken = task.confirm(positions, moved, self.method)
-            for position in positions[~broken].tolist():
-                task.withstand(position, 1)
-            done += len(positions)
-            task.progress(Progress(self.method, done, len(task.x)))
-        return []
+    def events(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        verifier: Verifier,
+        *,
+        ball: Ball,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+    ) -> Iterator[Event]:
+        """One gradient an example; see `Attack.events`."""
+        yield from _model_warnings(model, examples, batch_size, device)
+        gradients, done = _Gradients(device), 0
+        for rows in torch.arange(len(examples)).split(batch_size):
+            clean = examples.x[rows].to(device)
+            _, gradient = _gradient(model, clean, examples.y[rows].to(device), cross_entropy)
+            gradients.note(gradient)
+            yield from gradients.warnings()
+            broken = verifier.check(rows, ball.step(clean, clean, gradient, ball.eps))
+            yield from examples.verdicts(rows[broken], self.method)
+            yield from examples.verdicts(rows[~broken], ROBUST)
+            done += len(rows)
+            yield Progress(self.method, done, len(examples))
+
+
+@true_float32()
+def _model_warnings(model: nn.Module, examples: Examples, batch_size: int, device: torch.device) -> list[AttackWarning]:
+    """Whether the model is random, returns probabilities, or differentiates."""
+    return model_warnings(model, examples, batch_size=batch_size, device=device)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from sam_bench.attacks.autoattack.plan import Version, attacks_of, fit_to_classes, plan
 from sam_bench.attacks.autoattack.square import refuse_what_upstreams_square_cannot
-from sam_bench.attacks.base import ExampleAttack, Progress, Task
-from sam_bench.attacks.doubts import explain
-from sam_bench.attacks.random_state import random_state_kept, seed_generators
+from sam_bench.attacks.autoattack.suite import Version, attacks_of, build_suite, fit_to_classes
+from sam_bench.attacks.base import ExampleAttack
+from sam_bench.attacks.events import AttackWarning, Event, Examples, Progress
+from sam_bench.attacks.verify import Verifier
+from sam_bench.attacks.warnings import explain
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import Norm
@@ -53,45 +55,54 @@ class ReferenceAutoAttack:
         """Upstream's AutoAttack object with this version's settings."""
         return upstream.build(model, norm=ball.norm, eps=ball.eps, seed=seed, version=self.version, device=device)
 
-    def seek(self, model: nn.Module, task: Task) -> list[str]:
-        """Run the attacks in order on what is still robust; arguments and result as in `Attack.seek`.
+    def events(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        verifier: Verifier,
+        *,
+        ball: Ball,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+    ) -> Iterator[Event]:
+        """Run the attacks in order on what is still robust; see `Attack.events`.
 
         Raises:
             InputError: The model has too few classes for this version's losses, or upstream's Square fails on
                 images of this shape.
         """
-        x, y, ball, device, progress = task.x, task.y, task.ball, task.device, task.progress
+        x, y = examples.x, examples.y
         self.check_images(ball.norm, x.shape[-2], x.shape[-1])
-        total = len(x)
-        with random_state_kept(device), upstream.gradients_kept(model):
-            seed_generators(task.seed)
-            suite = self.suite(model, ball=ball, seed=task.seed, device=device)
-            classes = upstream.check_defence(suite, x, y, batch_size=task.batch_size)
+        with upstream.gradients_kept(model):
+            suite = self.suite(model, ball=ball, seed=seed, device=device)
+            classes = upstream.check_defence(suite, x, y, batch_size=batch_size)
             limited = self._limit_targets(suite, classes)
-            robust = torch.ones(total, dtype=torch.bool)
+            robust = torch.ones(len(x), dtype=torch.bool)
             for attack in self.attacks:
-                if not robust.any():
-                    break
                 survivors = robust.nonzero().flatten()
+                if not len(survivors):
+                    break
                 done = 0
-                progress(Progress(stage=attack, done=done, total=len(survivors), robust=int(robust.sum())))
-                for index in survivors.split(task.batch_size):
-                    clean, labels = x[index].to(device), y[index].to(device)
-                    candidate = upstream.run_attack(suite, attack, clean, labels)
-                    # The verdict itself, in the place of upstream's one look at every candidate: a model that
-                    # is random would say something else if it were asked again.
-                    robust[index[task.confirm(index, candidate, attack)]] = False
-                    done += len(index)
-                    progress(Progress(stage=attack, done=done, total=len(survivors), robust=int(robust.sum())))
-        return limited + explain(suite.logger.warnings)
+                yield Progress(attack, done, len(survivors), len(survivors))
+                for rows in survivors.split(batch_size):
+                    candidate = upstream.run_attack(suite, attack, x[rows].to(device), y[rows].to(device))
+                    # The verdict itself, not upstream's one look at every candidate: a random model would say
+                    # something else if it were asked again.
+                    broken = rows[verifier.check(rows, candidate)]
+                    robust[broken] = False
+                    yield from examples.verdicts(broken, attack)
+                    done += len(rows)
+                    yield Progress(attack, done, len(survivors), int(robust.sum()))
+        yield from limited + explain(suite.logger.warnings)
 
-    def _limit_targets(self, suite: Any, classes: int) -> list[str]:
-        parts, doubts = fit_to_classes(plan(self.version, self.suite_of_custom, norm=suite.norm), classes)
-        for part in parts:
-            if part.targeted and doubts:
-                attacker = suite.apgd_targeted if part.attack == "apgd-t" else suite.fab
-                attacker.n_target_classes = part.trials
-        return doubts
+    def _limit_targets(self, suite: Any, classes: int) -> list[AttackWarning]:
+        configs, warnings = fit_to_classes(build_suite(self.version, self.suite_of_custom, norm=suite.norm), classes)
+        for config in configs:
+            if config.targeted and warnings:
+                attacker = suite.apgd_targeted if config.attack == "apgd-t" else suite.fab
+                attacker.n_target_classes = config.restarts_or_targets
+        return warnings
 
 
 class AutoAttack(ExampleAttack):
@@ -102,24 +113,24 @@ class AutoAttack(ExampleAttack):
     suite: tuple[str, ...] = ()
 
     @property
-    def _driver(self) -> ReferenceAutoAttack:
+    def _reference(self) -> ReferenceAutoAttack:
         return ReferenceAutoAttack(self.version, self.suite)
 
     @property
     def implementation(self) -> str:
         """The package that runs, with its version: 'pyautoattack 0.2.0'."""
-        return self._driver.engine
+        return self._reference.engine
 
     @property
     def attacks(self) -> list[str]:
         """Names of the attacks of this version, in order."""
-        return self._driver.attacks
+        return self._reference.attacks
 
     @property
     def per_example(self) -> bool:
         """No: upstream's draws depend on the batch."""
         return False
 
-    def seek(self, model: nn.Module, task: Task) -> list[str]:
-        """See `ReferenceAutoAttack.seek`."""
-        return self._driver.seek(model, task)
+    def events(self, model: nn.Module, examples: Examples, verifier: Verifier, **how: Any) -> Iterator[Event]:
+        """See `ReferenceAutoAttack.events`."""
+        return self._reference.events(model, examples, verifier, **how)

@@ -393,7 +393,7 @@ def _take(verdicts: dict[int, Verdict], verdict: Verdict) -> None:
     if before is None or before.verdict is None:
         verdicts[verdict.example] = verdict
     elif before.witness is None and before.verdict == verdict.verdict:
-        verdicts[verdict.example] = replace(before, witness=verdict.witness)
+        verdicts[verdict.example] = replace(before, x_adv=verdict.x_adv)
 
 
 def _from_entry(entry: Mapping[str, Any], *, witness: bool) -> Verdict:

@@ -97,7 +97,7 @@ class OnRay:
                 if before is not None and (before.verdict is not None or verdict.withstood < before.withstood):
                     return
                 writer.verdict(verdict, witness=place.keep_witnesses)
-                known[verdict.example] = replace(verdict, witness=None)
+                known[verdict.example] = replace(verdict, x_adv=None)
                 if verdict.verdict is not None:
                     settled, robust = settled + 1, robust + (verdict.verdict == ROBUST)
                     stage.update(settled, f"{robust} of {settled} robust")
@@ -157,7 +157,7 @@ def _attack(shared: tuple[Workplace, str], shard: Shard, tell: Callable[[Verdict
         torch.set_num_threads(1)  # the CPU that Ray has counted
 
     def told(verdict: Verdict) -> None:
-        tell(verdict if place.keep_witnesses else replace(verdict, witness=None))
+        tell(verdict if place.keep_witnesses else replace(verdict, x_adv=None))
 
     device = torch.device(kind)
     search(shard, place, device=device, told=told, doubted=tell)

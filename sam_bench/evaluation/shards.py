@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench.allocator import freed_memory_kept
-from sam_bench.attacks import Attack, Progress, Verdict
+from sam_bench.attacks import Attack, Examples, Progress, Verdict
 from sam_bench.attacks.judge import SMALLEST_BATCH
 from sam_bench.data import to_float
 from sam_bench.errors import SamBenchError
 from sam_bench.evaluation.journal import Journal
 from sam_bench.parallel import Job, run_jobs
+from sam_bench.perturb.ball import Ball
 from sam_bench.progress import Reporter, Stage
 from sam_bench.records import Norm
 
@@ -162,27 +163,25 @@ def search(
     def tell(verdict: Verdict) -> None:
         if place.attack.per_example:
             told(verdict)
-            verdict = replace(verdict, witness=None)
+            verdict = replace(verdict, x_adv=None)
         known[verdict.example] = verdict
 
     try:
         with freed_memory_kept(device):
-            place.attack.run(
+            for event in place.attack.run_events(
                 place.module.to(device),
-                to_float(shard.images),
-                shard.labels,
-                norm=shard.norm,
-                eps=shard.eps,
+                Examples(to_float(shard.images), shard.labels, shard.index, shard.withstood),
+                ball=Ball(norm=shard.norm, eps=shard.eps),
                 seed=shard.seed,
                 batch_size=shard.batch_size,
                 device=device,
-                index=shard.index,
-                withstood=shard.withstood,
-                told=tell,
-                doubted=doubted,
-                keep_witnesses=False,
-                progress=progress,
-            )
+            ):
+                if isinstance(event, Verdict):
+                    tell(event)
+                elif isinstance(event, Progress):
+                    progress(event)
+                else:
+                    doubted(str(event))
         if not place.attack.per_example:
             for verdict in known.values():
                 told(verdict)

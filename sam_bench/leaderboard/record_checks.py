@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sam_bench.attacks import ATTACKS, Attack
-from sam_bench.attacks.autoattack.plan import fit_to_classes, plan
-from sam_bench.attacks.doubts import second_opinion_doubts, square_doubts
+from sam_bench.attacks import ATTACKS, Attack, AttackWarning
+from sam_bench.attacks.autoattack.suite import build_suite, fit_to_classes
+from sam_bench.attacks.warnings import second_attack_warnings, square_warnings
 from sam_bench.data.sources import SOURCES, reserved_name
 from sam_bench.errors import InputError, shortened
 from sam_bench.leaderboard.labels import AUTOATTACK, attack_name, examples_text, radius_key, radius_text
@@ -53,10 +53,10 @@ def check_record(evidence: Evidence) -> None:
             f"{path} carries {examples_text(record.carried)} over from smaller radii, but only {broken:,} were broken: "
             "evaluate again"
         )
-    follow = [] if attack is None else [*attack.caveats, *square_doubts(record.verdicts, attack.attacks)]
+    follow = [] if attack is None else [*attack.warnings, *square_warnings(record.verdicts, attack.attacks)]
     if record.second_opinion is not None:
         opinion = record.second_opinion
-        follow += second_opinion_doubts(record.attack, opinion.attack, opinion.gap)
+        follow += second_attack_warnings(record.attack, opinion.attack, opinion.gap)
     _check_warnings(evidence, follow, "its verdicts and its attack")
 
 
@@ -114,14 +114,14 @@ def _check_engine(record: EvaluationRecord, path: Path) -> None:
         )
 
 
-def _check_warnings(evidence: Evidence, follow: Sequence[str], source: str) -> None:
+def _check_warnings(evidence: Evidence, follow: Sequence[AttackWarning], source: str) -> None:
     """Refuse a record without a warning that follows; its sentence may differ, its code and percentages not."""
     for expected in follow:
-        code = expected.partition(":")[0]
-        told = [each for each in evidence.record.warnings if each.partition(":")[0] == code]
+        code = expected.code
+        told = [each for each in evidence.record.warnings if AttackWarning.parse(each).code == code]
         if not told:
             raise InputError(f"{evidence.path} lacks the warning {code} that follows from {source}: evaluate again")
-        for share in re.findall(r"[\d.]+%", expected):
+        for share in re.findall(r"[\d.]+%", expected.text):
             if share not in told[0]:
                 raise InputError(
                     f"{evidence.path}: its warning {code} should say {share}, which follows from {source}: evaluate "
@@ -162,9 +162,9 @@ def check_against_card(evidence: Evidence, card: ModelCard) -> None:
             )
     attacked = record.n_examples - record.verdicts.count(MISCLASSIFIED) - record.carried
     if record.attack == AUTOATTACK and record.version and attacked > 0:
-        parts = plan(record.version, tuple(record.settings.get("suite", ())), norm=record.norm)  # type: ignore[arg-type]
+        configs = build_suite(record.version, record.settings.get("suite", ()), norm=record.norm)  # type: ignore[arg-type]
         try:
-            few = fit_to_classes(parts, card.architecture.num_classes)[1]
+            few = fit_to_classes(configs, card.architecture.num_classes)[1]
         except InputError as error:
             raise InputError(f"{path} cannot be of {card.name}: {error}") from error
         _check_warnings(evidence, few, f"the card's {card.architecture.num_classes} classes")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,13 +13,14 @@ from sam_bench.attacks.autoattack import AutoAttack, AutoAttackBF16, AutoAttackS
 from sam_bench.attacks.autoattack.apgd import APGD
 from sam_bench.attacks.autoattack.apgd_l1 import SparseAPGD
 from sam_bench.attacks.autoattack.fab import FAB
-from sam_bench.attacks.autoattack.oracle import Oracle
-from sam_bench.attacks.autoattack.plan import Part
-from sam_bench.attacks.autoattack.rows import Cases, Search
+from sam_bench.attacks.autoattack.model_calls import ModelCalls
 from sam_bench.attacks.autoattack.square import Square
-from sam_bench.attacks.base import Task
-from sam_bench.attacks.draws import Draws
+from sam_bench.attacks.autoattack.state import Problem, Search
+from sam_bench.attacks.autoattack.suite import AttackConfig
+from sam_bench.attacks.base import Attack
+from sam_bench.attacks.events import AttackWarning, Event, Examples, Progress, Verdict
 from sam_bench.attacks.reference import ReferenceAutoAttack
+from sam_bench.attacks.rng import RNG
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import Norm
@@ -71,26 +73,60 @@ def examples(model: nn.Module, count: int, *, of: int = 0, seed: int = 0) -> tup
         return x, model(x).argmax(1)
 
 
-def task_of(x: Tensor, y: Tensor, ball: Ball, *, seed: int, batch_size: int) -> Task:
-    """What `Attack.run` hands to a search, without a judge."""
+@dataclass
+class Ran:
+    """What came out of a run, example by example, and the events in their order."""
 
-    def unasked(*_: Any) -> Any:
-        raise AssertionError("a search by itself has nobody to tell")
+    events: list[Event]
+    verdicts: list[str]
+    x_adv: Tensor
 
-    return Task(
-        x=x,
-        y=y,
-        index=torch.arange(len(x)),
-        withstood=torch.zeros(len(x), dtype=torch.int64),
-        ball=ball,
-        seed=seed,
-        batch_size=batch_size,
-        device=CPU,
-        confirm=unasked,
-        withstand=unasked,
-        progress=lambda _: None,
-        doubt=lambda _: None,
+    @property
+    def warnings(self) -> list[AttackWarning]:
+        return [each for each in self.events if isinstance(each, AttackWarning)]
+
+    @property
+    def progress(self) -> list[Progress]:
+        return [each for each in self.events if isinstance(each, Progress)]
+
+
+def events_of(
+    attack: Attack,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: Norm,
+    eps: float,
+    seed: int = 0,
+    batch_size: int = 128,
+    index: Tensor | None = None,
+    attacks_survived: Tensor | None = None,
+) -> Iterator[Event]:
+    """The events of a run over a part of a data set."""
+    whole = Examples.of(x, y)
+    part = Examples(
+        x,
+        y,
+        whole.index if index is None else index,
+        whole.attacks_survived if attacks_survived is None else attacks_survived,
     )
+    return attack.run_events(model, part, ball=Ball(norm=norm, eps=eps), seed=seed, batch_size=batch_size, device=CPU)
+
+
+def run_part(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, index: Tensor, **how: Any) -> Ran:
+    """A run over a part of a data set; arguments as for `events_of`."""
+    events = list(events_of(attack, model, x, y, index=index, **how))
+    final = {each.example: each for each in events if isinstance(each, Verdict) and each.outcome is not None}
+    places = index.tolist()
+    found = [final[place].x_adv for place in places]
+    x_adv = torch.stack([x[row] if each is None else each for row, each in enumerate(found)])
+    return Ran(events, [str(final[place].outcome) for place in places], x_adv)
+
+
+def run_whole(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, **how: Any) -> Ran:
+    """The same over all of it."""
+    return run_part(attack, model, x, y, index=torch.arange(len(x)), **how)
 
 
 def asked_by(model: Conv, run: Any, clean: Tensor) -> list[Tensor]:
@@ -110,25 +146,34 @@ def make_search(
     y: Tensor,
     *,
     ball: Ball,
-    draws: Draws,
+    rng: RNG,
     steps: int,
     trials: int = 1,
     widened: bool = False,
 ) -> Search[Any]:
     """A search by name, its iterations cut, on a batch that is not padded."""
+    where: Any = problem_of(model, x, y, ball=ball), rng
+    if attack == "square":
+        return Square(*where, queries=steps, restarts_or_targets=trials)
+    if attack.startswith("fab"):
+        return FAB(*where, targeted=attack == "fab-t", iterations=steps, restarts_or_targets=trials)
+    common: Any = {"loss": LOSSES[attack], "iterations": steps, "restarts_or_targets": trials}
+    return SparseAPGD(*where, widened=widened, **common) if ball.norm == "L1" else APGD(*where, **common)
+
+
+def problem_of(model: nn.Module, x: Tensor, y: Tensor, *, ball: Ball) -> Problem:
+    """What a search is given, with a batch that is not padded."""
     with torch.no_grad():
         logits = model(x)
-    cases = Cases(
-        x=x, y=y, index=torch.arange(len(x)), ranked=logits.sort(dim=1)[1], logits_dtype=logits.dtype, device=CPU
+    return Problem(
+        examples=Examples.of(x, y),
+        ball=ball,
+        model=ModelCalls(model, least_rows=1, device=CPU),
+        ranked=logits.sort(dim=1)[1],
+        logits_dtype=logits.dtype,
+        device=CPU,
+        gradient_counts=torch.zeros(2, dtype=torch.int64),
     )
-    where = cases, ball, Oracle(model, rows=1, device=CPU), draws
-    if attack == "square":
-        return Square(*where, queries=steps, trials=trials)
-    if attack.startswith("fab"):
-        return FAB(*where, targeted=attack == "fab-t", iterations=steps, trials=trials)
-    if ball.norm == "L1":
-        return SparseAPGD(*where, loss=LOSSES[attack], iterations=steps, trials=trials, widened=widened)
-    return APGD(*where, loss=LOSSES[attack], iterations=steps, trials=trials)
 
 
 def shortened(suite: Any, *, steps: int, queries: int, targets: int) -> Any:
@@ -143,15 +188,15 @@ def shortened(suite: Any, *, steps: int, queries: int, targets: int) -> Any:
     return suite
 
 
-def shortened_parts(parts: list[Part], *, steps: int, queries: int, targets: int) -> list[Part]:
+def shortened_suite(suite: list[AttackConfig], *, steps: int, queries: int, targets: int) -> list[AttackConfig]:
     """The same for the fast engine."""
     return [
         replace(
-            part,
-            iterations=queries if part.attack == "square" else steps,
-            trials=targets if part.targeted else part.trials,
+            config,
+            iterations=queries if config.attack == "square" else steps,
+            restarts_or_targets=targets if config.targeted else config.restarts_or_targets,
         )
-        for part in parts
+        for config in suite
     ]
 
 
@@ -171,12 +216,12 @@ class Short(AutoAttack):
     method = "autoattack"
 
     @property
-    def _driver(self) -> ReferenceAutoAttack:
+    def _reference(self) -> ReferenceAutoAttack:
         return ShortReference(self.version, self.suite)
 
     def engine_to_run(self, norm: Norm) -> Engine:
         engine = super().engine_to_run(norm)
-        return replace(engine, parts=shortened_parts(engine.parts, **SHORT))
+        return replace(engine, suite=shortened_suite(engine.suite, **SHORT))
 
 
 class ShortBF16(AutoAttackBF16):
@@ -186,7 +231,7 @@ class ShortBF16(AutoAttackBF16):
 
     def engine_to_run(self, norm: Norm) -> Engine:
         engine = super().engine_to_run(norm)
-        return replace(engine, parts=shortened_parts(engine.parts, **SHORT))
+        return replace(engine, suite=shortened_suite(engine.suite, **SHORT))
 
 
 class ShortScreen(AutoAttackScreen):
@@ -196,7 +241,7 @@ class ShortScreen(AutoAttackScreen):
 
     def engine_to_run(self, norm: Norm) -> Engine:
         engine = super().engine_to_run(norm)
-        return replace(engine, parts=shortened_parts(engine.parts, **SHORT))
+        return replace(engine, suite=shortened_suite(engine.suite, **SHORT))
 
 
 def upstreams(

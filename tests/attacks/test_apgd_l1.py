@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam_bench.attacks.autoattack.apgd_l1 import stages
-from sam_bench.attacks.draws import CounterDraws
+from sam_bench.attacks.rng import CounterRNG
 from sam_bench.perturb.ball import Ball
 
 
@@ -24,14 +24,14 @@ def test_stages_share_the_iterations_and_end_at_the_radius(iterations: int, eps:
 def test_a_widened_trial_finds_witnesses_in_the_last_and_smallest_of_three_balls() -> None:
     model = Conv(dtype=torch.float32)
     x, y = examples(model, 6)
-    ball, draws = Ball(norm="L1", eps=0.8), CounterDraws(0, "apgd-ce", torch.arange(6))
-    search = make_search("apgd-ce", model, x, y, ball=ball, draws=draws, steps=16, widened=True)
-    rows, largest, wrong = search.begin(torch.arange(6), torch.zeros(6, dtype=torch.int64)), [], []
-    for _ in range(search.ticks):
+    ball, rng = Ball(norm="L1", eps=0.8), CounterRNG(0, "apgd-ce", torch.arange(6))
+    search = make_search("apgd-ce", model, x, y, ball=ball, rng=rng, steps=16, widened=True)
+    rows, largest, wrong = search.init(torch.arange(6), torch.zeros(6, dtype=torch.int64)), [], []
+    for _ in range(search.steps):
         largest.append(float((rows.point - x).abs().flatten(1).sum(1).max()))
         wrong.append(bool((model(rows.point).argmax(1) != y).any()))
-        search.tick(rows)
+        search.step(rows)
         assert len(largest) > 12 or not rows.found.any()
     for first, last, radius in ((0, 6, 2.4), (6, 12, 1.6), (12, 19, 0.8)):
         assert max(largest[first:last]) == pytest.approx(radius, rel=1e-5)
-    assert search.ticks == 19 and any(wrong[:12]) and rows.found.any()
+    assert search.steps == 19 and any(wrong[:12]) and rows.found.any()

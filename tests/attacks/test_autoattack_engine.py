@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import pytest
 import torch
-from autoattack_samples import Conv, Short, ShortBF16, ShortScreen, examples, make_search, shortened
+from autoattack_samples import (
+    Conv,
+    Short,
+    ShortBF16,
+    ShortScreen,
+    events_of,
+    examples,
+    make_search,
+    run_part,
+    run_whole,
+    shortened,
+)
 from torch import Tensor, nn
 
 from sam_bench.attacks import ATTACKS, AttackResult, Progress, Verdict
-from sam_bench.attacks.autoattack.plan import plan
-from sam_bench.attacks.draws import CounterDraws
+from sam_bench.attacks.autoattack.suite import build_suite
+from sam_bench.attacks.rng import CounterRNG
 from sam_bench.errors import InputError
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
@@ -78,7 +90,7 @@ def test_a_verdict_does_not_depend_on_the_order_or_on_which_others_are_there(
     norm, expected = whole
     x, y = some
     shard = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))[:13]
-    result = fast().run(model, x[shard], y[shard], norm=norm, eps=EPS[norm], seed=1, batch_size=8, index=shard)
+    result = run_part(fast(), model, x[shard], y[shard], index=shard, norm=norm, eps=EPS[norm], seed=1, batch_size=8)
     assert result.verdicts == [expected.verdicts[place] for place in shard.tolist()]
     assert torch.allclose(result.x_adv, expected.x_adv[shard], atol=1e-6)
 
@@ -87,13 +99,14 @@ def test_draws_depend_on_the_seed_and_on_the_place_in_the_data_set(model: Conv, 
     x, y = some[0][1:9], some[1][1:9]
     attack = Short(engine="fast", version="custom", suite=("square",))
 
-    def witnesses(**how: Any) -> Tensor:
-        return attack.run(model, x, y, norm="Linf", eps=0.03, batch_size=8, **how).x_adv
+    def found(seed: int, first: int = 0) -> Tensor:
+        index = torch.arange(first, first + 8)
+        return run_part(attack, model, x, y, index=index, norm="Linf", eps=0.03, batch_size=8, seed=seed).x_adv
 
-    first = witnesses(seed=1)
-    assert torch.equal(first, witnesses(seed=1)) and not torch.equal(first, x)
-    assert not torch.equal(first, witnesses(seed=2))
-    assert not torch.equal(first, witnesses(seed=1, index=torch.arange(1, 9)))
+    once = found(1)
+    assert torch.equal(once, found(1)) and not torch.equal(once, x)
+    assert not torch.equal(once, found(2))
+    assert not torch.equal(once, found(1, first=1))
 
 
 def test_witnesses_are_in_ball_and_box_and_misclassified(
@@ -125,25 +138,23 @@ def test_every_verdict_is_told_once_with_its_witness_and_as_soon_as_it_is_known(
 ) -> None:
     x, y = some
     places = torch.arange(len(x)) * 3 + 100
-    told: list[Verdict | Progress] = []
-    result = fast().run(
-        model, x, y, norm="Linf", eps=EPS["Linf"], batch_size=8, index=places, told=told.append, progress=told.append
-    )
-    final = [each for each in told if isinstance(each, Verdict) and each.verdict is not None]
+    result = run_part(fast(), model, x, y, norm="Linf", eps=EPS["Linf"], batch_size=8, index=places)
+    told = result.events
+    final = [each for each in told if isinstance(each, Verdict) and each.outcome is not None]
     verdicts = {each.example: each for each in final}
     assert len(verdicts) == len(final) == len(x)
-    assert [verdicts[place].verdict for place in places.tolist()] == result.verdicts
+    assert [verdicts[place].outcome for place in places.tolist()] == result.verdicts
     for position, place in enumerate(places.tolist()):
-        witness, verdict = verdicts[place].witness, result.verdicts[position]
-        assert (witness is None) == (verdict in (ROBUST, MISCLASSIFIED))
-        assert witness is None or torch.equal(witness, result.x_adv[position])
-        withstood = 3 if verdict == ROBUST else 0 if verdict == MISCLASSIFIED else SUITE.index(verdict)
-        assert verdicts[place].withstood == withstood
-        steps = [each.withstood for each in told if isinstance(each, Verdict) and each.example == place]
-        assert steps == ([1, 2, 3] if verdict == ROBUST else [*range(1, withstood + 1), withstood])
+        x_adv, verdict = verdicts[place].x_adv, result.verdicts[position]
+        assert (x_adv is None) == (verdict in (ROBUST, MISCLASSIFIED))
+        assert x_adv is None or torch.equal(x_adv, result.x_adv[position])
+        survived = 3 if verdict == ROBUST else 0 if verdict == MISCLASSIFIED else SUITE.index(verdict)
+        assert verdicts[place].attacks_survived == survived
+        steps = [each.attacks_survived for each in told if isinstance(each, Verdict) and each.example == place]
+        assert steps == ([1, 2, 3] if verdict == ROBUST else [*range(1, survived + 1), survived])
     # What the first attack breaks is told while it runs, before the second begins.
     second = next(i for i, each in enumerate(told) if isinstance(each, Progress) and each.stage == "fab-t")
-    early = {each.verdict for each in told[:second] if isinstance(each, Verdict)}
+    early = {each.outcome for each in told[:second] if isinstance(each, Verdict)}
     assert early == {None, MISCLASSIFIED, "apgd-ce"}
 
 
@@ -151,30 +162,20 @@ def test_every_verdict_is_told_once_with_its_witness_and_as_soon_as_it_is_known(
 def test_a_run_that_goes_on_from_what_was_told_ends_like_one_that_was_never_stopped(
     events: int, model: Conv, some: tuple[Tensor, Tensor], whole: tuple[Any, AttackResult]
 ) -> None:
-    class KilledError(Exception):
-        pass
-
     norm, expected = whole
     x, y = some
-    log: list[Verdict] = []
-
-    def write(event: Verdict) -> None:
-        if len(log) == events:
-            raise KilledError
-        log.append(event)
-
     how: dict[str, Any] = {"norm": norm, "eps": EPS[norm], "seed": 1, "batch_size": 16}
-    try:
-        fast().run(model, x, y, told=write, **how)
-    except KilledError:
-        assert len(log) == events
-    known = {each.example: each.verdict for each in log if each.verdict is not None}
-    withstood = torch.zeros(len(x), dtype=torch.int64)
+    run = events_of(fast(), model, x, y, **how)
+    log = list(islice((each for each in run if isinstance(each, Verdict)), events))
+    run.close()  # type: ignore[attr-defined]
+    assert not model._forward_pre_hooks, "given back"
+    known = {each.example: each.outcome for each in log if each.outcome is not None}
+    survived = torch.zeros(len(x), dtype=torch.int64)
     for each in log:
-        withstood[each.example] = each.withstood
+        survived[each.example] = each.attacks_survived
     rest = torch.tensor([n for n in range(len(x)) if n not in known], dtype=torch.int64)
     if len(rest):
-        again = fast().run(model, x[rest], y[rest], index=rest, withstood=withstood[rest], **how)
+        again = run_part(fast(), model, x[rest], y[rest], index=rest, attacks_survived=survived[rest], **how)
         known |= dict(zip(rest.tolist(), again.verdicts, strict=True))
     assert [known[n] for n in range(len(x))] == expected.verdicts
 
@@ -184,32 +185,27 @@ def test_a_resumed_run_spares_each_example_the_attacks_that_it_has_survived(
 ) -> None:
     x, y = examples(model, 12)
     survived = torch.arange(12) % 3
-    begun: dict[str, int] = {}
-
-    def note(progress: Progress) -> None:
-        begun.setdefault(progress.stage, progress.total)
-
-    fast().run(model, x, y, norm="Linf", eps=0.0, withstood=survived, progress=note)
-    assert begun == {"apgd-ce": 4, "fab-t": 8, "square": 12}
+    result = run_whole(fast(), model, x, y, norm="Linf", eps=0.0, attacks_survived=survived)
+    assert {each.stage: each.total for each in result.progress} == {"apgd-ce": 4, "fab-t": 8, "square": 12}
 
 
 @pytest.mark.parametrize("rng", ["counter", "upstream"])
 def test_progress_counts_the_examples_of_each_attack_up_and_the_robust_down(
     rng: Any, model: Conv, some: tuple[Tensor, Tensor]
 ) -> None:
-    told: list[Progress] = []
-    result = fast(rng=rng).run(model, *some, norm="L2", eps=EPS["L2"], batch_size=16, progress=told.append)
+    attack = fast(rng=rng)
+    result = run_whole(attack, model, *some, norm="L2", eps=EPS["L2"], batch_size=16)
     left = len(some[0]) - result.verdicts.count(MISCLASSIFIED)
-    for attack in result.attacks:
-        stage = [each for each in told if each.stage == attack]
+    for name in attack.attacks:
+        stage = [each for each in result.progress if each.stage == name]
         counts, robust = [each.done for each in stage], [each.robust for each in stage]
         assert counts == sorted(counts) and (counts[0], counts[-1]) == (0, left)
         assert {each.total for each in stage} == {left}
         assert robust == sorted(robust, reverse=True) and robust[0] == left
-        left -= result.verdicts.count(attack)
+        left -= result.verdicts.count(name)
         assert robust[-1] == left
         # Square's last examples end together and are told of together: nobody reckons with the first of them.
-        assert attack != "square" or not left or counts[-1] - counts[-2] in (0, left)
+        assert name != "square" or not left or counts[-1] - counts[-2] in (0, left)
         # Long before anything is settled it is told that the attack is at work.
         assert counts.count(0) > 1
         shares = [each.share for each in stage if each.share is not None]
@@ -233,12 +229,12 @@ def test_queries_made_ahead_end_where_queries_one_by_one_end(norm: Any, model: C
     ball = Ball(norm=norm, eps=EPS[norm] * 1.6)
     ended = []
     for padded in (1, 16):
-        draws = CounterDraws(0, "square", torch.arange(3))
-        search = make_search("square", model, x, y, ball=ball, draws=draws, steps=150)
-        search.oracle.rows = padded
-        rows, passes = search.begin(torch.arange(3), torch.zeros(3, dtype=torch.int64)), 0
-        while bool(((rows.iteration < search.ticks) & ~rows.found).any()):
-            search.tick(rows)
+        rng = CounterRNG(0, "square", torch.arange(3))
+        search = make_search("square", model, x, y, ball=ball, rng=rng, steps=150)
+        search.model.least_rows = padded
+        rows, passes = search.init(torch.arange(3), torch.zeros(3, dtype=torch.int64)), 0
+        while bool(((rows.iteration < search.steps) & ~rows.found).any()):
+            search.step(rows)
             passes += 1
         ended.append((rows, passes))
     assert torch.allclose(ended[0][0].best, ended[1][0].best, atol=1e-6)
@@ -255,7 +251,9 @@ def test_the_screen_is_autoattacks_first_two_attacks_and_says_it_is_an_upper_bou
     how: dict[str, Any] = {"norm": "Linf", "eps": EPS["Linf"], "seed": 1}
     screen = ShortScreen().run(model, *some, **how)
     full = Short(engine="fast").run(model, *some, **how)
-    assert screen.attacks == ["apgd-ce", "apgd-t"] and screen.warnings[0].startswith("upper-bound: only apgd-ce and")
+    assert screen.attacks == ["apgd-ce", "apgd-t"] and str(screen.warnings[0]).startswith(
+        "upper-bound: only apgd-ce and"
+    )
     assert [a for a in full.verdicts if a in screen.attacks] == [a for a in screen.verdicts if a in screen.attacks]
     assert full.verdicts.count(ROBUST) <= screen.verdicts.count(ROBUST)
 
@@ -275,7 +273,7 @@ def test_what_is_found_in_bfloat16_counts_only_if_float32_agrees(model: Conv, so
     assert {torch.float32, torch.bfloat16} == set(asked)
     wrong = model(result.x_adv).argmax(1) != y
     assert [verdict != ROBUST for verdict in result.verdicts] == wrong.tolist()
-    assert result.warnings[0].startswith("bf16: ")
+    assert result.warnings[0].code == "bf16"
     exact = Short(engine="fast").run(model, x, y, norm="Linf", eps=EPS["Linf"], seed=1)
     coarse = sum(a != b for a, b in zip(result.verdicts, exact.verdicts, strict=True))
     assert coarse <= 4
@@ -330,7 +328,7 @@ def test_fab_after_fab_t_has_one_restart() -> None:
     """Upstream's is one object for both, in which `fab-t` sets the restarts to one and leaves them so."""
 
     def trials(*suite: str) -> dict[str, int]:
-        return {part.attack: part.trials for part in plan("custom", suite)}
+        return {config.attack: config.restarts_or_targets for config in build_suite("custom", suite)}
 
     assert trials("fab-t", "apgd-ce", "fab") == {"fab-t": 9, "apgd-ce": 5, "fab": 1}
     assert trials("fab", "apgd-ce", "fab-t") == {"fab": 5, "apgd-ce": 5, "fab-t": 9}

@@ -14,11 +14,11 @@ from pyautoattack.fab_projections import projection_l1, projection_l2, projectio
 from torch import Tensor
 from torch.nn import functional as F
 
-from sam_bench.attacks.autoattack.hyperplane import project
-from sam_bench.attacks.autoattack.plan import KNOWN, plan
+from sam_bench.attacks.autoattack.fab_projection import project
 from sam_bench.attacks.autoattack.square import sides
-from sam_bench.attacks.autoattack.tiles import tile_table
-from sam_bench.attacks.draws import UpstreamDraws
+from sam_bench.attacks.autoattack.square_init import tile_table
+from sam_bench.attacks.autoattack.suite import KNOWN, build_suite
+from sam_bench.attacks.rng import UpstreamRNG
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
 
@@ -38,16 +38,16 @@ TINY = {"Linf": 0.004, "L2": 0.03, "L1": 0.3}
 def test_asks_the_model_about_the_points_that_upstream_asks_about(attack: str, norm: Any, widened: bool) -> None:
     model, steps, ball = Conv(rounds=attack.startswith("fab")), STEPS[attack], Ball(norm=norm, eps=TINY[norm])
     x, y = examples(model, 18, of=90)
-    search = make_search(attack, model, x, y, ball=ball, draws=UpstreamDraws(5), steps=steps, widened=widened)
+    search = make_search(attack, model, x, y, ball=ball, rng=UpstreamRNG(5), steps=steps, widened=widened)
 
     # Upstream draws more in a widened trial than it uses, which the next one shows.
     trials = 2 if widened else 1
 
     def ours() -> None:
         for trial in range(trials):
-            rows = search.begin(torch.arange(len(x)), torch.full((len(x),), trial))
-            for _ in range(search.ticks):
-                search.tick(rows)
+            rows = search.init(torch.arange(len(x)), torch.full((len(x),), trial))
+            for _ in range(search.steps):
+                search.step(rows)
             assert attack != "square" or not rows.found.any()  # whose rows upstream lets go
 
     # In L1 it is version standard that begins in larger balls.
@@ -77,12 +77,12 @@ def test_where_weights_are_equal_fab_in_l1_asks_about_the_points_that_upstream_a
 ) -> None:
     model, ball = Pooling(), Ball(norm="L1", eps=TINY["L1"])
     x, y = examples(model, 18, of=90)
-    search = make_search(attack, model, x, y, ball=ball, draws=UpstreamDraws(5), steps=steps)
+    search = make_search(attack, model, x, y, ball=ball, rng=UpstreamRNG(5), steps=steps)
 
     def ours() -> None:
-        rows = search.begin(torch.arange(len(x)), torch.zeros(len(x), dtype=torch.int64))
-        for _ in range(search.ticks):
-            search.tick(rows)
+        rows = search.init(torch.arange(len(x)), torch.zeros(len(x), dtype=torch.int64))
+        for _ in range(search.steps):
+            search.step(rows)
 
     suite = upstreams(model, ball, seed=5, steps=steps, version="custom")
     mine = asked_by(model, ours, x)
@@ -145,9 +145,9 @@ def test_with_upstreams_draws_and_its_five_restarts_every_verdict_of_version_plu
 @pytest.mark.parametrize("version", ["standard", "plus", "rand", "custom"])
 def test_the_settings_of_every_version_are_upstreams(version: Any, norm: Any) -> None:
     suite = KNOWN if version == "custom" else ()
-    parts = {part.attack: part for part in plan(version, suite, norm=norm)}
+    configs = {config.attack: config for config in build_suite(version, suite, norm=norm)}
     theirs = upstream.build(Conv(), norm=norm, eps=0.1, seed=0, version=version, device=CPU)
-    assert list(parts) == list(suite or theirs.attacks_to_run)
+    assert list(configs) == list(suite or theirs.attacks_to_run)
     for name, attacker, restarts in (
         ("apgd-ce", theirs.apgd, theirs.apgd.n_restarts),
         ("apgd-dlr", theirs.apgd, theirs.apgd.n_restarts),
@@ -155,12 +155,12 @@ def test_the_settings_of_every_version_are_upstreams(version: Any, norm: Any) ->
         ("fab", theirs.fab, theirs.fab.n_restarts),
         ("fab-t", theirs.fab, theirs.fab.n_target_classes),
     ):
-        if name in parts:
-            assert (parts[name].iterations, parts[name].trials) == (attacker.n_iter, restarts)
-            assert parts[name].eot == getattr(attacker, "eot_iter", 1)
-            assert parts[name].widened == getattr(attacker, "use_largereps", False)
-    if "square" in parts:
-        assert (parts["square"].iterations, parts["square"].trials) == (theirs.square.n_queries, 1)
+        if name in configs:
+            assert (configs[name].iterations, configs[name].restarts_or_targets) == (attacker.n_iter, restarts)
+            assert configs[name].eot == getattr(attacker, "eot_iter", 1)
+            assert configs[name].widened == getattr(attacker, "use_largereps", False)
+    if "square" in configs:
+        assert (configs["square"].iterations, configs["square"].restarts_or_targets) == (theirs.square.n_queries, 1)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])

@@ -9,33 +9,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sam_bench.attacks.autoattack.oracle import Oracle
-from sam_bench.attacks.autoattack.pool import Pool
-from sam_bench.attacks.autoattack.rows import Rows, Search
+from sam_bench.attacks.autoattack.model_calls import ModelCalls
+from sam_bench.attacks.autoattack.pool import Pool, Settled
+from sam_bench.attacks.autoattack.state import AttackState, Search
 
 
-class Ladder(Search[Rows]):
-    """Breaks example n in trial n // 3 at tick n % 3 + 1, or never."""
+class Ladder(Search[AttackState]):
+    """Breaks example n in trial n // 3 at step n % 3 + 1, or never."""
 
     def __init__(self, padded: int) -> None:
-        self.trials, self.begun = 3, [(0, 0)][:0]
-        self.cases: Any = None
-        self.oracle: Any = Oracle(nn.Identity(), rows=padded, device=torch.device("cpu"))
+        self.restarts_or_targets, self.begun = 3, [(0, 0)][:0]
+        self.model: Any = ModelCalls(nn.Identity(), least_rows=padded, device=torch.device("cpu"))
 
     @property
-    def ticks(self) -> int:
+    def steps(self) -> int:
         return 4
 
-    def begin(self, position: Tensor, trial: Tensor) -> Rows:
-        self.begun += list(zip(position.tolist(), trial.tolist(), strict=True))
-        zeros = torch.zeros_like(position)
-        return Rows(position, trial, zeros, zeros.float(), zeros, zeros.bool(), zeros.float())
+    def init(self, row: Tensor, trial: Tensor) -> AttackState:
+        self.begun += list(zip(row.tolist(), trial.tolist(), strict=True))
+        zeros = torch.zeros_like(row)
+        return AttackState(row, trial, zeros, zeros.float(), zeros, zeros.bool(), zeros.float())
 
-    def tick(self, rows: Rows) -> None:
-        assert len(rows) <= 5
-        rows.iteration += 1
-        due = (rows.trial == rows.position // 3) & (rows.iteration == rows.position % 3 + 1)
-        rows.note(due, rows.position.float())
+    def step(self, state: AttackState) -> None:
+        assert len(state) <= 5
+        state.iteration += 1
+        due = (state.trial == state.row // 3) & (state.iteration == state.row % 3 + 1)
+        state.note(due, state.row.float())
 
 
 @given(order=st.permutations(range(14)), how=st.sampled_from(["one by one", "padded", "upstream"]))
@@ -45,19 +44,21 @@ def test_the_pool_takes_every_example_through_its_trials_once_and_stops_at_the_f
 ) -> None:
     settled: dict[int, bool] = {}
 
-    def confirm(positions: Tensor, candidates: Tensor) -> Tensor:
-        assert positions.tolist() == candidates.tolist()
-        return positions % 5 != 4  # some witnesses are turned down
+    def check(rows: Tensor, x_adv: Tensor) -> Tensor:
+        assert rows.tolist() == x_adv.tolist()
+        return rows % 5 != 4  # some candidates are rejected
 
-    def note(position: int, stands: bool) -> None:
-        assert position not in settled
-        settled[position] = stands
-
-    search, pool = Ladder(5 if how == "padded" else 1), Pool(capacity=5, confirm=confirm, settled=note)
+    search, pool = Ladder(5 if how == "padded" else 1), Pool(capacity=5, check=check)
     if how == "upstream":
-        pool.in_cohorts(lambda: search, torch.tensor(order))
+        outcomes = list(pool.run_in_batches(lambda: search, torch.tensor(order)))
     else:
-        pool.refilled(search, torch.tensor(order))
+        outcomes = list(pool.run_refilling(search, torch.tensor(order)))
+    for outcome in outcomes:
+        if isinstance(outcome, Settled):
+            assert outcome.row not in settled
+            settled[outcome.row] = outcome.robust
+    shares = [outcome for outcome in outcomes if isinstance(outcome, float)]
+    assert shares == sorted(shares) and shares[-1] == 1.0
     assert settled == {n: n >= 9 or n % 5 == 4 for n in range(14)}
     needed = [(n, trial) for n in range(14) for trial in range(3) if trial <= n // 3 or settled[n]]
     if how == "padded":  # trials may begin that a success then makes needless

@@ -6,14 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from autoattack_samples import CPU, Conv, examples
+from autoattack_samples import Conv, examples, problem_of
 from pyautoattack.fab_projections import projection_l1
 
 from sam_bench.attacks.autoattack.fab import FAB
-from sam_bench.attacks.autoattack.hyperplane import project
-from sam_bench.attacks.autoattack.oracle import Oracle
-from sam_bench.attacks.autoattack.rows import Cases
-from sam_bench.attacks.draws import CounterDraws, UpstreamDraws
+from sam_bench.attacks.autoattack.fab_projection import project
+from sam_bench.attacks.rng import CounterRNG, UpstreamRNG
 from sam_bench.perturb.ball import Ball
 
 
@@ -23,21 +21,20 @@ def test_the_distance_of_a_witness_that_is_none_is_forgotten(as_upstream: bool) 
     model = Conv(dtype=torch.float32)
     x, y = examples(model, 4)
     places = torch.arange(4)
-    ranked = model(x).sort(dim=1)[1]
-    cases = Cases(x=x, y=y, index=places, ranked=ranked, logits_dtype=torch.float32, device=CPU)
-    draws: Any = UpstreamDraws(0) if as_upstream else CounterDraws(0, "fab", places)
-    search = FAB(cases, Ball(norm="Linf", eps=0.1), Oracle(model, rows=1, device=CPU), draws, targeted=False, trials=1)
-    rows = search.begin(places, torch.zeros_like(places))
+    rng: Any = UpstreamRNG(0) if as_upstream else CounterRNG(0, "fab", places)
+    problem = problem_of(model, x, y, ball=Ball(norm="Linf", eps=0.1))
+    search = FAB(problem, rng, targeted=False, restarts_or_targets=1)
+    rows = search.init(places, torch.zeros_like(places))
     for _ in range(3):
-        search.tick(rows)
+        search.step(rows)
     assert bool((rows.nearest < 1).all())
     before = rows.nearest.clone()
-    stops = search.turned_down(rows, torch.tensor([1, 3]))
+    stops = search.on_rejected(rows, torch.tensor([1, 3]))
     assert not bool(stops.any())
     assert torch.equal(rows.nearest[::2], before[::2])
     assert torch.equal(rows.nearest[1::2], before[1::2]) == as_upstream
     rows.found[:] = False
-    search.tick(rows)
+    search.step(rows)
     assert as_upstream or bool(rows.found[1::2].all())
 
 

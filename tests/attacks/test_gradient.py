@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 import torchattacks
+from autoattack_samples import run_whole
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from sam_bench.attacks import ATTACKS, Attack
-from sam_bench.attacks.base import Found, Task
+from sam_bench.attacks import ATTACKS, Attack, ExampleAttack
+from sam_bench.attacks.events import AttackWarning, Event, Examples, Verdict
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
-from sam_bench.attacks.judge import SMALLEST_BATCH
+from sam_bench.attacks.verify import SMALLEST_BATCH, Verifier
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import input_gradient
@@ -227,8 +228,8 @@ def test_every_verdict_has_its_witness(norm: Any, net: nn.Module, examples: tupl
 def test_progress_counts_up_to_the_examples_and_down_to_the_robust(
     net: nn.Module, examples: tuple[Tensor, Tensor]
 ) -> None:
-    told: list[Any] = []
-    result = PGDAttack().run(net, *examples, norm="Linf", eps=0.1, batch_size=30, progress=told.append)
+    result = run_whole(PGDAttack(), net, *examples, norm="Linf", eps=0.1, batch_size=30)
+    told: list[Any] = result.progress
     attacked = sum(verdict != MISCLASSIFIED for verdict in result.verdicts)
     assert [each.done for each in told] == [30, 60, 90, attacked] and {each.total for each in told} == {attacked}
     assert told[-1].robust == result.verdicts.count(ROBUST)
@@ -238,17 +239,19 @@ def test_progress_counts_up_to_the_examples_and_down_to_the_robust(
 
 
 class Fake(Attack):
-    """A search that hands back whatever it is told to; not registered, so that it is nobody's option."""
+    """A search that returns whatever it is told to; not registered, so that it is nobody's option."""
 
     method = "fake"
     offset: float = 0.0
     value: float | None = None
-    name: str = "fake"
 
-    def search(self, model: nn.Module, task: Task) -> Found:
-        """Claims to have broken every example."""
-        candidates = task.x + self.offset if self.value is None else torch.full_like(task.x, self.value)
-        return Found(x_adv=candidates, by=[self.name] * len(task.x), warnings=["a doubt"])
+    @property
+    def warnings(self) -> list[AttackWarning]:
+        return [AttackWarning("fake", "a warning")]
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+        """The same for every example."""
+        return x + self.offset if self.value is None else torch.full_like(x, self.value)
 
 
 class Brightness(nn.Module):
@@ -264,7 +267,7 @@ GREY = torch.full((5, 1, 4, 4), 0.5), torch.zeros(5, dtype=torch.int64)
 def test_claims_without_a_misclassified_witness_earn_nothing() -> None:
     result = Fake(offset=0.05).run(Brightness(), *GREY, norm="Linf", eps=0.2)
     assert result.verdicts == [ROBUST] * 5 and torch.equal(result.x_adv, GREY[0])
-    assert result.warnings == ["a doubt"]
+    assert [str(each) for each in result.warnings] == ["fake: a warning"]
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -294,23 +297,76 @@ def test_witnesses_that_are_no_numbers_earn_nothing_by_being_misclassified(value
         for parameter in dark.parameters():
             parameter.zero_()
         dark[1].bias[1] = 1.0  # always right, and NaN for NaN, whose argmax is 0: wrong
-    result = Fake.model_construct(offset=0.0, value=value, name="fake").run(dark, x, y, norm=norm, eps=0.1)
+    result = Fake.model_construct(offset=0.0, value=value).run(dark, x, y, norm=norm, eps=0.1)
     assert result.verdicts == [ROBUST] * 5 and bool(result.x_adv.isfinite().all())
 
 
-@pytest.mark.parametrize("name", [MISCLASSIFIED, ROBUST, "another"])
-def test_a_search_cannot_sign_with_a_name_that_is_not_its_own(name: str) -> None:
-    with pytest.raises(SamBenchError, match=f"'fake' must say for each of 5 examples which of fake .*not {name}"):
-        Fake(value=1.0, name=name).run(Brightness(), *GREY, norm="Linf", eps=0.2)
+class Hostile(ExampleAttack):
+    """Yields verdicts that nobody has granted, after a look at candidates that are `offset` brighter."""
+
+    method = "hostile"
+    claims: tuple[tuple[int, str | None, int], ...]
+    offset: float | None = None
+
+    def events(self, model: nn.Module, examples: Examples, verifier: Verifier, **how: Any) -> Iterator[Event]:
+        examples.x.fill_(1.0)
+        if self.offset is not None:
+            verifier.check(torch.arange(len(examples)), GREY[0] + self.offset)
+        for index, outcome, survived in self.claims:
+            yield Verdict(index, outcome, survived, x_adv=torch.ones(1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ((0, "hostile", 0), "the attack hostile claims to have broken example 0, which the verifier has not found"),
+        ((0, MISCLASSIFIED, 0), "the attack says 'misclassified' of example 0; it may say hostile, robust or None"),
+        ((0, "another", 0), "the attack says 'another' of example 0; it may say hostile"),
+        ((7, ROBUST, 0), "the attack says 'robust' of example 7; .* of the examples that it was given"),
+        ((0, None, 2), "the attack says that example 0 has survived 2 of 1 attacks, after 0"),
+        ((0, None, -1), "the attack says that example 0 has survived -1 of 1 attacks, after 0"),
+    ],
+)
+@pytest.mark.parametrize("offset", [None, 0.05])
+def test_a_verdict_that_the_verifier_did_not_grant_is_refused(
+    claim: tuple[int, str | None, int], message: str, offset: float | None
+) -> None:
+    hostile = Hostile(claims=(claim,), offset=offset)
+    with pytest.raises(SamBenchError, match=message):
+        hostile.run(Brightness(), *GREY, norm="Linf", eps=0.2)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        (),
+        tuple((index, ROBUST, 1) for index in range(5)),
+        tuple((index, "hostile", 0) for index in [0, 1, 2, 3, 4, 4, 0]),
+        ((2, "hostile", 0), (2, ROBUST, 1), (2, None, 1)),
+    ],
+    ids=["silent", "all robust", "twice", "changes its mind"],
+)
+def test_what_the_verifier_found_broken_is_broken_once_whatever_the_attack_says(claims: Any) -> None:
+    ran = run_whole(Hostile(claims=claims, offset=0.15), Brightness(), *GREY, norm="Linf", eps=0.2)
+    final = [each for each in ran.events if isinstance(each, Verdict) and each.outcome is not None]
+    assert sorted(each.example for each in final) == list(range(5))
+    assert ran.verdicts == ["hostile"] * 5 and ran.x_adv.flatten().tolist() == pytest.approx([0.65] * 80)
+
+
+def test_an_attack_that_implements_nothing_says_so() -> None:
+    class Nothing(Attack):
+        method = "nothing"
+
+    with pytest.raises(NotImplementedError, match="Nothing implements neither `perturb` nor `events`"):
+        Nothing().run(Brightness(), *GREY, norm="Linf", eps=0.2)
 
 
 class Spoiling(Fake):
     """A search that writes into what it is handed."""
 
-    def search(self, model: nn.Module, task: Task) -> Found:
-        task.x.fill_(1.0)
-        task.y.fill_(1)
-        return Found(x_adv=task.x, by=["fake"] * len(task.x))
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+        y.fill_(1)
+        return x.fill_(1.0)
 
 
 def test_a_search_that_writes_into_its_inputs_changes_nothing_it_is_judged_by() -> None:
@@ -320,7 +376,7 @@ def test_a_search_that_writes_into_its_inputs_changes_nothing_it_is_judged_by() 
 
 
 class Failing(Fake):
-    def search(self, model: nn.Module, task: Task) -> Found:
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
         raise RuntimeError("out of memory")
 
 
@@ -390,9 +446,9 @@ def test_the_ball_of_a_run_is_the_one_it_was_asked_for() -> None:
     seen: list[Ball] = []
 
     class Looking(Fake):
-        def search(self, model: nn.Module, task: Task) -> Found:
-            seen.append(task.ball)
-            return super().search(model, task)
+        def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+            seen.append(ball)
+            return super().perturb(model, x, y, ball)
 
     Looking().run(Brightness(), *GREY, norm="L2", eps=0.25)
     assert seen == [Ball(norm="L2", eps=0.25)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from autoattack_samples import run_part, run_whole
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -130,7 +131,7 @@ def test_an_example_has_its_verdict_and_witness_whatever_the_batch_and_whoever_i
     by_seven = attack.run(model, x, y, **given, batch_size=7)
     assert by_seven.verdicts == whole.verdicts and torch.equal(by_seven.x_adv, whole.x_adv)
     some = torch.tensor([40, 3, 17])
-    part = attack.run(model, x[some], y[some], **given, index=some)
+    part = run_part(attack, model, x[some], y[some], **given, index=some)
     assert part.verdicts == [whole.verdicts[place] for place in some] and torch.equal(part.x_adv, whole.x_adv[some])
 
 
@@ -141,7 +142,10 @@ def test_it_is_an_attack_like_any_other_with_ten_starts_of_a_hundred_steps() -> 
 
 def test_in_l1_it_is_refused_before_the_model_is_asked_anything() -> None:
     x, y = torch.rand(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(InputError, match=r"--norm L1: pgd-margin searches in L2 and Linf; attack with autoattack, and"):
+    with pytest.raises(
+        InputError,
+        match="norm='L1': pgd-margin searches in L2 and Linf; attack with autoattack, and",
+    ):
         PGDMarginAttack().run(nn.Identity(), x, y, norm="L1", eps=1.0)
 
 
@@ -149,9 +153,9 @@ def test_progress_counts_starts_and_those_that_a_broken_example_is_spared() -> N
     model, x = Small().eval(), torch.rand(50, 1, 8, 8, generator=generator(3))
     with torch.no_grad():
         y = model(x).argmax(1)
-    told: list[Any] = []
     attack = PGDMarginAttack(steps=2, restarts=3)
-    result = attack.run(model, x, y, norm="Linf", eps=0.07, batch_size=20, progress=told.append)
+    result = run_whole(attack, model, x, y, norm="Linf", eps=0.07, batch_size=20)
+    told: list[Any] = result.progress
     done = [each.done for each in told]
     assert {each.total for each in told} == {150} and done == sorted(done) and done[-1] == 150
     assert told[-1].robust == result.verdicts.count(ROBUST) < 50

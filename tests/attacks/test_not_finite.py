@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from autoattack_samples import CPU, Conv, Short, examples, make_search
+from autoattack_samples import CPU, Conv, Short, examples, make_search, run_whole
 from torch import Tensor, nn
 
-from sam_bench.attacks.base import Attack, Found, Task
-from sam_bench.attacks.draws import CounterDraws
+from sam_bench.attacks.base import Attack
+from sam_bench.attacks.events import AttackWarning, Examples, Progress
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
-from sam_bench.attacks.judge import NO_CLASS, classes_of, predict
 from sam_bench.attacks.margin import PGDMarginAttack
+from sam_bench.attacks.rng import CounterRNG
+from sam_bench.attacks.verify import NO_CLASS, Verifier, classes_of
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import MISCLASSIFIED
 
@@ -50,8 +51,8 @@ def partly_black(model: nn.Module) -> tuple[Tensor, Tensor]:
     return x, model(x).argmax(1)
 
 
-def codes(warnings: list[str]) -> list[str]:
-    return [warning.split(":")[0] for warning in warnings]
+def codes(warnings: list[AttackWarning]) -> list[str]:
+    return [warning.code for warning in warnings]
 
 
 def one_of_autoattack(name: str, **how: Any) -> Attack:
@@ -74,7 +75,7 @@ def test_where_some_slopes_are_not_finite_the_other_pixels_still_move_and_it_is_
     attack = FOLLOWING[name]() if name in FOLLOWING else one_of_autoattack(name)
     result = attack.run(model, x, y, norm=norm, eps=EPS[norm], batch_size=16)
     assert result.verdicts.count(name) >= (10 if slope == "NaN" else 6)
-    assert codes(result.warnings) == ["nan-gradients"] and "square root" in result.warnings[0]
+    assert codes(result.warnings) == ["nan-gradients"] and "square root" in result.warnings[0].text
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
@@ -89,25 +90,20 @@ def test_with_upstreams_draws_it_is_said_as_well(norm: Any) -> None:
 def test_it_is_said_before_the_verdicts_that_depend_on_it() -> None:
     model = Sloping(SLOPES["NaN"])
     for attack in (PGDAttack(random_start=False), one_of_autoattack("apgd-ce")):
-        told: list[Any] = []
-        how: dict[str, Any] = {"norm": "L2", "eps": EPS["L2"], "told": told.append, "doubted": told.append}
-        attack.run(model, *partly_black(model), **how)
-        assert isinstance(told[0], str) and not any(isinstance(each, str) for each in told[1:])
+        events = run_whole(attack, model, *partly_black(model), norm="L2", eps=EPS["L2"]).events
+        told = [each for each in events if not isinstance(each, Progress)]
+        assert isinstance(told[0], AttackWarning) and not any(isinstance(each, AttackWarning) for each in told[1:])
 
 
 @pytest.mark.parametrize("attack", ["apgd-ce", "fab", "fab-t"])
 def test_finite_slopes_are_counted_as_such_and_no_doubt(attack: str) -> None:
     model = Conv(dtype=torch.float32)
     x, y = examples(model, 6)
-    search = make_search(
-        attack, model, x, y, ball=Ball("L2", 0.1), draws=CounterDraws(0, attack, torch.arange(6)), steps=3
-    )
-    count = torch.zeros((), dtype=torch.int64)
-    search._not_finite = count
-    rows = search.begin(torch.arange(6), torch.zeros(6, dtype=torch.int64))
+    search = make_search(attack, model, x, y, ball=Ball("L2", 0.1), rng=CounterRNG(0, attack, torch.arange(6)), steps=3)
+    rows = search.init(torch.arange(6), torch.zeros(6, dtype=torch.int64))
     for _ in range(3):
-        search.tick(rows)
-    assert int(count) == 0
+        search.step(rows)
+    assert search.problem.gradient_counts.tolist() == [0, 0]
 
 
 # Logits
@@ -139,8 +135,8 @@ class Brighter(Attack):
 
     method = "brighter"
 
-    def search(self, model: nn.Module, task: Task) -> Found:
-        return Found(x_adv=task.x + task.ball.eps, by=["brighter"] * len(task.x))
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+        return x + ball.eps
 
 
 def grey(label: int) -> tuple[Tensor, Tensor]:
@@ -151,11 +147,12 @@ def grey(label: int) -> tuple[Tensor, Tensor]:
 def test_an_image_that_gives_nan_is_not_classified_right_whatever_its_label(label: int) -> None:
     x, y = grey(label)
     model = Blinded(label, 0.4)
-    assert predict(model, x, batch_size=4, device=CPU).tolist() == [NO_CLASS] * 4
-    told: list[str] = []
-    result = Brighter().run(model, x, y, norm="Linf", eps=0.1, doubted=told.append)
+    assert classes_of(model(x)).tolist() == [NO_CLASS] * 4
+    verifier = Verifier(model, ball=Ball("Linf", 0.1), batch_size=4, device=CPU)
+    assert not verifier.clean(Examples.of(x, y)).any() and codes(verifier.warnings) == ["nan-logits"]
+    result = run_whole(Brighter(), model, x, y, norm="Linf", eps=0.1)
     assert result.verdicts == [MISCLASSIFIED] * 4
-    assert codes(result.warnings) == ["nan-logits"] and told == result.warnings
+    assert codes(result.warnings) == ["nan-logits"]
 
 
 @pytest.mark.parametrize("label", [0, 3])

@@ -60,7 +60,7 @@ class Random(AutoAttack):
     restarts: int
 
     @property
-    def _driver(self) -> ReferenceAutoAttack:
+    def _reference(self) -> ReferenceAutoAttack:
         restarts = self.restarts
 
         class Driver(ReferenceAutoAttack):
@@ -73,7 +73,9 @@ class Random(AutoAttack):
         engine = super().engine_to_run(norm)
         return replace(
             engine,
-            parts=[replace(part, iterations=STEPS, trials=self.restarts, eot=EOT) for part in engine.parts],
+            suite=[
+                replace(config, iterations=STEPS, restarts_or_targets=self.restarts, eot=EOT) for config in engine.suite
+            ],
         )
 
 

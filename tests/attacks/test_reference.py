@@ -10,15 +10,17 @@ from typing import Any
 import pyautoattack
 import pytest
 import torch
-from autoattack_samples import task_of
+from autoattack_samples import run_whole
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from sam_bench.attacks.base import ATTACKS, AttackResult, Progress
-from sam_bench.attacks.doubts import explain
+from sam_bench.attacks.base import ATTACKS, AttackResult
+from sam_bench.attacks.events import Examples
 from sam_bench.attacks.reference import AutoAttack, ReferenceAutoAttack
+from sam_bench.attacks.verify import Verifier
+from sam_bench.attacks.warnings import explain
 from sam_bench.errors import InputError
 from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
@@ -43,7 +45,7 @@ class Short(AutoAttack):
     """AutoAttack with its iterations cut, everything else as it is."""
 
     @property
-    def _driver(self) -> ReferenceAutoAttack:
+    def _reference(self) -> ReferenceAutoAttack:
         return ShortDriver(self.version)
 
 
@@ -51,7 +53,7 @@ class ShortSquare(AutoAttack):
     """The same for a suite."""
 
     @property
-    def _driver(self) -> ReferenceAutoAttack:
+    def _reference(self) -> ReferenceAutoAttack:
         return ShortDriver(self.version, self.suite)
 
 
@@ -171,12 +173,11 @@ def test_names_the_attack_that_broke_each_example_and_counts_the_batches(
     model: nn.Module, images: tuple[Tensor, Tensor]
 ) -> None:
     x, y = held_out(images, 24)
-    seen: list[Progress] = []
-    result = Short().run(model, x, y, norm="L2", eps=0.55, seed=0, batch_size=5, progress=seen.append)
-    assert result.attacks == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    result = run_whole(Short(), model, x, y, norm="L2", eps=0.55, seed=0, batch_size=5)
+    assert Short().attacks == ["apgd-ce", "apgd-t", "fab-t", "square"]
     left = 24 - result.verdicts.count("misclassified")
-    for attack in result.attacks:
-        stage = [progress for progress in seen if progress.stage == attack]
+    for attack in Short().attacks:
+        stage = [progress for progress in result.progress if progress.stage == attack]
         assert stage[0].total == left
         assert [progress.done for progress in stage] == [0, *range(5, left, 5), left]
         left -= result.verdicts.count(attack)
@@ -208,9 +209,12 @@ def test_leaves_gradients_flags_random_state_logger_and_console_as_they_were(
     state = torch.random.get_rng_state()
     handlers = list(logging.getLogger("auto-attack").handlers)
     with caplog.at_level(logging.DEBUG):
-        # `search` is called by itself, without the base class freezing the parameters before.
-        correct = model(x).argmax(1) == y
-        Short().search(model, task_of(x[correct], y[correct], Ball(norm="Linf", eps=0.1), seed=0, batch_size=6))
+        # By itself: the base class has not frozen the parameters before.
+        ball, device = Ball(norm="Linf", eps=0.1), torch.device("cpu")
+        verifier, examples = Verifier(model, ball=ball, batch_size=6, device=device), Examples.of(x, y)
+        right = examples.take(verifier.clean(examples))
+        with torch.random.fork_rng(devices=[]):
+            list(Short().events(model, right, verifier, ball=ball, seed=0, batch_size=6, device=device))
     assert torch.equal(parameters[0].grad, torch.full_like(parameters[0], 2.0))
     assert all(parameter.grad is None for parameter in parameters[1:])
     assert all(parameter.requires_grad for parameter in parameters)
@@ -261,7 +265,7 @@ class Quantised(nn.Module):
 
 
 def codes(result: AttackResult) -> list[str]:
-    return [warning.split(":")[0] for warning in result.warnings]
+    return [warning.code for warning in result.warnings]
 
 
 def test_a_sound_model_raises_no_doubt(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
@@ -274,7 +278,7 @@ def test_a_random_model_is_called_randomized(images: tuple[Tensor, Tensor]) -> N
     net = trained(x, y, front=DropoutAlways())
     result = Short().run(net, *held_out(images, 10), norm="Linf", eps=0.3)
     assert codes(result)[0] == "randomized"
-    assert "version rand" in result.warnings[0]
+    assert "version rand" in result.warnings[0].text
     assert "randomized" not in codes(Short(version="rand").run(net, *held_out(images, 10), norm="Linf", eps=0.3))
 
 
@@ -299,7 +303,7 @@ def test_a_quantised_model_is_called_out_for_its_zero_gradients_and_for_square_b
     result = Short().run(net, *held_out(images, 16), norm="Linf", eps=0.2, seed=0)
     assert codes(result) == ["zero-gradients", "square-better"]
     assert result.verdicts.count("square") > 0
-    assert "%" in result.warnings[1]
+    assert "%" in result.warnings[1].text
 
 
 def test_fewer_than_ten_classes_limit_the_targets_and_are_said(images: tuple[Tensor, Tensor]) -> None:
@@ -314,12 +318,12 @@ def test_fewer_than_ten_classes_limit_the_targets_and_are_said(images: tuple[Ten
 
     class Observed(AutoAttack):
         @property
-        def _driver(self) -> ReferenceAutoAttack:
+        def _reference(self) -> ReferenceAutoAttack:
             return Watched(self.version)
 
     result = Observed().run(net, x[600:608], y[600:608], norm="Linf", eps=0.15)
     assert codes(result) == ["few-classes"]
-    assert "all 4 others" in result.warnings[0]
+    assert "all 4 others" in result.warnings[0].text
     assert limited["suite"].apgd_targeted.n_target_classes == limited["suite"].fab.n_target_classes == 4
 
 
@@ -331,7 +335,7 @@ def test_too_few_classes_are_refused_with_their_number_and_what_to_use(
 ) -> None:
     x, y = images[0][images[1] < classes], images[1][images[1] < classes]
     net = trained(x[:200], y[:200])
-    instead = "use --attack autoattack --version custom --suite apgd-ce,fab-t,square"
+    instead = "use attack='autoattack' version='custom' suite='apgd-ce,fab-t,square'"
     with pytest.raises(InputError, match=rf"at least {needed} classes .* has {classes}: {instead}"):
         Short(version=version).run(net, x[200:204], y[200:204], norm="Linf", eps=0.1)
 
@@ -339,7 +343,7 @@ def test_too_few_classes_are_refused_with_their_number_and_what_to_use(
 @pytest.mark.parametrize("norm", ["L2", "L1"])
 @pytest.mark.parametrize(
     ("shape", "instead"),
-    [((14, 14), "--engine fast"), ((32, 24), "--engine fast"), ((16, 34), None), ((4, 9), "5x5 pixels")],
+    [((14, 14), "engine='fast'"), ((32, 24), "engine='fast'"), ((16, 34), None), ((4, 9), "5x5 pixels")],
 )
 def test_images_on_which_upstreams_square_fails_are_refused_before_any_work(
     shape: tuple[int, int], instead: str | None, norm: Any
@@ -373,10 +377,10 @@ def test_three_classes_are_enough_for_the_untargeted_losses(images: tuple[Tensor
 
 @given(st.lists(st.text(max_size=60), max_size=6))
 def test_no_message_of_upstream_is_lost_or_said_twice(messages: list[str]) -> None:
-    doubts = explain(messages)
-    assert len(doubts) == len(set(doubts))
+    warnings = explain(messages)
+    assert len(warnings) == len(set(warnings))
     for message in messages:
-        assert any(" ".join(message.split()) in doubt for doubt in doubts)
+        assert any(" ".join(message.split()) in str(warning) for warning in warnings)
 
 
 def test_classic_autoattacks_log_yields_its_warnings_and_nothing_else() -> None:
@@ -384,4 +388,4 @@ def test_classic_autoattacks_log_yields_its_warnings_and_nothing_else() -> None:
     heard.log("apgd-ce - 1/1 - 3 out of 4 successfully perturbed")
     heard.log("Warning: it seems to be a dynamic defense!")
     heard.warning("there are 2 points with zero gradient!")
-    assert [doubt.split(":")[0] for doubt in explain(heard.warnings)] == ["dynamic", "zero-gradients"]
+    assert [doubt.code for doubt in explain(heard.warnings)] == ["dynamic", "zero-gradients"]

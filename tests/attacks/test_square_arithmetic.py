@@ -10,10 +10,10 @@ from autoattack_samples import Conv, Short, ShortBF16, examples, make_search
 from torch import Tensor, nn
 
 from sam_bench.attacks.autoattack import Engine
-from sam_bench.attacks.autoattack.plan import Part
 from sam_bench.attacks.autoattack.square import Square, sides
-from sam_bench.attacks.autoattack.tiles import tile
-from sam_bench.attacks.draws import CounterDraws
+from sam_bench.attacks.autoattack.square_init import tile
+from sam_bench.attacks.autoattack.suite import AttackConfig
+from sam_bench.attacks.rng import CounterRNG
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import ROBUST, Norm
 
@@ -24,7 +24,7 @@ class OnlySquare(ShortBF16):
     coarse: str
 
     def engine_to_run(self, norm: Norm) -> Engine:
-        return Engine([Part("square", trials=1, iterations=90)], bf16=self.coarse == "bf16")
+        return Engine([AttackConfig("square", restarts_or_targets=1, iterations=90)], bf16=self.coarse == "bf16")
 
 
 class Rash(nn.Module):
@@ -49,7 +49,7 @@ class Rash(nn.Module):
         return logits.roll(1, 1)
 
 
-@pytest.mark.parametrize("patience", [1, 16])  # ticks between two looks at who is through, on a CPU and on a GPU
+@pytest.mark.parametrize("patience", [1, 16])  # steps between two looks at who is through, on a CPU and on a GPU
 @pytest.mark.parametrize("coarse", ["TF32", "bf16"])
 def test_a_success_that_only_a_coarse_arithmetic_sees_does_not_end_the_search(
     coarse: str, patience: int, monkeypatch: pytest.MonkeyPatch
@@ -59,7 +59,7 @@ def test_a_success_that_only_a_coarse_arithmetic_sees_does_not_end_the_search(
     how: dict[str, Any] = {"norm": "Linf", "eps": 0.012, "seed": 1, "batch_size": 32}
     exact = OnlySquare(coarse="").run(model, x, y, **how)
     assert {"square", ROBUST} == set(exact.verdicts)
-    monkeypatch.setattr(Square, "harvest_every", patience)
+    monkeypatch.setattr(Square, "check_every", patience)
     rash = Rash(model, x, coarse)
     result = OnlySquare(coarse=coarse).run(rash, x, y, **how)
     assert rash.lies == 1
@@ -92,11 +92,11 @@ def test_a_row_at_a_margin_of_zero_stops_as_upstreams_does(rng: Any) -> None:
 def test_there_are_as_many_tiles_as_sides_occur_and_not_as_there_are_pixels(norm: Any) -> None:
     x, y = torch.rand(1, 3, 300, 260, generator=torch.Generator().manual_seed(0)), torch.zeros(1, dtype=torch.int64)
     net = nn.Sequential(nn.AvgPool2d(100), nn.Flatten(), nn.LazyLinear(4))
-    draws = CounterDraws(0, "square", torch.arange(1))
-    search = make_search("square", net, x, y, ball=Ball(norm, 0.5), draws=draws, steps=5000)
+    rng = CounterRNG(0, "square", torch.arange(1))
+    search = make_search("square", net, x, y, ball=Ball(norm, 0.5), rng=rng, steps=5000)
     occurring = {60, *sides(5000, 300, 260, norm=norm)}
     assert len(search._tiles) == len(occurring) < 14
-    rows = search.begin(torch.arange(1), torch.arange(1))
+    rows = search.init(torch.arange(1), torch.arange(1))
     for at in (0, 1, 60, 3000, 5000):
         rows.iteration[:] = at
         number, side = int(search._numbers[at]), int(search._sides[at])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from sam_bench.attacks.base import Task
+from sam_bench.attacks import Event, Examples, Verifier
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.errors import InputError
 
@@ -32,18 +31,21 @@ class Held(PGDAttack):
     folder: Path
     doomed: str = ""
 
-    def seek(self, model: nn.Module, task: Task) -> list[str]:
+    def events(self, model: nn.Module, examples: Examples, verifier: Verifier, **how: Any) -> Iterator[Event]:
         import ray
 
-        def confirm(positions: Tensor, candidates: Tensor, by: str | list[str]) -> Tensor:
-            broken = task.confirm(positions, candidates, by)
+        ask = verifier.check
+
+        def check(rows: Tensor, x_adv: Tensor) -> Tensor:
+            broken = ask(rows, x_adv)
             if ray.is_initialized() and ray.get_runtime_context().get_node_id() == self.doomed:
                 (self.folder / "held").touch()
                 wait_for(lambda: False)  # a worker may outlive its node by a moment: it must not use it
             wait_for((self.folder / "released").exists)
             return broken
 
-        return super().seek(model, replace(task, confirm=confirm))
+        verifier.check = check  # type: ignore[method-assign]
+        return super().events(model, examples, verifier, **how)
 
 
 def describe(shared: str, task: int, tell: Callable[[Any], None]) -> tuple[str, int]:

@@ -12,9 +12,8 @@ import torch
 from evaluation_samples import Nearest, digits, evaluate, evaluation_of, loaded
 from torch import Tensor, nn
 
-from sam_bench.attacks import ATTACKS, Attack, Progress, Verdict
+from sam_bench.attacks import ATTACKS, Attack, AttackWarning, Event, Examples, Progress, Verdict, Verifier
 from sam_bench.attacks.autoattack import AutoAttack
-from sam_bench.attacks.base import Found, Task
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.data import Split, to_float
 from sam_bench.device import package_versions
@@ -130,8 +129,8 @@ CUSTOM = {"version": "custom", "suite": ("apgd-ce", "square")}
         (Few, AutoAttack(engine="reference"), {}, "needs at least 4 classes"),
         (Few, ATTACKS.get("autoattack-screen")(), {}, "needs at least 4 classes"),
         (Nearest, AutoAttack(**CUSTOM), {"norm": "L2", "size": 4}, "needs images of at least 5x5 pixels, not 4x4"),
-        (Nearest, AutoAttack(**CUSTOM, engine="reference"), {"norm": "L2", "size": 14}, "use --engine fast"),
-        (Unseeing, PGDAttack(), {}, "has no gradient .* pgd follows .*: use --attack autoattack --version custom"),
+        (Nearest, AutoAttack(**CUSTOM, engine="reference"), {"norm": "L2", "size": 14}, "use engine='fast'"),
+        (Unseeing, PGDAttack(), {}, "has no gradient .* pgd follows .*: use attack='autoattack' version='custom'"),
         (Unseeing, AutoAttack(), {}, "has no gradient .* autoattack follows"),
         (Unseeing, AutoAttack(engine="reference"), {}, "has no gradient .* autoattack follows"),
     ],
@@ -188,20 +187,23 @@ class Chain(Attack):
     def attacks(self) -> list[str]:
         return ["first", "second"]
 
-    def search(self, model: nn.Module, task: Task) -> Found:
-        half = len(task.x) // 2
-        for stage, total in (("first", len(task.x)), ("second", len(task.x) - half)):
+    def events(self, model: nn.Module, examples: Examples, verifier: Verifier, **how: Any) -> Iterator[Event]:
+        half, count = len(examples) // 2, len(examples)
+        for stage, total in (("first", count), ("second", count - half)):
             for done in range(1, total + 1):
-                task.progress(Progress(stage, done, total, len(task.x) - done))
-        moved = task.ball.project(1 - task.x, task.x)
-        return Found(x_adv=moved, by=["first"] * half + ["second"] * (len(task.x) - half), warnings=["a doubt"])
+                yield Progress(stage, done, total, count - done)
+        rows = torch.arange(count)
+        broken = rows[verifier.check(rows, how["ball"].project(1 - examples.x, examples.x))]
+        yield from examples.verdicts(broken[broken < half], "first")
+        yield from examples.verdicts(broken[broken >= half], "second")
+        yield AttackWarning("chain", "a warning")
 
 
 def test_each_attack_of_an_ensemble_is_counted_in_its_order(nearest: Nearest, test_split: Split) -> None:
     record = evaluate(nearest, test_split, Chain(), eps=Radius("0.6"))
     first, second = record.verdicts.count("first"), record.verdicts.count("second")
     right = 60 - record.verdicts.count(MISCLASSIFIED)
-    assert first and second and record.warnings == ["a doubt"]
+    assert first and second and record.warnings == ["chain: a warning"]
     assert list(record.accuracy_after.items()) == [
         ("first", pytest.approx((right - first) / 60)),
         ("second", pytest.approx((right - first - second) / 60)),

@@ -24,7 +24,6 @@ from ray.cluster_utils import Cluster as LocalCluster
 from sam_bench import api
 from sam_bench.attacks import Attack, Verdict
 from sam_bench.attacks.autoattack import AutoAttack
-from sam_bench.attacks.base import Found, Task
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.data import to_float
 from sam_bench.errors import InputError, SamBenchError
@@ -254,8 +253,8 @@ class Whole(Attack):
 
     method = "whole"
 
-    def search(self, model: Any, task: Task) -> Found:
-        return Found(x_adv=task.x, by=["whole"] * len(task.x))
+    def perturb(self, model: Any, x: Any, y: Any, ball: Any) -> Any:
+        return x
 
 
 def test_an_attack_whose_draws_depend_on_the_batch_is_not_cut_into_tasks(

@@ -378,7 +378,7 @@ def test_a_missing_compiler_is_told_before_anything_is_begun(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     evaluation = evaluation_of(nearest, digits(10), AutoAttack(compile="on"))
-    with pytest.raises(InputError, match=r"--compile on: there is no C\+\+ compiler"):
+    with pytest.raises(InputError, match=r"compile='on': there is no C\+\+ compiler"):
         finish(evaluation, tmp_path / "journal")
     assert not (tmp_path / "journal").exists()
 

@@ -149,12 +149,12 @@ _ITS_OWN = {"autoattack": [], "autoattack-bf16": ["bf16"], "autoattack-screen": 
 @pytest.mark.parametrize("lines", [1, 6, 20])
 def test_doubts_outlive_a_kill(name: str, lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are written when they arise: before the verdicts that keep an example from being run again."""
-    plan = autoattack.plan
+    plan = autoattack.build_suite
 
     def short(*args: Any, **options: Any) -> list[Any]:
         return [dataclasses.replace(part, iterations=12) for part in plan(*args, **options)]
 
-    monkeypatch.setattr(autoattack, "plan", short)
+    monkeypatch.setattr(autoattack, "build_suite", short)
     attack: Attack = ATTACKS.build(ComponentSpec(method=name))
     evaluation = evaluation_of(Quantised(), digits(12), attack, eps=Radius("2/255"))
     whole = finish(evaluation, tmp_path / "whole")
@@ -196,21 +196,6 @@ def test_witnesses_that_are_missing_are_told_of_and_those_of_an_earlier_record_g
     path.unlink()
     recording().record(dataclasses.replace(evaluation, attack=PGDAttack(steps=2)), path, None)
     assert not bundle.exists()
-
-
-def test_an_attack_that_tells_of_its_witnesses_need_not_keep_them() -> None:
-    x, y = digits(30).images.float() / 255, digits(30).labels
-    told: dict[int, Tensor] = {}
-
-    def keep(verdict: Any) -> None:
-        if verdict.witness is not None:
-            told[verdict.example] = verdict.witness
-
-    options: dict[str, Any] = {"norm": "Linf", "eps": 16 / 255}
-    lean = PGDAttack(steps=5).run(Nearest(), x, y, **options, told=keep, keep_witnesses=False)
-    full = PGDAttack(steps=5).run(Nearest(), x, y, **options)
-    assert lean.x_adv is x and lean.verdicts == full.verdicts and told
-    assert all(torch.equal(witness, full.x_adv[place]) for place, witness in told.items())
 
 
 def test_processes_that_share_an_evaluation_wait_for_the_slowest(

@@ -93,7 +93,7 @@ def test_processes_that_share_it_find_what_one_finds(nearest: Nearest, tmp_path:
 def test_an_attack_gives_no_opinion_on_itself_and_none_where_it_cannot_search() -> None:
     with pytest.raises(InputError, match=r"--second-opinion is given by pgd-margin, which is the attack itself"):
         second_attack(PGDMarginAttack(steps=3), "Linf")
-    with pytest.raises(InputError, match=r"--norm L1: pgd-margin searches in L2 and Linf"):
+    with pytest.raises(InputError, match=r"norm='L1': pgd-margin searches in L2 and Linf"):
         second_attack(WEAK, "L1")
     assert second_attack(WEAK, "L2") == PGDMarginAttack(steps=100, restarts=10)
 

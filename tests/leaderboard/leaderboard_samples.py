@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from sam_bench.attacks.autoattack.plan import ATTACKS_OF
+from sam_bench.attacks.autoattack.suite import ATTACKS_OF
 from sam_bench.leaderboard import submit_entry
 from sam_bench.records import (
     MISCLASSIFIED,

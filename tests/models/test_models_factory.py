@@ -270,7 +270,7 @@ def test_a_model_that_cannot_be_attacked_is_named_with_what_it_returned(answer: 
 def test_a_model_without_a_gradient_is_refused_to_what_follows_it(answer: Any) -> None:
     model = _Returns(answer).train()
     check_model(model, 10, (3, 32, 32))
-    with pytest.raises(InputError, match=r"the model has no gradient .* pgd follows .* --suite square"):
+    with pytest.raises(InputError, match=r"the model has no gradient .* pgd follows .* suite='square'"):
         check_input_gradient(model, (3, 32, 32), attack="pgd")
     assert model.training
 

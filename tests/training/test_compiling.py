@@ -9,7 +9,7 @@ import pytest
 import torch
 from training_samples import method_of, tiny_net
 
-from sam_bench.attacks.autoattack.oracle import Oracle
+from sam_bench.attacks.autoattack.model_calls import ModelCalls
 from sam_bench.errors import InputError
 from sam_bench.training.compiling import choose_compile
 
@@ -40,5 +40,5 @@ def test_a_machine_without_a_compiler_does_without_and_says_so(
     assert not compiled and re.fullmatch(message, why)
     with pytest.raises(InputError, match=f"compile='on' cannot be had: {message}; use auto or off"):
         chosen(device, "on")
-    with pytest.raises(InputError, match=f"{message}; leave it away"):
-        Oracle(tiny_net(), rows=1, device=torch.device(device), compiled=True)
+    with pytest.raises(InputError, match=f"compile='on': {message}; leave it away"):
+        ModelCalls(tiny_net(), least_rows=1, device=torch.device(device), compiled=True)

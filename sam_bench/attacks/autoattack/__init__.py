@@ -6,6 +6,6 @@ random numbers of an example independent of it, `driver` runs the attacks in ord
 """
 
 from sam_bench.attacks.autoattack.attack import AutoAttack, AutoAttackBF16, AutoAttackScreen
-from sam_bench.attacks.autoattack.driver import Engine
+from sam_bench.attacks.autoattack.engine import Engine
 
 __all__ = ["AutoAttack", "AutoAttackBF16", "AutoAttackScreen", "Engine"]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam_bench.attacks.autoattack.ascent import Ascent, AscentRows
-from sam_bench.attacks.autoattack.rows import norms, wide
+from sam_bench.attacks.autoattack.ascent import Ascent, AscentState
+from sam_bench.attacks.autoattack.state import norms, wide
 
 _MOMENTUM = 0.75
 _RISES = 0.75  # rho: a step size is kept where the loss rose in more than this share of the steps
@@ -17,7 +17,7 @@ _TINY = 1e-12
 
 
 @dataclass
-class APGDRows(AscentRows):
+class APGDState(AscentState):
     """What a trial remembers besides.
 
     Attributes:
@@ -50,28 +50,28 @@ def checkpoint_windows(iterations: int) -> list[int]:
     return windows
 
 
-class APGD(Ascent[APGDRows]):
+class APGD(Ascent[APGDState]):
     """Ascent with momentum; at checkpoints, rows that stopped rising halve their step and go back to their best."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         # The first tick only evaluates the start, so that iteration i of the paper ends in tick i + 1.
-        self._window = torch.tensor([0, *checkpoint_windows(self._iterations)], device=self.cases.device)
+        self._window = torch.tensor([0, *checkpoint_windows(self._iterations)], device=self.device)
 
     @property
-    def ticks(self) -> int:
+    def steps(self) -> int:
         """Steps, and the evaluation of the start."""
         return self._iterations + 1
 
-    def begin(self, position: Tensor, trial: Tensor) -> APGDRows:
+    def init(self, row: Tensor, trial: Tensor) -> APGDState:
         """A random start on the sphere, clipped to the box."""
-        common = self.fresh(position, trial)
+        common = self.initial(row, trial)
         clean, eps = common["clean"], self.ball.eps
         point = (clean + eps * self._normalised(self._noise(common))).clamp(0.0, 1.0)
         fields = self.begun(common, point, 2.0 * eps)
         own, none = fields["best_loss"], clean[:, :0]
         linf = self.ball.norm == "Linf"
-        return APGDRows(
+        return APGDState(
             **fields,
             low=(clean - eps).clamp_min(0.0) if linf else none,
             high=(clean + eps).clamp_max(1.0) if linf else none,
@@ -82,49 +82,49 @@ class APGD(Ascent[APGDRows]):
             reduced=torch.ones_like(own, dtype=torch.bool),
         )
 
-    def _noise(self, rows: dict[str, Tensor]) -> Tensor:
-        where = rows["position"], rows["trial"], rows["iteration"]
-        shape = tuple(rows["clean"].shape[1:])
+    def _noise(self, state: dict[str, Tensor]) -> Tensor:
+        where = state["row"], state["trial"], state["iteration"]
+        shape = tuple(state["clean"].shape[1:])
         if self.ball.norm == "Linf":
-            return 2.0 * self.draws.uniform(*where, shape, lane=0) - 1.0
-        return self.draws.normal(*where, shape, lane=0)
+            return 2.0 * self.rng.uniform(*where, shape, stream=0) - 1.0
+        return self.rng.normal(*where, shape, stream=0)
 
-    def advance(self, rows: APGDRows, loss: Tensor, gradient: Tensor, start: Tensor) -> None:
+    def advance(self, state: APGDState, loss: Tensor, gradient: Tensor, start: Tensor) -> None:
         """Look whether a step is to be halved, and make one."""
-        rows.checked_loss = torch.where(start, loss, rows.checked_loss)
+        state.checked_loss = torch.where(start, loss, state.checked_loss)
         # Upstream compares losses in float32, and the first of them with zero instead of the start's.
         now = loss.float()
-        rows.rises = rows.rises + (~start & (now > rows.last_loss))
-        rows.last_loss = torch.where(start, torch.zeros_like(now), now)
+        state.rises = state.rises + (~start & (now > state.last_loss))
+        state.last_loss = torch.where(start, torch.zeros_like(now), now)
 
-        back = self._check(rows)
-        point = torch.where(wide(back, rows.best), rows.best, rows.point)
-        gradient = torch.where(wide(back, gradient), rows.best_gradient, gradient)
-        rows.previous, rows.point = point, self._move(rows, point, gradient, start)
+        back = self._check(state)
+        point = torch.where(wide(back, state.best), state.best, state.point)
+        gradient = torch.where(wide(back, gradient), state.best_gradient, gradient)
+        state.previous, state.point = point, self._move(state, point, gradient, start)
 
-    def _check(self, rows: APGDRows) -> Tensor:
+    def _check(self, state: APGDState) -> Tensor:
         """Which rows halve their step and go back to their best point, bool [B]."""
-        window = self._window[rows.iteration]
+        window = self._window[state.iteration]
         checked = window > 0
-        stalls = rows.rises <= window * _RISES
-        no_gain = ~rows.reduced & (rows.checked_loss >= rows.best_loss)
+        stalls = state.rises <= window * _RISES
+        no_gain = ~state.reduced & (state.checked_loss >= state.best_loss)
         back = checked & (stalls | no_gain)
-        rows.reduced = torch.where(checked, back, rows.reduced)
-        rows.checked_loss = torch.where(checked, rows.best_loss, rows.checked_loss)
-        rows.rises = torch.where(checked, torch.zeros_like(rows.rises), rows.rises)
-        rows.step = torch.where(back, rows.step / 2.0, rows.step)
+        state.reduced = torch.where(checked, back, state.reduced)
+        state.checked_loss = torch.where(checked, state.best_loss, state.checked_loss)
+        state.rises = torch.where(checked, torch.zeros_like(state.rises), state.rises)
+        state.step = torch.where(back, state.step / 2.0, state.step)
         return back
 
-    def _move(self, rows: APGDRows, point: Tensor, gradient: Tensor, start: Tensor) -> Tensor:
+    def _move(self, state: APGDState, point: Tensor, gradient: Tensor, start: Tensor) -> Tensor:
         """Steepest ascent, then momentum, each projected (algorithm 1, lines 7 and 8)."""
         share = wide(torch.where(start, 1.0, _MOMENTUM), point)
-        momentum = (point - rows.previous) * (1.0 - share)
-        step = wide(rows.step, point)
+        momentum = (point - state.previous) * (1.0 - share)
+        step = wide(state.step, point)
         if self.ball.norm == "Linf":
-            ascended = (point + step * gradient.sign()).clamp(rows.low, rows.high)
-            return (point + (ascended - point) * share + momentum).clamp(rows.low, rows.high)
-        ascended = self._into_l2(point + step * self._normalised(gradient), rows.clean)
-        return self._into_l2(point + (ascended - point) * share + momentum, rows.clean)
+            ascended = (point + step * gradient.sign()).clamp(state.low, state.high)
+            return (point + (ascended - point) * share + momentum).clamp(state.low, state.high)
+        ascended = self._into_l2(point + step * self._normalised(gradient), state.clean)
+        return self._into_l2(point + (ascended - point) * share + momentum, state.clean)
 
     def _into_l2(self, point: Tensor, clean: Tensor) -> Tensor:
         delta = point - clean

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam_bench.attacks.autoattack.ascent import Ascent, AscentRows
-from sam_bench.attacks.autoattack.rows import wide
+from sam_bench.attacks.autoattack.ascent import Ascent, AscentState
+from sam_bench.attacks.autoattack.state import wide
 from sam_bench.perturb.l1 import l1_correction
 
 _STAGES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # radii in eps, and their shares of the iterations
@@ -23,7 +23,7 @@ _TINY = 1e-10
 
 
 @dataclass
-class SparseRows(AscentRows):
+class SparseState(AscentState):
     """What a trial remembers besides.
 
     Attributes:
@@ -44,12 +44,12 @@ def stages(eps: float, iterations: int, *, widened: bool) -> list[tuple[float, i
     return [(factor * eps, each) for (factor, _), each in zip(_STAGES, steps, strict=True)]
 
 
-class SparseAPGD(Ascent[SparseRows]):
+class SparseAPGD(Ascent[SparseState]):
     """Steps that share their length among the steepest coordinates, fewer as the best perturbation gets sparser.
 
     Args:
         widened: Begin in balls of three and two times the radius; each stage begins at the best point
-            of the one before, and only the last one finds witnesses.
+            of the one before, and only the last one finds candidates.
     """
 
     def __init__(self, *args: Any, widened: bool = False, **settings: Any) -> None:
@@ -71,38 +71,38 @@ class SparseAPGD(Ascent[SparseRows]):
                 checked.append(tick > 0 and tick % every == 0)
                 ends.append(tick == steps)
                 counts.append(last)
-        numbers: dict[str, Any] = {"dtype": self.cases.x.dtype, "device": self.cases.device}
+        numbers: dict[str, Any] = {"dtype": self.examples.x.dtype, "device": self.device}
         self._radius, self._target, self._shortest = (torch.tensor(e, **numbers) for e in (radii, target, shortest))
         self._starts, self._checked, self._ends, self._counts = (
-            torch.tensor(each, device=self.cases.device) for each in (starts, checked, ends, counts)
+            torch.tensor(each, device=self.device) for each in (starts, checked, ends, counts)
         )
 
     @property
-    def ticks(self) -> int:
+    def steps(self) -> int:
         """Steps, and the evaluation of each stage's start."""
         return len(self._starts)
 
-    def starting(self, rows: SparseRows) -> Tensor:
+    def starting(self, state: SparseState) -> Tensor:
         """At the first tick of each stage."""
-        return self._starts[rows.iteration]
+        return self._starts[state.iteration]
 
-    def counting(self, rows: SparseRows) -> Tensor:
+    def counting(self, state: SparseState) -> Tensor:
         """In the last stage."""
-        return self._counts[rows.iteration]
+        return self._counts[state.iteration]
 
-    def begin(self, position: Tensor, trial: Tensor) -> SparseRows:
+    def init(self, row: Tensor, trial: Tensor) -> SparseState:
         """At the projection of a normal perturbation."""
-        common = self.fresh(position, trial)
+        common = self.initial(row, trial)
         clean, radius = common["clean"], self._stages[0][0]
-        where, shape = (common["position"], common["trial"], common["iteration"]), tuple(clean.shape[1:])
-        noise = self.draws.normal(*where, shape, lane=0)
+        where, shape = (common["row"], common["trial"], common["iteration"]), tuple(clean.shape[1:])
+        noise = self.rng.normal(*where, shape, stream=0)
         if self._widened:
             point = clean + noise
             for _ in range(2):  # as upstream: what rounding left outside is projected again
                 point = point + self._correction(point - clean, clean, radius)
-            if self.draws.in_step:  # upstream draws a start for every stage, and does not use it
+            if self.rng.in_step:  # upstream draws a start for every stage, and does not use it
                 for _ in self._stages:
-                    self.draws.normal(*where, shape, lane=0)
+                    self.rng.normal(*where, shape, stream=0)
         else:
             point = clean + noise + self._correction(noise, clean, radius)
         point = point.clamp(0.0, 1.0)
@@ -111,54 +111,54 @@ class SparseAPGD(Ascent[SparseRows]):
             changed = _changed(point, clean)
             share = self._share(changed, clean)
         else:
-            changed = torch.full_like(common["position"], clean[0].numel())
+            changed = torch.full_like(common["row"], clean[0].numel())
             share = torch.full_like(fields["step"], _FIRST_SHARE, dtype=torch.float32)
-        return SparseRows(**fields, share=share, changed=changed)
+        return SparseState(**fields, share=share, changed=changed)
 
-    def advance(self, rows: SparseRows, loss: Tensor, gradient: Tensor, start: Tensor) -> None:
+    def advance(self, state: SparseState, loss: Tensor, gradient: Tensor, start: Tensor) -> None:
         """Look how sparse the best point has become, then make a step, or go to the next stage."""
-        back = self._check(rows)
-        point = torch.where(wide(back, rows.best), rows.best, rows.point)
-        gradient = torch.where(wide(back, gradient), rows.best_gradient, gradient)
-        ends, radius = self._ends[rows.iteration], self._target[rows.iteration]
-        moved = torch.where(wide(ends, point), rows.best, point + self._step(rows, gradient))
-        delta = moved - rows.clean
+        back = self._check(state)
+        point = torch.where(wide(back, state.best), state.best, state.point)
+        gradient = torch.where(wide(back, gradient), state.best_gradient, gradient)
+        ends, radius = self._ends[state.iteration], self._target[state.iteration]
+        moved = torch.where(wide(ends, point), state.best, point + self._step(state, gradient))
+        delta = moved - state.clean
         # Upstream's sums, since what is counted as changed includes their rounding.
-        base = torch.where(wide(ends, moved), moved, rows.clean + delta)
-        moved = base + self._correction(delta, rows.clean, radius)
-        rows.point = torch.where(wide(ends, moved), moved.clamp(0.0, 1.0), moved)
-        begun = _changed(rows.point, rows.clean)
-        rows.changed = torch.where(ends, begun, rows.changed)
-        rows.share = torch.where(ends, self._share(begun, rows.clean), rows.share)
-        rows.step = torch.where(ends, radius, rows.step)
+        base = torch.where(wide(ends, moved), moved, state.clean + delta)
+        moved = base + self._correction(delta, state.clean, radius)
+        state.point = torch.where(wide(ends, moved), moved.clamp(0.0, 1.0), moved)
+        begun = _changed(state.point, state.clean)
+        state.changed = torch.where(ends, begun, state.changed)
+        state.share = torch.where(ends, self._share(begun, state.clean), state.share)
+        state.step = torch.where(ends, radius, state.step)
 
-    def _check(self, rows: SparseRows) -> Tensor:
+    def _check(self, state: SparseState) -> Tensor:
         """Which rows start again from their best point, bool [B]: those whose best has become sparser."""
-        checked = self._checked[rows.iteration]
-        radius, shortest = self._radius[rows.iteration], self._shortest[rows.iteration]
-        changed = _changed(rows.best, rows.clean)
-        sparser = checked & (changed / rows.changed < _FELL)
-        step = torch.where(sparser, radius, rows.step / _SHRINK).clamp(shortest, radius)
-        rows.step = torch.where(checked, step, rows.step)
-        rows.share = torch.where(checked, self._share(changed, rows.clean), rows.share)
-        rows.changed = torch.where(checked, changed, rows.changed)
+        checked = self._checked[state.iteration]
+        radius, shortest = self._radius[state.iteration], self._shortest[state.iteration]
+        changed = _changed(state.best, state.clean)
+        sparser = checked & (changed / state.changed < _FELL)
+        step = torch.where(sparser, radius, state.step / _SHRINK).clamp(shortest, radius)
+        state.step = torch.where(checked, step, state.step)
+        state.share = torch.where(checked, self._share(changed, state.clean), state.share)
+        state.changed = torch.where(checked, changed, state.changed)
         return sparser
 
     def _correction(self, delta: Tensor, clean: Tensor, radius: float | Tensor) -> Tensor:
-        return l1_correction(delta, clean, radius, as_upstream=self.draws.in_step)
+        return l1_correction(delta, clean, radius, as_upstream=self.rng.in_step)
 
     def _share(self, changed: Tensor, clean: Tensor) -> Tensor:
         return changed / clean[0].numel() / _SPARSER
 
-    def _step(self, rows: SparseRows, gradient: Tensor) -> Tensor:
+    def _step(self, state: SparseState, gradient: Tensor) -> Tensor:
         """Signs of the steepest coordinates, scaled to the step's length in L1."""
         size = gradient.abs()
         count = gradient[0].numel()
-        place = count - 1 - ((1.0 - rows.share) * count).clamp(0, count - 1).long()
+        place = count - 1 - ((1.0 - state.share) * count).clamp(0, count - 1).long()
         largest = size.flatten(1).topk(int(place.max()) + 1, dim=1)[0]
         least = largest.gather(1, place[:, None]).squeeze(1)
         signs = (gradient * (size >= wide(least, size))).sign()
-        return wide(rows.step, signs) * signs / (wide(signs.abs().flatten(1).sum(1), signs) + _TINY)
+        return wide(state.step, signs) * signs / (wide(signs.abs().flatten(1).sum(1), signs) + _TINY)
 
 
 def _changed(point: Tensor, clean: Tensor) -> Tensor:

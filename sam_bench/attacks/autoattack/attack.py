@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 from torch import nn
 
-from sam_bench.attacks.autoattack.driver import RNG, Engine
-from sam_bench.attacks.autoattack.oracle import refuse_without_compiler
-from sam_bench.attacks.autoattack.plan import Version, attacks_of, fit_to_classes, plan
-from sam_bench.attacks.base import ATTACKS, ExampleAttack, Task
-from sam_bench.attacks.doubts import doubt
+from sam_bench.attacks.autoattack.engine import Engine, RNGName
+from sam_bench.attacks.autoattack.model_calls import refuse_without_compiler
+from sam_bench.attacks.autoattack.suite import Version, attacks_of, build_suite, fit_to_classes
+from sam_bench.attacks.base import ATTACKS, ExampleAttack
+from sam_bench.attacks.events import AttackWarning, Event, Examples
 from sam_bench.attacks.reference import ReferenceAutoAttack
+from sam_bench.attacks.verify import Verifier
+from sam_bench.attacks.warnings import warning
+from sam_bench.perturb.ball import Ball
 from sam_bench.records import Norm
 
 _VERSION = (
@@ -54,7 +58,7 @@ class FastAttack(ExampleAttack):
         """See `Attack.check_model`."""
         engine = self.engine_to_run(norm)
         engine.check_images(norm, *shape[1:])
-        fit_to_classes(engine.parts, classes)
+        fit_to_classes(engine.suite, classes)
 
     def check_device(self, device: torch.device) -> None:
         """See `Attack.check_device`."""
@@ -71,10 +75,10 @@ class FastAttack(ExampleAttack):
         """Unless batches are composed as upstream composes them."""
         return self._own_search
 
-    def seek(self, model: nn.Module, task: Task) -> list[str]:
-        """See `Engine.run`; the task is told of doubts."""
-        self.engine_to_run(task.ball.norm).run(model, task)
-        return []
+    def events(self, model: nn.Module, examples: Examples, verifier: Verifier, **how: Any) -> Iterator[Event]:
+        """See `Attack.events`."""
+        ball: Ball = how["ball"]
+        return self.engine_to_run(ball.norm).events(model, examples, verifier, **how)
 
 
 @ATTACKS.register("autoattack")
@@ -86,7 +90,7 @@ class AutoAttack(FastAttack):
     engine: Literal["fast", "reference"] = Field(
         default="fast", description="fast (ours) or reference (pyautoattack itself)"
     )
-    rng: RNG = Field(default="counter", description=_RNG)
+    rng: RNGName = Field(default="counter", description=_RNG)
 
     @field_validator("suite", mode="before")
     @classmethod
@@ -110,13 +114,13 @@ class AutoAttack(FastAttack):
         return given
 
     @property
-    def _driver(self) -> ReferenceAutoAttack:
+    def _reference(self) -> ReferenceAutoAttack:
         return ReferenceAutoAttack(self.version, self.suite)
 
     @property
     def implementation(self) -> str:
         """What runs, with its version: 'sam-bench 0.1.0' or 'pyautoattack 0.2.0'."""
-        return super().implementation if self.engine == "fast" else self._driver.engine
+        return super().implementation if self.engine == "fast" else self._reference.engine
 
     @property
     def _own_search(self) -> bool:
@@ -129,19 +133,19 @@ class AutoAttack(FastAttack):
 
     def engine_to_run(self, norm: Norm) -> Engine:
         """See `FastAttack.engine_to_run`."""
-        return Engine(plan(self.version, self.suite, norm=norm), rng=self.rng, compiled=self.compile == "on")
+        return Engine(build_suite(self.version, self.suite, norm=norm), rng=self.rng, compiled=self.compile == "on")
 
     def check_model(self, norm: Norm, *, classes: int, shape: tuple[int, int, int]) -> None:
         """With what the engine asked for can do."""
         if self.engine == "reference":
-            self._driver.check_images(norm, *shape[1:])
+            self._reference.check_images(norm, *shape[1:])
         super().check_model(norm, classes=classes, shape=shape)
 
-    def seek(self, model: nn.Module, task: Task) -> list[str]:
+    def events(self, model: nn.Module, examples: Examples, verifier: Verifier, **how: Any) -> Iterator[Event]:
         """With the engine asked for."""
         if self.engine == "fast":
-            return super().seek(model, task)
-        return self._driver.seek(model, task)
+            return super().events(model, examples, verifier, **how)
+        return self._reference.events(model, examples, verifier, **how)
 
 
 @ATTACKS.register("autoattack-bf16")
@@ -154,13 +158,13 @@ class AutoAttackBF16(FastAttack):
         return attacks_of("standard")
 
     @property
-    def caveats(self) -> list[str]:
+    def warnings(self) -> list[AttackWarning]:
         """That this is not AutoAttack."""
-        return [doubt("bf16")]
+        return [warning("bf16")]
 
     def engine_to_run(self, norm: Norm) -> Engine:
         """See `FastAttack.engine_to_run`."""
-        return Engine(plan("standard", norm=norm), bf16=True, compiled=self.compile == "on")
+        return Engine(build_suite("standard", norm=norm), bf16=True, compiled=self.compile == "on")
 
 
 @ATTACKS.register("autoattack-screen")
@@ -173,11 +177,11 @@ class AutoAttackScreen(FastAttack):
         return ["apgd-ce", "apgd-t"]
 
     @property
-    def caveats(self) -> list[str]:
+    def warnings(self) -> list[AttackWarning]:
         """That this is an upper bound."""
-        return [doubt("upper-bound", attacks=" and ".join(self.attacks))]
+        return [warning("upper-bound", attacks=" and ".join(self.attacks))]
 
     def engine_to_run(self, norm: Norm) -> Engine:
         """See `FastAttack.engine_to_run`."""
-        parts = [part for part in plan("standard", norm=norm) if part.attack in self.attacks]
-        return Engine(parts, compiled=self.compile == "on")
+        suite = [config for config in build_suite("standard", norm=norm) if config.attack in self.attacks]
+        return Engine(suite, compiled=self.compile == "on")

@@ -1,4 +1,4 @@
-"""What makes AutoAttack doubt its own result: the triggers of its authors' checks, the words of `doubts`.
+"""What makes an accuracy doubtful: the triggers of AutoAttack's own checks, with the words of `warnings`.
 
 Unlike upstream's, the check for dynamic models counts anew for each model and gives debuggers and
 coverage tools their trace function back.
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sam_bench.attacks.base import Task
-from sam_bench.attacks.doubts import doubt
-from sam_bench.attacks.judge import SMALLEST_BATCH, pad
+from sam_bench.attacks.events import AttackWarning, Examples
+from sam_bench.attacks.verify import SMALLEST_BATCH, pad
+from sam_bench.attacks.warnings import warning
 
 _RANDOM_PASSES = 5
 _RANDOM_DIFFERENCE = 1e-4
@@ -24,23 +24,32 @@ _DIFFERENTIATES = frozenset({"grad", "backward", "_make_grads"})
 
 
 @torch.no_grad()
-def model_doubts(model: nn.Module, task: Task, *, random_expected: bool) -> list[str]:
+def model_warnings(
+    model: nn.Module,
+    examples: Examples,
+    *,
+    batch_size: int,
+    device: torch.device,
+    random_expected: bool = False,
+) -> list[AttackWarning]:
     """What can be told from a few passes of the model over the first batch.
 
     Args:
-        model: As for `Attack.search`.
-        task: What is to be attacked.
+        model: As for `Attack.events`.
+        examples: What is to be attacked.
+        batch_size: Examples at a time.
+        device: Where the model is.
         random_expected: Leave out the check for randomness, as version rand does.
     """
     found = []
-    x, y = (pad(each[: task.batch_size], SMALLEST_BATCH).to(task.device) for each in (task.x, task.y))
+    x, y = (pad(each[:batch_size], SMALLEST_BATCH).to(device) for each in (examples.x, examples.y))
     if not random_expected and _is_random(model, x, y):
-        found.append(doubt("randomized"))
+        found.append(warning("randomized"))
     logits = model(x)
     if _are_probabilities(logits):
-        found.append(doubt("probabilities"))
+        found.append(warning("probabilities"))
     if _is_dynamic(model, x):
-        found.append(doubt("dynamic"))
+        found.append(warning("dynamic"))
     return found
 
 

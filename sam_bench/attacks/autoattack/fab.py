@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam_bench.attacks.autoattack.hyperplane import project
-from sam_bench.attacks.autoattack.rows import Rows, Search, norms, wide
+from sam_bench.attacks.autoattack.fab_projection import project
+from sam_bench.attacks.autoattack.model_calls import Objective
+from sam_bench.attacks.autoattack.state import AttackState, Search, norms, wide
 from sam_bench.records import Norm
 
 _ALPHA_MAX = 0.1
@@ -30,7 +31,7 @@ _DUALS: dict[Norm, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass
-class FABRows(Rows):
+class FABState(AttackState):
     """What a trial remembers.
 
     Attributes:
@@ -44,7 +45,7 @@ class FABRows(Rows):
     nearest: Tensor
 
 
-class FAB(Search[FABRows]):
+class FAB(Search[FABState]):
     """Steps to the linearised decision boundary, biased towards the clean input.
 
     Args:
@@ -57,13 +58,13 @@ class FAB(Search[FABRows]):
         self._targeted, self._iterations = targeted, iterations
 
     @property
-    def ticks(self) -> int:
+    def steps(self) -> int:
         """Steps of a trial."""
         return self._iterations
 
-    def begin(self, position: Tensor, trial: Tensor) -> FABRows:
+    def init(self, row: Tensor, trial: Tensor) -> FABState:
         """At the clean input; restarts of the untargeted attack at half eps in a random direction."""
-        common = self.fresh(position, trial)
+        common = self.initial(row, trial)
         clean = common["clean"]
         point = clean.clone()
         again = (trial > 0).nonzero().flatten()
@@ -71,27 +72,31 @@ class FAB(Search[FABRows]):
             # Only rows that need noise draw it: upstream's first run draws none.
             index = again.to(clean.device)
             point[index] = self._start({name: each[index] for name, each in common.items()})
-        return FABRows(
+        return FABState(
             **common,
-            target=self.target(position, trial) if self._targeted else common["label"],
+            target=self.target(row, trial) if self._targeted else common["label"],
             point=point,
             nearest=torch.full((len(clean),), _FAR, dtype=clean.dtype, device=clean.device),
         )
 
-    def _start(self, rows: dict[str, Tensor]) -> Tensor:
-        clean = rows["clean"]
-        where, shape = (rows["position"], rows["trial"], rows["iteration"]), tuple(clean.shape[1:])
+    def _start(self, state: dict[str, Tensor]) -> Tensor:
+        clean = state["clean"]
+        where, shape = (state["row"], state["trial"], state["iteration"]), tuple(clean.shape[1:])
         if self.ball.norm == "Linf":
-            noise = 2.0 * self.draws.uniform(*where, shape, lane=0) - 1.0
+            noise = 2.0 * self.rng.uniform(*where, shape, stream=0) - 1.0
         else:
-            noise = self.draws.normal(*where, shape, lane=0)
+            noise = self.rng.normal(*where, shape, stream=0)
         return (clean + self.ball.eps * noise / wide(norms(noise, self.ball.norm), noise) * 0.5).clamp(0.0, 1.0)
 
     @torch.no_grad()
-    def tick(self, rows: FABRows) -> None:
+    def step(self, state: FABState) -> None:
         """Linearise, step, look whether the other side was reached, step back."""
-        gap, normal = self._targeted_plane(rows) if self._targeted else self._nearest_plane(rows)
-        clean, point = rows.clean, rows.point
+        if self._targeted:
+            _, gap, normal = self.model.gradient(state.point, self._gap(state))
+            normal = self._usable(normal)
+        else:
+            gap, normal = self._nearest_plane(state, *self.model.class_gradients(state.point))
+        clean, point = state.clean, state.point
         w = normal.flatten(1)
         b = (w * point.flatten(1)).sum(1) - gap.to(w.dtype)
         change = project(
@@ -99,7 +104,7 @@ class FAB(Search[FABRows]):
             w.repeat(2, 1),
             b.repeat(2),
             norm=self.ball.norm,
-            as_upstream=self.draws.in_step,
+            as_upstream=self.rng.in_step,
         )
         length = norms(change, self.ball.norm).clamp_min(1e-8)
         from_point, from_clean = (each.view_as(point) for each in change.chunk(2))
@@ -108,40 +113,38 @@ class FAB(Search[FABRows]):
         point = ((point + _OVERSHOOT * from_point) * (1.0 - bias) + (clean + from_clean * _OVERSHOOT) * bias).clamp(
             0.0, 1.0
         )
-        if not self.draws.in_step:  # where the logits themselves are not finite, no plane leads anywhere
+        if not self.rng.in_step:  # where the logits themselves are not finite, no plane leads anywhere
             point = torch.where(point.isfinite(), point, clean)
-        wrong = self.wrong(self.oracle.logits(point), rows.label)
+        wrong = self.wrong(self.model.logits(point), state.label)
         distance = norms(point - clean, self.ball.norm)
-        nearer = wrong & (distance < rows.nearest)
-        rows.nearest = torch.where(nearer, distance, rows.nearest)
-        rows.note(nearer & (distance <= self.ball.eps), point)
-        rows.point = torch.where(wide(wrong, point), clean + (point - clean) * _BACKWARD, point)
-        rows.iteration += 1
+        nearer = wrong & (distance < state.nearest)
+        state.nearest = torch.where(nearer, distance, state.nearest)
+        state.note(nearer & (distance <= self.ball.eps), point)
+        state.point = torch.where(wide(wrong, point), clean + (point - clean) * _BACKWARD, point)
+        state.iteration += 1
 
-    def turned_down(self, rows: FABRows, which: Tensor) -> Tensor:
+    def on_rejected(self, state: FABState, which: Tensor) -> Tensor:
         """The distance was one of bfloat16 or TF32: an adversarial example of float32 may lie farther away."""
-        if not self.draws.in_step:  # upstream keeps it
-            rows.nearest[which] = _FAR
-        return super().turned_down(rows, which)
+        if not self.rng.in_step:  # upstream keeps it
+            state.nearest[which] = _FAR
+        return super().on_rejected(state, which)
 
-    def _targeted_plane(self, rows: FABRows) -> tuple[Tensor, Tensor]:
-        """Difference of the target's logit to the label's, and its gradient."""
+    def _gap(self, state: FABState) -> Objective:
+        """Difference of the target's logit to the label's."""
 
         def objective(logits: Tensor) -> Tensor:
-            own = logits.gather(1, rows.label[:, None])
-            wanted = logits.gather(1, rows.target[:, None])
+            own = logits.gather(1, state.label[:, None])
+            wanted = logits.gather(1, state.target[:, None])
             return -(own - wanted).squeeze(1)
 
-        _, gap, normal = self.oracle.gradient(rows.point, objective)
-        return gap, self._usable(normal)
+        return objective
 
-    def _nearest_plane(self, rows: FABRows) -> tuple[Tensor, Tensor]:
-        """The same for the class whose linearised boundary is nearest in the dual norm."""
-        logits, gradients = self.oracle.class_gradients(rows.point)
+    def _nearest_plane(self, state: FABState, logits: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """The same and its gradient, for the class whose linearised boundary is nearest in the dual norm."""
         each = torch.arange(len(logits), device=logits.device)
-        gaps = logits - logits[each, rows.label, None]
-        normals = gradients - gradients[each, rows.label, None]
-        gaps[each, rows.label] = _FAR
+        gaps = logits - logits[each, state.label, None]
+        normals = gradients - gradients[each, state.label, None]
+        gaps[each, state.label] = _FAR
         normals = self._usable(normals)
         flat = normals.flatten(2)
         dual = _DUALS[self.ball.norm](flat)
@@ -150,5 +153,5 @@ class FAB(Search[FABRows]):
 
     def _usable(self, normals: Tensor) -> Tensor:
         """Normals, 0 where they are not finite: there a coordinate stays. Upstream takes them as they are."""
-        self.note_slopes(normals)
-        return normals if self.draws.in_step else normals.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        self.count_not_finite(normals)
+        return normals if self.rng.in_step else normals.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from sam_bench.attacks.judge import SMALLEST_BATCH, pad
 from sam_bench.attacks.random_state import random_state_kept
+from sam_bench.attacks.verify import SMALLEST_BATCH, pad
 from sam_bench.device import missing_for_compile, true_float32
 from sam_bench.errors import InputError
 
@@ -25,7 +25,7 @@ def refuse_without_compiler(device: torch.device) -> None:
     """
     missing = missing_for_compile(device)
     if missing is not None:
-        raise InputError(f"--compile on: there is no {missing}, which torch.compile needs; leave it away")
+        raise InputError(f"`compile='on'`: there is no {missing}, which torch.compile needs", hint="leave it away")
 
 
 _SAME = 0.01
@@ -74,16 +74,16 @@ def _alike(first: Tensor, second: Tensor) -> bool:
     return bool(torch.allclose(first, second, rtol=0, atol=_SAME * float(first.abs().max()), equal_nan=True))
 
 
-class Oracle:
+class ModelCalls:
     """Logits and input gradients.
 
     Args:
         model: In eval mode, parameters frozen; maps float32 [B, C, H, W] in [0, 1] to logits.
-        rows: The model always sees at least so many rows, so that what it says about an example does
+        least_rows: The model is always given at least so many rows, so that what it says about an example does
             not depend on how many share its batch.
         bf16: Run the model under autocast to bfloat16.
-        channels_last: Hand images over with their channels innermost, which a CPU convolves faster;
-            logits change by rounding.
+        channels_last: Give images with their channels innermost, which a CPU convolves faster; logits change by
+            rounding.
         compiled: Run the model through `torch.compile`; logits change by rounding.
         device: Where the model is.
 
@@ -95,7 +95,7 @@ class Oracle:
         self,
         model: nn.Module,
         *,
-        rows: int,
+        least_rows: int,
         device: torch.device,
         bf16: bool = False,
         channels_last: bool = False,
@@ -103,35 +103,26 @@ class Oracle:
     ) -> None:
         if compiled:
             refuse_without_compiler(device)
-        self._model, self.rows, self._device = model, rows, device
+        self._model, self.least_rows, self._device = model, least_rows, device
         # On a CPU one graph serves batches of any size, and in it, too, an example's numbers do not depend
         # on the others; a GPU sees batches of one size only.
         dynamic = device.type == "cpu"
         self._fast: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=dynamic) if compiled else model
         self._bf16, self._channels_last = bf16, channels_last
 
-    def _context(self, *, exact: bool) -> AbstractContextManager[object]:
-        if exact:
-            return true_float32()
-        return torch.autocast(self._device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
-
-    def _call(self, x: Tensor, *, model: Callable[[Tensor], Tensor] | None = None, exact: bool = False) -> Tensor:
-        padded = pad(x, self.rows)
-        if self._channels_last and padded.dim() == 4:
-            padded = padded.contiguous(memory_format=torch.channels_last)
-        with self._context(exact=exact):
-            logits: Tensor = (model or self._fast)(padded)[: len(x)]
-        return logits.float() if self._bf16 else logits
-
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
         """Logits [B, classes] of inputs [B, ...]."""
-        return self._call(x)
+        with self._precision():
+            logits = self._fast(self._padded(x))
+        return self._float(logits[: len(x)])
 
     @torch.no_grad()
     def exact_logits(self, x: Tensor) -> Tensor:
-        """The same in the judge's arithmetic: neither bfloat16 nor TF32, nor compiled."""
-        return self._call(x, model=self._model, exact=True)
+        """The same in the verifier's arithmetic: neither bfloat16 nor TF32, nor compiled."""
+        with true_float32():
+            logits = self._model(self._padded(x))
+        return self._float(logits[: len(x)])
 
     def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
         """One forward and one backward pass.
@@ -141,7 +132,9 @@ class Oracle:
         """
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self._call(x)
+            with self._precision():
+                logits = self._fast(self._padded(x))
+            logits = self._float(logits[: len(x)])
             value = objective(logits)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return logits.detach(), value.detach(), gradient
@@ -150,10 +143,24 @@ class Oracle:
         """Logits [B, classes] and the gradient of each of them [B, classes, ...]: one backward pass a class."""
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self._call(x, model=self._model)  # a compiled pass goes back only once
+            with self._precision():
+                logits = self._model(self._padded(x))  # a compiled pass goes back only once
+            logits = self._float(logits[: len(x)])
             classes = logits.shape[1]
             gradients = [
                 torch.autograd.grad(logits[:, each].sum(), x, retain_graph=each < classes - 1)[0]
                 for each in range(classes)
             ]
         return logits.detach(), torch.stack(gradients, 1)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
+
+    def _padded(self, x: Tensor) -> Tensor:
+        padded = pad(x, self.least_rows)
+        if self._channels_last and padded.dim() == 4:
+            padded = padded.contiguous(memory_format=torch.channels_last)
+        return padded
+
+    def _float(self, logits: Tensor) -> Tensor:
+        return logits.float() if self._bf16 else logits

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from autoattack_samples import run_whole
 from torch import Tensor, nn
 
 from sam_bench.attacks import Attack, Progress, Verdict
@@ -38,7 +39,7 @@ def images(count: int = 24) -> tuple[Tensor, Tensor]:
 
 def codes(attack: Attack, model: nn.Module, eps: float = 0.001) -> list[str]:
     result = attack.run(model, *images(), norm="Linf", eps=eps, batch_size=16)
-    return [each.split(":")[0] for each in result.warnings]
+    return [each.code for each in result.warnings]
 
 
 @pytest.mark.parametrize("attack", GRADIENT, ids=lambda attack: attack.method)
@@ -72,10 +73,10 @@ def test_the_random_stream_of_whoever_called_goes_on_where_it_was() -> None:
 
 
 def test_what_has_all_its_starts_behind_it_is_told_before_the_next_examples_begin() -> None:
-    told: list[Verdict | Progress] = []
     attack = PGDAttack(steps=2, restarts=3)
     x, y = images(80)
-    result = attack.run(Plane(), x, y, norm="Linf", eps=1e-4, batch_size=4, told=told.append, progress=told.append)
+    result = run_whole(attack, Plane(), x, y, norm="Linf", eps=1e-4, batch_size=4)
+    told = result.events
     assert set(result.verdicts) == {ROBUST}
     first = next(place for place, each in enumerate(told) if isinstance(each, Verdict))
     behind = [each for each in told[:first] if isinstance(each, Progress)]
@@ -130,6 +131,6 @@ def test_a_random_model_is_asked_once_by_each_attack_and_not_until_it_errs() -> 
     x, y = images(200)
     attack = AutoAttack(version="custom", suite=("apgd-ce", "square"))
     result = attack.run(Unsure(0.05), x, y, norm="Linf", eps=0.0, batch_size=64)
-    assert result.warnings[0].startswith("randomized: ")
+    assert result.warnings[0].code == "randomized"
     # Misclassified at first, and judged once by each of two attacks: nearly all of 0.95 cubed.
     assert result.verdicts.count(ROBUST) / len(x) > 0.75

@@ -1,6 +1,6 @@
-"""Other people's attacks by name, `torchattacks:PGD` or `foolbox:LinfPGD`, where their package is installed.
+"""Other packages' attacks by name, `torchattacks:PGD` or `foolbox:LinfPGD`, where the package is installed.
 
-Theirs to search, ours to judge: what they return is projected into ball and box and classified again.
+They search, we verify: what they return is projected into ball and box and classified again.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from functools import cache
 from importlib import import_module, metadata
@@ -20,14 +20,15 @@ import torch
 from pydantic import create_model
 from torch import Tensor, nn
 
-from sam_bench.attacks.base import ATTACKS, Attack, Found, Progress, Task
-from sam_bench.attacks.constructors import parameters, settings_of, unsayable
-from sam_bench.attacks.judge import SMALLEST_BATCH, pad
-from sam_bench.attacks.random_state import seeded
+from sam_bench.attacks.base import ATTACKS, Attack
+from sam_bench.attacks.events import Event, Examples, Progress
+from sam_bench.attacks.external_settings import parameters, settings_of, unsayable
+from sam_bench.attacks.random_state import seed_generators
+from sam_bench.attacks.verify import SMALLEST_BATCH, Verifier, pad
 from sam_bench.errors import InputError, SamBenchError, unknown_name
 from sam_bench.integrations.overwritten import MEND
 from sam_bench.perturb.ball import Ball
-from sam_bench.records import Norm
+from sam_bench.records import ROBUST, Norm
 
 Candidates = Callable[[Tensor, Tensor], Any]
 """Inputs [B, ...] and labels [B] to what they hand back as adversarial examples."""
@@ -35,7 +36,7 @@ Candidates = Callable[[Tensor, Tensor], Any]
 _BOUNDS = re.compile(r"Distance Measure\s*:\s*(.+)")
 
 
-class ForeignAttack(Attack):
+class ExternalAttack(Attack):
     """Base of attacks that another package searches with; a subclass's fields are the settings of one of them.
 
     Their draws come from global generators and depend on the batch, so that a run of theirs can neither
@@ -59,37 +60,52 @@ class ForeignAttack(Attack):
 
     @abstractmethod
     def prepare(self, model: nn.Module, *, ball: Ball, seed: int, classes: int, device: torch.device) -> Candidates:
-        """Their attack, set up; the ball, the seed and the device are the task's."""
+        """Their attack, set up; the rest as for `Attack.events`."""
 
     def check(self, norm: Norm) -> None:
         """See `Attack.check`."""
         known = self.norms()
         if known is not None and norm not in known:
             what = f"searches in {' and '.join(sorted(known))}" if known else "is bounded by no norm"
-            raise InputError(f"--norm {norm}: {self.method} {what}; choose another of {self.package}'s attacks")
+            raise InputError(
+                f"`norm={norm!r}`: {self.method} {what}", hint=f"choose another of {self.package}'s attacks"
+            )
 
-    def search(self, model: nn.Module, task: Task) -> Found:
-        """Batch after batch; arguments as in `Attack.search`.
+    def events(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        verifier: Verifier,
+        *,
+        ball: Ball,
+        seed: int,
+        batch_size: int,
+        device: torch.device,
+    ) -> Iterator[Event]:
+        """Batch after batch; see `Attack.events`.
 
         Raises:
             SamBenchError: Their code failed, or returned something else than images.
         """
         with torch.no_grad():
-            classes = model(pad(task.x[:1], SMALLEST_BATCH).to(task.device)).shape[1]
-        found = []
-        # Stdout is for results, and they print.
-        with seeded(task.seed, task.device), torch.enable_grad(), redirect_stdout(sys.stderr):
-            try:
-                attack = self.prepare(model, ball=task.ball, seed=task.seed, classes=classes, device=task.device)
-                for images, labels in zip(task.x.split(task.batch_size), task.y.split(task.batch_size), strict=True):
-                    found.append(self._images(attack(images.to(task.device), labels.to(task.device)), images))
-                    done = sum(map(len, found))
-                    task.progress(Progress(self.method, done, len(task.x)))
-            except (SamBenchError, torch.OutOfMemoryError):
-                raise
-            except Exception as error:
-                raise SamBenchError(f"{self.method} failed: {type(error).__name__}: {error}") from error
-        return Found(x_adv=torch.cat(found), by=[self.method] * len(task.x))
+            classes = model(pad(examples.x[:1], SMALLEST_BATCH).to(device)).shape[1]
+        seed_generators(seed)
+        found: list[Tensor] = []
+        attack: Candidates | None = None
+        for x, y in zip(examples.x.split(batch_size), examples.y.split(batch_size), strict=True):
+            with torch.enable_grad(), redirect_stdout(sys.stderr):  # stdout is for results, and they print
+                try:
+                    attack = attack or self.prepare(model, ball=ball, seed=seed, classes=classes, device=device)
+                    found.append(self._images(attack(x.to(device), y.to(device)), x))
+                except (SamBenchError, torch.OutOfMemoryError):
+                    raise
+                except Exception as error:
+                    raise SamBenchError(f"{self.method} failed: {type(error).__name__}: {error}") from error
+            yield Progress(self.method, sum(map(len, found)), len(examples))
+        rows = torch.arange(len(examples))
+        broken = verifier.check(rows, torch.cat(found))
+        yield from examples.verdicts(broken, self.method)
+        yield from examples.verdicts(~broken, ROBUST)
 
     def _images(self, returned: Any, like: Tensor) -> Tensor:
         if not isinstance(returned, Tensor) or returned.shape != like.shape:
@@ -98,7 +114,7 @@ class ForeignAttack(Attack):
         return returned.detach().float().cpu()
 
 
-class TorchattacksAttack(ForeignAttack):
+class TorchattacksAttack(ExternalAttack):
     """One of torchattacks' (Kim 2020, arXiv 2010.01950)."""
 
     package = "torchattacks"
@@ -109,7 +125,7 @@ class TorchattacksAttack(ForeignAttack):
         return set(re.findall(r"L(?:inf|\d)", said[1])) if said else None
 
     def prepare(self, model: nn.Module, *, ball: Ball, seed: int, classes: int, device: torch.device) -> Candidates:
-        """See `ForeignAttack.prepare`."""
+        """See `ExternalAttack.prepare`."""
         ours = {"eps": ball.eps, "max_epsilon": ball.eps, "norm": ball.norm, "seed": seed, "n_classes": classes}
         takes = parameters(self.theirs)
         given = {name: value for name, value in ours.items() if name in takes}
@@ -119,7 +135,7 @@ class TorchattacksAttack(ForeignAttack):
         return called
 
 
-class FoolboxAttack(ForeignAttack):
+class FoolboxAttack(ExternalAttack):
     """One of Foolbox's (Rauber et al. 2020)."""
 
     package = "foolbox"
@@ -132,7 +148,7 @@ class FoolboxAttack(ForeignAttack):
         return set() if power is None else {f"L{power:g}"}
 
     def prepare(self, model: nn.Module, *, ball: Ball, seed: int, classes: int, device: torch.device) -> Candidates:
-        """See `ForeignAttack.prepare`."""
+        """See `ExternalAttack.prepare`."""
         foolbox = import_module("foolbox")
         seen = foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
         own = {"distance": getattr(foolbox.distances, ball.norm.lower())}
@@ -174,9 +190,9 @@ def _package(package: str, attack: str, remedy: str) -> ModuleType:
             return import_module(package)
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name == package:
-            raise InputError(f"--attack {package}:{attack} needs the package {package}: {remedy}") from error
+            raise InputError(f"`attack='{package}:{attack}'` needs the package {package}: {remedy}") from error
         reason = " ".join(str(error).split())
-        raise InputError(f"--attack {package}:{attack}: {package} cannot be imported: {reason}") from error
+        raise InputError(f"`attack='{package}:{attack}'`: {package} cannot be imported: {reason}") from error
 
 
 _OURS = frozenset({"model", "eps", "max_epsilon", "norm", "seed", "n_classes", "distance"})
@@ -184,12 +200,12 @@ _OURS = frozenset({"model", "eps", "max_epsilon", "norm", "seed", "n_classes", "
 
 
 @cache
-def _made(base: type[ForeignAttack], package: ModuleType, name: str, names: tuple[str, ...]) -> type[Attack]:
+def _made(base: type[ExternalAttack], package: ModuleType, name: str, names: tuple[str, ...]) -> type[Attack]:
     """The class for one of their attacks; the same each time, so that equal settings are equal attacks."""
     usable = [each for each in names if not unsayable(getattr(package, each), but=_OURS)]
     if name in names and name not in usable:
         missing = ", ".join(unsayable(getattr(package, name), but=_OURS))
-        raise InputError(f"--attack {base.package}:{name} cannot be run from here: it has to be given {missing}")
+        raise InputError(f"`attack='{base.package}:{name}'` cannot be run from here: it has to be given {missing}")
     if name not in usable:
         raise unknown_name(f"attack of {base.package}", name, usable)
     theirs = getattr(package, name)

@@ -15,7 +15,7 @@ import torchattacks
 from torch import Tensor, nn
 
 from sam_bench.attacks import ATTACKS, Attack
-from sam_bench.attacks.foreign import TorchattacksAttack
+from sam_bench.attacks.external import TorchattacksAttack
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec
@@ -191,7 +191,7 @@ def test_draws_follow_from_the_seed_and_leave_every_generator_as_it_was(
 @pytest.mark.parametrize("name", torchattacks.__all__)
 def test_every_attack_of_torchattacks_can_be_named_and_written_down_or_says_why_not(name: str) -> None:
     if name in ("MultiAttack", "LGV"):
-        with pytest.raises(InputError, match=rf"--attack torchattacks:{name} cannot be run from here: it has to be "):
+        with pytest.raises(InputError, match=rf"attack='torchattacks:{name}' cannot be run from here: it has to be "):
             build(f"torchattacks:{name}")
         return
     attack = build(f"torchattacks:{name}")
@@ -241,7 +241,7 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(
     package: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InputError, match=rf"^--attack {package}:PGD needs the package {package}: {remedy}"):
+    with pytest.raises(InputError, match=rf"^attack='{package}:PGD' needs the package {package}: {remedy}"):
         build(f"{package}:PGD")
 
 
@@ -251,19 +251,43 @@ def test_a_package_that_is_broken_is_named_with_what_is_wrong_with_it(
     (tmp_path / "foolbox.py").write_text("raise ImportError('no git:\\nbad executable')")
     monkeypatch.delitem(sys.modules, "foolbox")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"^--attack foolbox:PGD: foolbox cannot be imported: no git: bad executable$"):
+    with pytest.raises(InputError, match=r"^attack='foolbox:PGD': foolbox cannot be imported: no git: bad executable$"):
         build("foolbox:PGD")
 
 
 @pytest.mark.parametrize(
     ("name", "norm", "message"),
     [
-        ("torchattacks:PGDL2", "Linf", "--norm Linf: torchattacks:PGDL2 searches in L2; choose another of torchatta"),
-        ("torchattacks:PGD", "L2", "--norm L2: torchattacks:PGD searches in Linf; choose another"),
-        ("torchattacks:APGD", "L1", "--norm L1: torchattacks:APGD searches in L2 and Linf; choose another"),
-        ("foolbox:L2PGD", "Linf", "--norm Linf: foolbox:L2PGD searches in L2; choose another of foolbox's attacks"),
-        ("foolbox:HopSkipJumpAttack", "Linf", "--norm Linf: foolbox:HopSkipJumpAttack searches in L2; choose"),
-        ("foolbox:SpatialAttack", "L2", "--norm L2: foolbox:SpatialAttack is bounded by no norm; choose another"),
+        (
+            "torchattacks:PGDL2",
+            "Linf",
+            "norm='Linf': torchattacks:PGDL2 searches in L2; choose another of torchatta",
+        ),
+        (
+            "torchattacks:PGD",
+            "L2",
+            "norm='L2': torchattacks:PGD searches in Linf; choose another",
+        ),
+        (
+            "torchattacks:APGD",
+            "L1",
+            "norm='L1': torchattacks:APGD searches in L2 and Linf; choose another",
+        ),
+        (
+            "foolbox:L2PGD",
+            "Linf",
+            "norm='Linf': foolbox:L2PGD searches in L2; choose another of foolbox's attacks",
+        ),
+        (
+            "foolbox:HopSkipJumpAttack",
+            "Linf",
+            "norm='Linf': foolbox:HopSkipJumpAttack searches in L2; choose",
+        ),
+        (
+            "foolbox:SpatialAttack",
+            "L2",
+            "norm='L2': foolbox:SpatialAttack is bounded by no norm; choose another",
+        ),
     ],
 )
 def test_an_attack_of_another_norm_is_refused_before_the_model_is_asked_anything(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sam_bench.attacks.draws import CounterDraws, UpstreamDraws, mix
+from sam_bench.attacks.rng import CounterRNG, UpstreamRNG, mix
 
 SMALL = st.integers(0, 2**20)
 PUBLISHED = [0.6413119435310364, 0.9982175827026367, 0.6513947248458862, 0.24659264087677002]
@@ -36,20 +36,20 @@ def test_mixing_is_splitmix64s_bit_for_bit(states: list[int]) -> None:
 
 def test_the_numbers_of_a_seed_stay_the_same_for_ever() -> None:
     # A change here changes every verdict that a published record reports.
-    draws = CounterDraws(0, "square", torch.arange(100))
-    drawn = draws.uniform(*where((7, 1, 42)), (4,), lane=1).flatten()
+    rng = CounterRNG(0, "square", torch.arange(100))
+    drawn = rng.uniform(*where((7, 1, 42)), (4,), stream=1).flatten()
     assert drawn.tolist() == PUBLISHED
 
 
 @given(rows=st.lists(st.tuples(st.integers(0, 99), SMALL, SMALL), min_size=1, max_size=5), seed=SMALL)
 @settings(max_examples=30, deadline=None)
 def test_a_row_draws_the_same_alone_and_in_company(rows: list[tuple[int, int, int]], seed: int) -> None:
-    draws = CounterDraws(seed, "apgd-ce", torch.arange(100))
-    for draw in (draws.uniform, draws.normal):
-        together = draw(*where(*rows), (2, 3), lane=0)
+    rng = CounterRNG(seed, "apgd-ce", torch.arange(100))
+    for draw in (rng.uniform, rng.normal):
+        together = draw(*where(*rows), (2, 3), stream=0)
         for row, drawn in zip(rows, together, strict=True):
-            assert torch.equal(draw(*where(row), (2, 3), lane=0)[0], drawn)
-    parts = draws.proposals(*where(*rows), (1, 2), lane=0)
+            assert torch.equal(draw(*where(row), (2, 3), stream=0)[0], drawn)
+    parts = rng.proposals(*where(*rows), (1, 2), stream=0)
     assert [tuple(part.shape) for part in parts] == [(len(rows), 1), (len(rows), 2)]
 
 
@@ -61,30 +61,32 @@ def test_a_row_draws_the_same_alone_and_in_company(rows: list[tuple[int, int, in
         {"place": 4},
         {"trial": 1},
         {"at": 1},
-        {"lane": 1},
+        {"stream": 1},
     ],
     ids=lambda other: next(iter(other)),
 )
 def test_everything_a_number_is_keyed_by_changes_it(other: dict[str, Any]) -> None:
-    def drawn(seed: int = 0, attack: str = "square", place: int = 3, trial: int = 0, at: int = 0, lane: int = 0) -> Any:
-        draws = CounterDraws(seed, attack, torch.tensor([place]))
-        return draws.uniform(*where((0, trial, at)), (50,), lane=lane).flatten().tolist()
+    def drawn(
+        seed: int = 0, attack: str = "square", place: int = 3, trial: int = 0, at: int = 0, stream: int = 0
+    ) -> Any:
+        rng = CounterRNG(seed, attack, torch.tensor([place]))
+        return rng.uniform(*where((0, trial, at)), (50,), stream=stream).flatten().tolist()
 
     assert not set(drawn()) & set(drawn(**other))
 
 
 def test_uniform_numbers_are_uniform_and_normal_ones_normal_along_every_key() -> None:
-    draws = CounterDraws(3, "apgd-t", torch.arange(300))
+    rng = CounterRNG(3, "apgd-t", torch.arange(300))
     for rows in (
         [(n, 0, 0) for n in range(300)],
         [(5, n, 0) for n in range(300)],
         [(5, 0, n) for n in range(300)],
     ):
-        uniform = draws.uniform(*where(*rows), (100,), lane=0)
+        uniform = rng.uniform(*where(*rows), (100,), stream=0)
         assert uniform.min() >= 0 and uniform.max() < 1
         counts = torch.histc(uniform, bins=20, min=0, max=1)
         assert float(((counts - 1500) ** 2 / 1500).sum()) < 50  # chi squared of 19 degrees: p > 1e-4
-        normal = draws.normal(*where(*rows), (100,), lane=0)
+        normal = rng.normal(*where(*rows), (100,), stream=0)
         assert abs(float(normal.mean())) < 0.03 and abs(float(normal.std()) - 1) < 0.02
         assert abs(float((normal.abs() < 1).float().mean()) - 0.6827) < 0.01
         for each in (uniform - 0.5, normal):
@@ -93,11 +95,11 @@ def test_uniform_numbers_are_uniform_and_normal_ones_normal_along_every_key() ->
 
 
 def test_upstreams_draws_are_torchs_in_the_order_asked_for() -> None:
-    draws, rows = UpstreamDraws(11), where((4, 0, 0), (9, 0, 0))
+    rng, rows = UpstreamRNG(11), where((4, 0, 0), (9, 0, 0))
     drawn = [
-        draws.uniform(*rows, (3, 2), lane=0),
-        *draws.proposals(*rows, (1, 4), lane=1),
-        draws.normal(*rows, (5,), lane=0),
+        rng.uniform(*rows, (3, 2), stream=0),
+        *rng.proposals(*rows, (1, 4), stream=1),
+        rng.normal(*rows, (5,), stream=0),
     ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sam_bench.attacks.doubts import few_classes
+from sam_bench.attacks.events import AttackWarning
+from sam_bench.attacks.warnings import few_classes
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.records import Norm
 
@@ -25,7 +26,7 @@ ATTACKS_OF: dict[str, list[str]] = {
 KNOWN = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 """Every attack that a custom version can be made of."""
 
-FEW_CLASSES = "--version custom --suite apgd-ce,fab-t,square"
+FEW_CLASSES = "`version='custom'` `suite='apgd-ce,fab-t,square'`"
 """What of AutoAttack there is for two classes and more, in every norm."""
 
 TARGETS = 9
@@ -45,19 +46,19 @@ _EOT_OF_RAND = 20
 
 
 @dataclass(frozen=True)
-class Part:
+class AttackConfig:
     """One attack of the ensemble.
 
     Attributes:
         attack: Its name.
-        trials: Restarts, or target classes for a targeted attack: an example goes through them one by one.
+        restarts_or_targets: Restarts, or target classes for a targeted attack: an example goes through them one by one.
         iterations: Of one trial: steps, or queries for Square.
         eot: Passes over which a gradient is averaged, for models that are random.
         widened: APGD in L1: begin in balls of three and two times the radius.
     """
 
     attack: str
-    trials: int
+    restarts_or_targets: int
     iterations: int
     eot: int = 1
     widened: bool = False
@@ -68,8 +69,8 @@ class Part:
         return self.attack.endswith("-t")
 
 
-def plan(version: Version, suite: Iterable[str] = (), *, norm: Norm = "Linf") -> list[Part]:
-    """The parts of a version, with upstream's settings.
+def build_suite(version: Version, suite: Iterable[str] = (), *, norm: Norm = "Linf") -> list[AttackConfig]:
+    """The attacks of a version, with upstream's settings.
 
     Args:
         version: One of `Version`.
@@ -81,20 +82,24 @@ def plan(version: Version, suite: Iterable[str] = (), *, norm: Norm = "Linf") ->
         InputError: An unknown attack, none for version custom, or some for another version.
     """
     chosen = attacks_of(version, suite)
-    parts = [_part(attack, version) for attack in chosen]
+    configs = [_config(attack, version) for attack in chosen]
     if "fab-t" in chosen:
         after = chosen.index("fab-t")
-        parts[after:] = [replace(part, trials=1) if part.attack == "fab" else part for part in parts[after:]]
+        configs[after:] = [
+            replace(config, restarts_or_targets=1) if config.attack == "fab" else config for config in configs[after:]
+        ]
     if (version, norm) != ("standard", "L1"):
-        return parts
+        return configs
     return [
-        replace(part, trials=_L1_TRIALS[part.attack], widened=True) if part.attack in _L1_TRIALS else part
-        for part in parts
+        replace(config, restarts_or_targets=_L1_TRIALS[config.attack], widened=True)
+        if config.attack in _L1_TRIALS
+        else config
+        for config in configs
     ]
 
 
 def attacks_of(version: Version, suite: Iterable[str] = ()) -> list[str]:
-    """Names of a version's attacks, in order; arguments and errors as in `plan`."""
+    """Names of a version's attacks, in order; arguments and errors as in `build_suite`."""
     given = list(suite)
     if version != "custom":
         if given:
@@ -112,28 +117,35 @@ def attacks_of(version: Version, suite: Iterable[str] = ()) -> list[str]:
     return given
 
 
-def _part(attack: str, version: str) -> Part:
+def _config(attack: str, version: str) -> AttackConfig:
     if attack == "square":
-        return Part(attack, trials=1, iterations=5000)
+        return AttackConfig(attack, restarts_or_targets=1, iterations=5000)
     if attack.endswith("-t"):
-        return Part(attack, trials=TARGETS, iterations=100)
-    return Part(attack, trials=_RESTARTS[version][attack], iterations=100, eot=_EOT_OF_RAND if version == "rand" else 1)
+        return AttackConfig(attack, restarts_or_targets=TARGETS, iterations=100)
+    return AttackConfig(
+        attack,
+        restarts_or_targets=_RESTARTS[version][attack],
+        iterations=100,
+        eot=_EOT_OF_RAND if version == "rand" else 1,
+    )
 
 
-def fit_to_classes(parts: list[Part], classes: int) -> tuple[list[Part], list[str]]:
-    """The parts a model with so many classes can be attacked with, and the doubt to state where targets are lacking.
+def fit_to_classes(configs: list[AttackConfig], classes: int) -> tuple[list[AttackConfig], list[AttackWarning]]:
+    """The attacks that a model with so many classes can be attacked with, and a warning where targets are lacking.
 
     Raises:
         InputError: Too few classes for the DLR loss.
     """
-    needed = classes_needed([part.attack for part in parts])
+    needed = classes_needed([config.attack for config in configs])
     if classes < needed:
         raise InputError(
-            f"autoattack with {', '.join(part.attack for part in parts)} needs at least {needed} classes for its DLR "
-            f"loss and the model has {classes}: use --attack autoattack {FEW_CLASSES}"
+            f"autoattack with {', '.join(config.attack for config in configs)} needs at least {needed} classes for its "
+            f"DLR loss and the model has {classes}: use `attack='autoattack'` {FEW_CLASSES}"
         )
-    short = [part.attack for part in parts if part.targeted and part.trials > classes - 1]
-    fitted = [replace(part, trials=classes - 1) if part.attack in short else part for part in parts]
+    short = [config.attack for config in configs if config.targeted and config.restarts_or_targets > classes - 1]
+    fitted = [
+        replace(config, restarts_or_targets=classes - 1) if config.attack in short else config for config in configs
+    ]
     return fitted, [few_classes(classes, short)] if short else []
 
 

@@ -1,0 +1,159 @@
+"""Who decides whether an example is broken: never the attack that claims it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sam_bench.attacks.events import AttackWarning, Examples, Verdict
+from sam_bench.attacks.warnings import warning
+from sam_bench.device import true_float32
+from sam_bench.errors import SamBenchError
+from sam_bench.perturb.ball import Ball
+from sam_bench.records import MISCLASSIFIED, ROBUST
+
+SMALLEST_BATCH = 16
+"""From this many rows on, a CPU's logits of an example do not depend on how many others share its batch."""
+
+NO_CLASS = -1
+"""What is predicted where a logit is NaN: no label."""
+
+
+def pad(x: Tensor, rows: int) -> Tensor:
+    """At least so many rows: x [B, ...] itself, or followed by copies of its first row."""
+    missing = rows - len(x)
+    return x if missing <= 0 else torch.cat([x, x[:1].expand(missing, *x.shape[1:])])
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """Predicted classes, int64 [B], of logits [B, classes]; `NO_CLASS` where one is NaN, which argmax calls largest.
+
+    Infinite logits are compared as any others: there is a largest, or a tie, which the first one wins.
+    """
+    return torch.where(logits.isnan().any(1), NO_CLASS, logits.argmax(1))
+
+
+class Verifier:
+    """Classifies inputs in float32, with the model itself, and keeps which examples are broken.
+
+    Args:
+        model: In eval mode, on `device`.
+        ball: What is allowed.
+        batch_size: Examples at a time.
+        device: Where the model is.
+
+    Attributes:
+        warnings: What it met that makes the accuracy doubtful.
+    """
+
+    def __init__(self, model: nn.Module, *, ball: Ball, batch_size: int, device: torch.device) -> None:
+        self._model, self._ball, self._batch_size, self._device = model, ball, batch_size, device
+        self.warnings: list[AttackWarning] = []
+        self._found: dict[int, Tensor] = {}  # row to the first adversarial example that was verified
+        self._survived: dict[int, int] = {}  # row to attacks survived, of examples without a final verdict
+
+    def clean(self, examples: Examples) -> Tensor:
+        """Which examples the model gets right, bool [N]. In `check`, a row counts those."""
+        right = self._predict(examples.x) == examples.y
+        # The attack is given a copy: it cannot move what its result is compared with.
+        self._rows = right.nonzero().flatten()
+        self._x, self._y, self._index = examples.x, examples.y, examples.index[self._rows].tolist()
+        self._row_of = {index: row for row, index in enumerate(self._index)}
+        self._survived = dict(enumerate(examples.attacks_survived[self._rows].tolist()))
+        return right
+
+    def check(self, rows: Tensor, x_adv: Tensor) -> Tensor:
+        """Which candidates are adversarial, once they are projected into ball and box.
+
+        A candidate at which a logit is NaN breaks its example, whatever the label, and raises a warning: that is not
+        the right answer. (Upstream takes the first NaN for the largest logit, so that mostly label 0 is spared.)
+
+        Args:
+            rows: Which examples, int64 [K], on the CPU.
+            x_adv: float [K, ...]; any value, on any device.
+
+        Returns:
+            bool [K], on the CPU.
+        """
+        places = self._rows[rows]
+        clean = self._x[places]
+        candidate = self._ball.project(x_adv.detach().float().cpu(), clean)
+        # NaN is in no ball, yet a network misclassifies it: it counts as nothing found.
+        candidate = torch.where(candidate.isfinite(), candidate, clean)
+        broken = self._predict(candidate) != self._y[places]
+        for row, adversarial in zip(rows[broken].tolist(), candidate[broken], strict=True):
+            if row in self._survived:
+                self._found.setdefault(row, adversarial.clone())
+        return broken
+
+    def certify(self, claim: Verdict, attacks: Sequence[str]) -> Verdict | None:
+        """An attack's verdict with the adversarial example that this verifier found to be one.
+
+        Args:
+            claim: What the attack says.
+            attacks: Names of all attacks of the run, in order.
+
+        Returns:
+            The verdict to tell; None where the example has its final verdict already, or is broken and the attack
+            says that it is robust.
+
+        Raises:
+            SamBenchError: The claim is not what was found here.
+        """
+        row = self._row_of.get(claim.example)
+        if row is None or claim.outcome not in (None, ROBUST, *attacks):
+            raise SamBenchError(
+                f"the attack says {claim.outcome!r} of example {claim.example}; it may say {', '.join(attacks)}, "
+                "robust or None, of the examples that it was given"
+            )
+        if row not in self._survived:
+            return None
+        if claim.outcome in attacks:
+            if row not in self._found:
+                raise SamBenchError(
+                    f"the attack {claim.outcome} claims to have broken example {claim.example}, which the verifier has "
+                    "not found misclassified inside the ball; ask `Verifier.check` first"
+                )
+            return Verdict(claim.example, claim.outcome, self._survived.pop(row), self._found.pop(row))
+        if row in self._found:
+            return None
+        survived = len(attacks) if claim.outcome == ROBUST else claim.attacks_survived
+        if not self._survived[row] <= survived <= len(attacks):
+            raise SamBenchError(
+                f"the attack says that example {claim.example} has survived {survived} of {len(attacks)} attacks, "
+                f"after {self._survived[row]}"
+            )
+        self._survived[row] = survived
+        if survived < len(attacks):
+            return Verdict(claim.example, None, survived)
+        del self._survived[row]
+        return Verdict(claim.example, ROBUST, survived)
+
+    def remaining(self, attacks: Sequence[str]) -> Iterator[Verdict]:
+        """The final verdicts of which the attack said nothing; arguments as for `certify`."""
+        for row, survived in list(self._survived.items()):
+            outcome = attacks[min(survived, len(attacks) - 1)] if row in self._found else ROBUST
+            verdict = self.certify(Verdict(self._index[row], outcome), attacks)
+            if verdict is not None:
+                yield verdict
+
+    @torch.no_grad()
+    def _predict(self, x: Tensor) -> Tensor:
+        """Predicted classes, int64 [N] on the CPU, of inputs float32 [N, ...]; not in TF32."""
+        predicted = []
+        with true_float32():
+            for part in x.split(self._batch_size):
+                logits = self._model(pad(part.to(self._device), SMALLEST_BATCH))
+                predicted.append(classes_of(logits)[: len(part)].cpu())
+        classes = torch.cat(predicted)
+        if bool((classes == NO_CLASS).any()) and not self.warnings:
+            self.warnings.append(warning("nan-logits"))
+        return classes
+
+
+def misclassified(examples: Examples, right: Tensor) -> Iterator[Verdict]:
+    """The verdicts of the examples that the model gets wrong without an attack; `right` bool [N]."""
+    for row in (~right).nonzero().flatten().tolist():
+        yield Verdict(int(examples.index[row]), MISCLASSIFIED, int(examples.attacks_survived[row]))
