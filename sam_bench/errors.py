@@ -110,6 +110,14 @@ class StoppedError(SamBenchError):
 class CutShortError(KeyboardInterrupt):
     """Ctrl-C, with a message that says what was kept and how to go on."""
 
+    def __str__(self) -> str:
+        """As Python callers read it."""
+        return self.render(_in_python)
+
+    def render(self, spell: Spell) -> str:
+        """See `SamBenchError.render`."""
+        return _FIELD.sub(lambda found: spell(found[1], found[2]), super().__str__())
+
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, field: str | None = None) -> InputError:
     """An `InputError` for a misspelt name: the nearest names first, then all there are.

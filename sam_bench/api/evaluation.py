@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,12 +28,21 @@ from sam_bench.api.model_and_data import model_and_data
 from sam_bench.api.record_files import check_folder, check_record_file, default_record_path
 from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.data import first_examples
-from sam_bench.device import choose_device, device_name
-from sam_bench.distributed import LONG_PATIENCE, joined
+from sam_bench.device import choose_device
+from sam_bench.distributed import LONG_PATIENCE, Team, joined
 from sam_bench.errors import InputError
-from sam_bench.evaluation import Evaluation, Recording, broken, chosen_executor, run_evaluation
+from sam_bench.evaluation import (
+    Executor,
+    Local,
+    OnRay,
+    Problem,
+    Processes,
+    Torchrun,
+    chosen_executor,
+    evaluate_curve_of,
+    second_attack_for,
+)
 from sam_bench.evaluation.batch_size import USUAL, choose_batch_size
-from sam_bench.evaluation.opinion import second_attack
 from sam_bench.parallel import check_main_module, check_workers
 from sam_bench.perturb.ball import USUAL_EPS, check_eps
 from sam_bench.progress import Reporter, SilentReporter
@@ -188,8 +196,10 @@ def evaluate_curve(
         raise InputError("--output names one file, but --eps gives several radii; leave --output away")
     chosen = _build_attack(attack, settings)
     chosen.check(norm)
-    second = second_attack(chosen, norm) if second_opinion else None
-    away_or_not = chosen_executor(executor, address=ray_address, device=device, workers=workers, task_size=task_size)
+    second = second_attack_for(chosen, norm) if second_opinion else None
+    away_or_not = chosen_executor(
+        executor, address=ray_address, device=device, workers=workers, task_size=task_size, reporter=reporter
+    )
     with joined(LONG_PATIENCE) as team, away_or_not as away:
         if not team.is_main:
             reporter = SilentReporter()
@@ -211,7 +221,7 @@ def evaluate_curve(
         named: dict[str, Any] = {"n_examples": n_examples, "seed": seed, "settings": _unusual(chosen, settings)}
         paths = [output or default_record_path(loaded.name, attack, norm, eps, **named) for eps in found]
         size, why_size = (batch_size, "asked for") if batch_size != "auto" else (USUAL, "the usual one")
-        first = Evaluation(
+        first = Problem(
             model=loaded,
             test=test,
             dataset=data.name,
@@ -220,6 +230,9 @@ def evaluate_curve(
             eps=found[0],
             seed=seed,
             batch_size=size,
+            save_adversarial=save_adversarial,
+            spelled=model if isinstance(model, str) else loaded.name,
+            command=command,
         )
         first.check()  # before a pass of the model is made to measure its memory
         if second is not None:
@@ -230,41 +243,26 @@ def evaluate_curve(
                 loaded.module, chosen, shape=shape, examples=len(test), device=where, processes=workers or 1
             )
             size, why_size = team.share(found_size)
-        recording = Recording(
-            run=partial(
-                run_evaluation,
-                resume=bool(resume),
-                workers=workers or 1,
-                device=where,
-                reporter=reporter,
-                keep_witnesses=save_adversarial,
-                team=team,
-                executor=away,
-            ),
-            team=team,
-            reporter=reporter,
-            second=second,
-            resume=resume,
-            keep_witnesses=save_adversarial,
-            place=f"{away.describe() if away else f'device {where} ({why_device})'}, precision fp32, "
-            f"batch size {size} ({why_size})",
-            ran_on=away.ran_on if away else partial(device_name, where),
-            spelled=model if isinstance(model, str) else loaded.name,
-            command=command,
-            curve=len(found) > 1,
-        )
-        finished = [
-            recording.check(replace(first, eps=radius, batch_size=size), path, smaller=smaller)
-            for radius, path, smaller in zip(found, paths, [None, *paths[:-1]], strict=True)
-        ]
-        if not all(finished):
+        if not (resume and all(path.exists() for path in paths)):
             check_folder(paths[0].parent)  # before the attack: nobody wants to learn it after hours
-        records: list[EvaluationRecord] = []
-        for radius, path in zip(found, paths, strict=True):
-            carried = broken(records[-1]) if records else {}
-            evaluation = replace(first, eps=radius, batch_size=size, carried=carried)
-            records.append(recording.record(evaluation, path, records[-1] if records else None))
-    return records
+        return evaluate_curve_of(
+            replace(first, batch_size=size),
+            found,
+            paths,
+            executor=_executor(away, team, workers or 1, where, why_device),
+            resume=resume,
+            reporter=reporter,
+            second_attack=second,
+            why_batch_size=why_size,
+        )
+
+
+def _executor(away: OnRay | None, team: Team, workers: int, device: torch.device, why: str) -> Executor:
+    if away is not None:
+        return away
+    if team.size > 1:
+        return Torchrun(team, device, why)
+    return Processes(workers, device, why) if workers > 1 else Local(device, why)
 
 
 def parse_radii(

@@ -22,8 +22,7 @@ from sam_bench.api.model_and_data import is_named_dataset
 from sam_bench.api.training import train
 from sam_bench.attacks import ATTACKS
 from sam_bench.errors import InputError, SamBenchError, StoppedError
-from sam_bench.evaluation import chosen_executor
-from sam_bench.evaluation.on_ray import OnRay
+from sam_bench.evaluation import OnRay, chosen_executor
 from sam_bench.parallel import Job, check_main_module, run_jobs
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import ComponentSpec, ModelCard, Norm, Radius, read_record, write_atomic

@@ -130,7 +130,7 @@ def _interrupted(error: BaseException) -> str:
     """What was kept, if the command knows it; click has put an exception of its own around that of Ctrl-C."""
     for each in (error, error.__cause__):
         if isinstance(each, CutShortError):
-            return str(each)
+            return each.render(as_option)
     if "train" in sys.argv[1:2]:
         return "interrupted; add --resume to the same command to continue from the last checkpoint"
     return "interrupted"

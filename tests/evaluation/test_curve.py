@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from evaluation_samples import Nearest
-from opinion_samples import ShortMargin
+from second_attack_samples import ShortMargin
 from torch import Tensor, nn
 
 from sam_bench import api
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.errors import InputError
-from sam_bench.evaluation import opinion
+from sam_bench.evaluation import results
 from sam_bench.records import ROBUST, EvaluationRecord
 
 
@@ -34,7 +34,7 @@ class Wavy(nn.Module):
 @pytest.fixture(autouse=True)
 def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(opinion, "PGDMarginAttack", ShortMargin)
+    monkeypatch.setattr(results, "PGDMarginAttack", ShortMargin)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_record_made_alone_is_in_the_way_at_once_and_built_on_with_resume(
         said = refused(wavy, *radii, monkeypatch=monkeypatch)
         assert said.endswith(
             "32over255-n60.json is the finished record of another evaluation: it has carried = 0 and this command "
-            "gives what smaller balls break; add --resume to build on it, or delete it"
+            "gives what smaller balls break; add resume=True to build on it, or delete it"
         )
     built = curve(wavy, 8, 16, 32, resume=True)
     assert built[-1].command == "alone" and built[-1].carried == built[1].verdicts.count("pgd") > 0
@@ -93,7 +93,7 @@ def test_a_radius_is_added_to_a_finished_curve(added: int, wavy: Wavy, monkeypat
     curve(wavy, 8, 16, 32, command="before")
     radii = sorted((8, 16, 32, added))
     said = refused(wavy, *radii, monkeypatch=monkeypatch)
-    assert said.endswith("add --resume to build on it, or delete it")
+    assert said.endswith("add resume=True to build on it, or delete it")
     more = curve(wavy, *radii, resume=True, command="more")
     assert [str(each.eps) for each in more if each.command == "more"] == [f"{added}/255"]
     whole = [(each.verdicts, each.carried) for each in more]
