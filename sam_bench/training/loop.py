@@ -171,9 +171,9 @@ class TrainingRun:
             self._reporter.say(f"resuming {self._config.name} after {self._checkpoints.where(self._state)}")
             if self._state.devices != self._team.size:
                 self._reporter.say(
-                    f"it ran on {self._state.devices} device(s) and goes on on {self._team.size}: the batches stay the "
-                    "same, but not what each device makes of its own part of one: dropout, BatchNorm without "
-                    "sync_bn, the ascent in the weights without sync_ascent"
+                    f"it ran on {self._state.devices} device(s) and continues on {self._team.size}: the batches stay "
+                    "the same, but their parts change, and with them dropout, BatchNorm without sync_bn, and the "
+                    "ascent in the weights without sync_ascent"
                 )
                 self._state.devices = self._team.size
         elif self._config.on_nan == "rollback":
