@@ -65,4 +65,4 @@ def draw_rows(draw: Callable[[Sequence[int]], Tensor], shape: Sequence[int], gen
 def check_seed(seed: int) -> None:
     """Refuse a seed that a random generator cannot take."""
     if not 0 <= seed < 2**63:
-        raise InputError(f"--seed {seed} must be between 0 and {2**63 - 1}")
+        raise InputError(f"must be between 0 and {2**63 - 1}", field="seed", value=seed)

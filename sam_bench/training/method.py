@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sam_bench.averaging import AVERAGES, Averaging
-from sam_bench.errors import InputError, unknown_name
+from sam_bench.errors import InputError, unknown_name, with_field
 from sam_bench.objectives import OBJECTIVES, Objective
 from sam_bench.perturb import INPUT_PERTURBATIONS, WEIGHT_PERTURBATIONS, InputPerturbation, WeightPerturbation
 from sam_bench.perturb.inputs import USUAL_L2
@@ -124,7 +124,7 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             | _words(recipe, fields)
         )
     except ValidationError as error:
-        raise InputError(first_problem(error)) from error
+        raise InputError(with_field(first_problem(error))) from error
 
 
 def _words(recipe: Recipe, fields: Mapping[str, Any]) -> dict[str, str]:
@@ -196,9 +196,8 @@ def _locate(key: str, fields: Mapping[str, Any]) -> tuple[str, str]:
         known = {name for registry in PARTS.values() for cls in registry for name in cls.model_fields}
         raise unknown_name("setting", key, known | set(PLAIN) | set(Augmentation.model_fields))
     used = ", ".join(f"{field} {fields[field].method!r}" for field in PARTS)
-    option = f"--{setting.replace('_', '-')}"
     belongs = "; ".join(f"{candidate} {methods}" for candidate, methods in owners.items())
-    raise InputError(f"{option} does not apply: it belongs to {belongs}, and this is {used}")
+    raise InputError(f"`{setting}` does not apply: it belongs to {belongs}, and this is {used}")
 
 
 def settings_of_methods() -> dict[str, list[tuple[str, str, Any]]]:
