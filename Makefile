@@ -12,7 +12,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: quickstart install install-test test lint types pytest wheel clean
+.PHONY: quickstart install install-test test lint types pytest stubs wheel clean
 
 quickstart: .venv/installed
 	$(BIN)/sam-bench quickstart
@@ -33,6 +33,10 @@ types: .venv/installed-test
 # One thread a process: what runs side by side must not fight for the cores.
 pytest: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# The keywords of train, evaluate and sweep for editors and type checkers, from the specs.
+stubs: .venv/installed-test
+	$(BIN)/python -m sam_bench.api.stubs
 
 wheel: .venv/installed-test
 	$(BIN)/python -m build

@@ -290,10 +290,10 @@ def _announce(ready: Prepared, team: Team, reporter: Reporter, why: dict[str, st
 def _shared(batch_size: int, team: Team, *, sync_ascent: bool, sync_bn: bool) -> str:
     """How a team shares a batch, in a sentence."""
     part = f"{batch_size // team.size}" if batch_size % team.size == 0 else f"about {batch_size / team.size:.1f}"
-    ascent = "by the whole batch's gradient" if sync_ascent else "by each one's own (--sync-ascent: the whole's)"
+    ascent = "by the whole batch's gradient" if sync_ascent else "by each one's own (sync_ascent: the whole's)"
     return (
         f"{team.size} devices share every batch of {batch_size}, {part} examples each; weights perturbed {ascent}; "
-        f"BatchNorm over {'the whole batch' if sync_bn else 'each part (--sync-bn: the whole)'}"
+        f"BatchNorm over {'the whole batch' if sync_bn else 'each part (sync_bn: the whole)'}"
     )
 
 

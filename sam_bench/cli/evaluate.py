@@ -51,11 +51,12 @@ def spec_of(options: dict[str, Any]) -> api.EvalSpec:
     cls=Command,
     params=[
         click.Argument(["model"]),
-        *field_options(api.EvalSpec, called={"settings": "attack_settings"}),
+        *field_options(
+            api.EvalSpec, called={"settings": "attack_settings"}, helps={"attack": f"{', '.join(_ATTACKS)}."}
+        ),
         *_SHORTHANDS,
         *setting_options(_SETTINGS),
     ],
-    epilog=f"Attacks: {', '.join(_ATTACKS)}.",
 )
 @common.quiet_option
 @common.json_option

@@ -5,7 +5,9 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Union
 
 import click
@@ -30,6 +32,7 @@ class Option(click.Option):
     Args:
         declarations: As for `click.Option`.
         heading: Where the help lists it.
+        first: Its rank under its heading; 0: after those that have one.
         parts: The parts of a recipe whose setting it is; `attack` for an attack's.
         described: The field of a spec that it was made from.
         attributes: As for `click.Option`.
@@ -40,12 +43,13 @@ class Option(click.Option):
         declarations: list[str],
         *,
         heading: str = "Output",
+        first: int = 0,
         parts: Iterable[str] = (),
         described: Described | None = None,
         **attributes: Any,
     ) -> None:
         super().__init__(declarations, **attributes)
-        self.heading, self.parts, self.described = heading, frozenset(parts), described
+        self.heading, self.first, self.parts, self.described = heading, first, frozenset(parts), described
 
 
 class Command(click.Command):
@@ -54,7 +58,7 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Each heading with its options."""
         groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
-        for param in self.get_params(ctx):
+        for param in sorted(self.get_params(ctx), key=lambda each: getattr(each, "first", 0)):
             record = param.get_help_record(ctx)
             if record is not None:
                 groups[getattr(param, "heading", "Output")].append(record)
@@ -69,17 +73,25 @@ def spelled(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def field_options(spec: type[Spec], *, called: Mapping[str, str] | None = None) -> list[click.Parameter]:
+def field_options(
+    spec: type[Spec], *, called: Mapping[str, str] | None = None, helps: Mapping[str, str] | None = None
+) -> list[click.Parameter]:
     """An option for each field of a spec.
 
     Args:
         spec: The spec.
-        called: What options are called that do not go by the name of their field; None in the place of a name
-            leaves the field out.
+        called: What options are called that do not go by the name of their field; an empty name leaves the
+            field out.
+        helps: Help in the place of the field's own.
     """
-    called = called or {}
+    called, helps = called or {}, helps or {}
     return [
-        _field_option(called.get(name, name), name, spec.model_fields[name], described)
+        _field_option(
+            called.get(name, name),
+            name,
+            spec.model_fields[name],
+            replace(described, help=helps.get(name, described.help)),
+        )
         for name, described in spec.options().items()
         if called.get(name, name)
     ]
@@ -106,7 +118,7 @@ def _field_option(called: str, name: str, field: FieldInfo, described: Described
         attributes["help"] += f"  [default: {described.default}]"
     heading = MOST_USED if described.first else described.group.capitalize()
     declarations = [spelled(called), *map(spelled, described.also), name]
-    return Option(declarations, heading=heading, parts=parts, described=described, **attributes)
+    return Option(declarations, heading=heading, first=described.first, parts=parts, described=described, **attributes)
 
 
 def _plain(annotation: Any) -> Any:
@@ -151,18 +163,18 @@ class _Eps(click.ParamType):  # generic only in newer versions of click than we 
 
 
 def setting_options(
-    settings: Mapping[str, list[tuple[str, str, FieldInfo]]], *, first: Iterable[str] = ()
+    settings: Mapping[str, list[tuple[str, str, FieldInfo]]], *, first: Mapping[str, int] = MappingProxyType({})
 ) -> list[click.Parameter]:
     """An option for each setting, named and described by the setting itself.
 
     Args:
         settings: Name of a setting to the methods that have it: part of a recipe, method, field.
-        first: Settings that stand among the most used options.
+        first: Settings that stand among the most used options, with their ranks.
     """
-    return [_setting_option(name, settings[name], name in first) for name in sorted(settings)]
+    return [_setting_option(name, settings[name], first.get(name, 0)) for name in sorted(settings)]
 
 
-def _setting_option(name: str, owners: list[tuple[str, str, FieldInfo]], first: bool) -> Option:
+def _setting_option(name: str, owners: list[tuple[str, str, FieldInfo]], first: int) -> Option:
     field, part = owners[0][2], owners[0][0]
     attributes: dict[str, Any] = {"default": None, "help": _described(name, owners)}
     declarations = [spelled(name), name]
@@ -173,7 +185,7 @@ def _setting_option(name: str, owners: list[tuple[str, str, FieldInfo]], first: 
     else:
         attributes["metavar"] = _metavar(field)
     heading = MOST_USED if first else _OF_PARTS.get(part, part).capitalize()
-    return Option(declarations, heading=heading, parts={owner for owner, _, _ in owners}, **attributes)
+    return Option(declarations, heading=heading, first=first, parts={owner for owner, _, _ in owners}, **attributes)
 
 
 def part_options(names: Mapping[str, list[str]]) -> list[click.Parameter]:

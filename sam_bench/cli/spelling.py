@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 from collections.abc import Callable
 
 import click
@@ -56,4 +57,4 @@ def _shown(value: str) -> str:
         given = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         given = value
-    return ",".join(map(str, given)) if isinstance(given, (list, tuple)) else str(given)
+    return shlex.quote(",".join(map(str, given)) if isinstance(given, (list, tuple)) else str(given))

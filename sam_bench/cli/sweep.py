@@ -43,6 +43,9 @@ def _varying(option: Option) -> Option:
     return varying
 
 
+_ATTACK = "Attack each model when it is trained, as `evaluate` does.  [default: none]"
+
+
 def _options() -> list[click.Parameter]:
     """The options of `train`, for lists of values where a sweep may vary them; the attack's; the sweep's own."""
     found: list[click.Parameter] = []
@@ -53,12 +56,11 @@ def _options() -> list[click.Parameter]:
         once = each.is_flag or each.multiple or (described is not None and not described.sweep)
         found.append(each if once else _varying(each))
     called = dict.fromkeys(api.EvalSpec.options(), "") | {name: own for own, name in attack_fields().items()}
-    for each in field_options(api.EvalSpec, called=called):
+    for each in field_options(api.EvalSpec, called=called, helps={"attack": _ATTACK}):
         each.name = called[each.name or ""]
         found.append(each)
     attack = next(each for each in found if each.name == "attack")
     assert isinstance(attack, Option)
-    attack.help = "Attack each model when it is trained, as `evaluate` does.  [default: none]"
     attack.default, attack.show_default = None, False
     return [*found, *field_options(api.SweepSpec)]
 

@@ -31,7 +31,7 @@ _SETTINGS: dict[str, Any] = {
     **{name: [("augmentation", "augmentation", field)] for name, field in Augmentation.model_fields.items()},
     **{name: [("optimizer", "every recipe", Recipe.model_fields[name])] for name in PLAIN},
 }
-_MOST_USED = ("epochs", "rho", "eps")
+_MOST_USED = {"epochs": 4, "rho": 5, "eps": 6}
 
 
 def spec_of(options: dict[str, Any]) -> api.TrainSpec:

@@ -23,7 +23,7 @@ class Option:
     in_name: bool
     sweep: bool | None
     group: str
-    first: bool
+    first: int
     default: str
     metavar: str | None
     also: tuple[str, ...]
@@ -36,7 +36,7 @@ def option(
     in_name: bool = False,
     sweep: bool | None = None,
     group: str = "run",
-    first: bool = False,
+    first: int = 0,
     default: str = "",
     metavar: str | None = None,
     also: tuple[str, ...] = (),
@@ -49,10 +49,10 @@ def option(
         in_name: The default name tells its value.
         sweep: A sweep may vary it (True), takes one value for all runs (False), or does not offer it (None).
         group: The heading of the help under which it stands.
-        first: It stands among the most used options, at the top.
+        first: Its rank among the most used options, at the top of the help; 0: it is not among them.
         default: What the default amounts to, where the value does not say it.
         metavar: What stands for the value in the help.
-        also: Other names of its option.
+        also: Its other names.
     """
     return Option(help, identity, in_name, sweep, group, first, default, metavar, also)
 
@@ -73,6 +73,8 @@ class Spec(BaseModel):
     """The fields that Python callers may give by their place."""
 
     def __init__(self, /, **fields: Any) -> None:
+        also = {other: name for name, each in self.options().items() for other in each.also}
+        fields = {also.get(name, name): value for name, value in fields.items()}
         for name in fields:
             if name not in type(self).model_fields:
                 raise unknown_name("argument", name, type(self).model_fields)

@@ -35,7 +35,7 @@ class EvalSpec(RunSpec):
             in_name=True,
             sweep=True,
             group="attack",
-            first=True,
+            first=1,
         ),
     ] = "autoattack"
     settings: Annotated[
@@ -51,7 +51,7 @@ class EvalSpec(RunSpec):
     ] = {}
     norm: Annotated[
         Norm,
-        option("Norm of the ball.", identity=True, in_name=True, sweep=True, group="attack", first=True),
+        option("Norm of the ball.", identity=True, in_name=True, sweep=True, group="attack", first=2),
     ] = "Linf"
     eps: Annotated[
         tuple[Radius, ...] | None,
@@ -62,7 +62,7 @@ class EvalSpec(RunSpec):
             in_name=True,
             sweep=True,
             group="attack",
-            first=True,
+            first=3,
             default="8/255; L2: 0.5; L1: 12",
         ),
     ] = None
@@ -75,7 +75,7 @@ class EvalSpec(RunSpec):
             in_name=True,
             sweep=True,
             group="data",
-            first=True,
+            first=4,
             default="all",
         ),
     ] = None
@@ -87,7 +87,7 @@ class EvalSpec(RunSpec):
             "batches only.",
             identity=True,
             group="device",
-            first=True,
+            first=6,
         ),
     ] = "auto"
     workers: Annotated[
@@ -123,14 +123,14 @@ class EvalSpec(RunSpec):
         Place(folder=False),
         option(
             "The record's file (….json).",
-            first=True,
+            first=7,
             default="evaluations/MODEL/ATTACK-NORM-EPS….json",
         ),
     ] = None
     resume: Annotated[
         bool | Literal["if-any"],
         Flag(words=("if-any",)),
-        option("Go on with what an interrupted evaluation has found; a finished one is given back.", first=True),
+        option("Go on with what an interrupted evaluation has found; a finished one is given back.", first=9),
     ] = False
     save_adversarial: Annotated[bool, Flag(), option("Write the adversarial examples, too (….adversarial.npz).")] = (
         False

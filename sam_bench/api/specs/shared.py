@@ -20,7 +20,7 @@ class DataSpec(Spec):
             identity=True,
             sweep=True,
             group="data",
-            first=True,
+            first=5,
             default="the one on the model's card",
         ),
     ] = None
@@ -47,14 +47,14 @@ class RunSpec(DataSpec):
     seed: Annotated[
         int,
         Seed(),
-        option("Decides every random draw.", identity=True, in_name=True, sweep=True, first=True),
+        option("Decides every random draw.", identity=True, in_name=True, sweep=True, first=8),
     ] = 0
     allow_large_eps: Annotated[
         bool,
         Flag(),
         option("Accept an eps that was probably meant in units of 1/255.", sweep=False, group="inputs"),
     ] = False
-    device: Annotated[str, Device(), option("auto, cpu, cuda, cuda:1, ….", sweep=False, group="device", first=True)] = (
+    device: Annotated[str, Device(), option("auto, cpu, cuda, cuda:1, ….", sweep=False, group="device", first=10)] = (
         "auto"
     )
     zoo: Annotated[

@@ -36,7 +36,7 @@ class TrainSpec(RunSpec):
             identity=True,
             in_name=True,
             sweep=True,
-            first=True,
+            first=1,
         ),
     ] = "standard"
     faithful: Annotated[
@@ -57,7 +57,7 @@ class TrainSpec(RunSpec):
             identity=True,
             sweep=True,
             group="data",
-            first=True,
+            first=2,
         ),
     ] = "cifar10"
     settings: Annotated[
@@ -74,7 +74,7 @@ class TrainSpec(RunSpec):
             in_name=True,
             sweep=True,
             group="model",
-            first=True,
+            first=3,
         ),
     ] = "preactresnet18"
     arch_options: Annotated[
@@ -186,7 +186,7 @@ class TrainSpec(RunSpec):
         Text("a name"),
         option(
             "Name in the zoo.",
-            first=True,
+            first=7,
             default="made of recipe, perturbations, architecture and a seed other than 0",
         ),
     ] = None
@@ -220,7 +220,7 @@ class TrainSpec(RunSpec):
             "Write a checkpoint within an epoch, too, when it takes longer than this.", sweep=False, metavar="MINUTES"
         ),
     ] = 10.0
-    resume: Annotated[bool, Flag(), option("Continue the run of this name where it stopped.", first=True)] = False
+    resume: Annotated[bool, Flag(), option("Continue the run of this name where it stopped.", first=9)] = False
 
     @cached_property
     def base(self) -> Recipe:
