@@ -17,7 +17,7 @@ from sam_bench.data import Dataset, channel_stats, known_stats, load_dataset
 from sam_bench.device import choose_device, choose_precision, device_name, package_versions
 from sam_bench.models import create_model
 from sam_bench.records import Architecture, write_atomic
-from sam_bench.training import Method, build_method, load_recipe, override
+from sam_bench.training import BuiltRecipe, build_recipe, load_recipe, override
 from sam_bench.training.step import TrainingStep
 
 METHODS = ("standard", "sam", "at")
@@ -69,20 +69,20 @@ def network(data: Dataset, width: int, seed: int, device: torch.device) -> nn.Mo
     return create_model(architecture).to(device).train()
 
 
-def method_of(name: str, *, epochs: int, batch_size: int, flip: bool, faithful: bool = False) -> Method:
+def method_of(name: str, *, epochs: int, batch_size: int, flip: bool, faithful: bool = False) -> BuiltRecipe:
     """The recipe, with the textbook's settings; `faithful`: with the textbook's use of BatchNorm, too."""
     settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "flip": flip}
     if name == "sam":
         settings["rho"] = textbook.RHO
     if name == "at":
         settings |= {"eps": "8/255", "step_size": "2/255", "steps": textbook.STEPS}
-    return build_method(override(load_recipe(name, faithful=faithful), settings))
+    return build_recipe(override(load_recipe(name, faithful=faithful), settings))
 
 
-def our_step(model: nn.Module, method: Method, *, seed: int, precision: Any, compiled: bool) -> TrainingStep:
+def our_step(model: nn.Module, method: BuiltRecipe, *, precision: Any, compiled: bool) -> TrainingStep:
     """sam-bench's step, set up as its loop does."""
     model.to(memory_format=torch.channels_last)
-    return TrainingStep(model, method, seed=seed, precision=precision, compiled=compiled)
+    return TrainingStep(model, method, precision=precision, compiled=compiled)
 
 
 def conditions(arguments: argparse.Namespace) -> tuple[torch.device, Any, dict[str, Any]]:

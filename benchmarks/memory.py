@@ -27,6 +27,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from sam_bench.device import fastest_convolutions
+from sam_bench.perturb.weights import StepContext
 
 STEPS = 3  # the optimizer's state exists from the second step on
 SCALARS = 4096  # bytes allowed for norms, losses, counts; an allocator's rounding is below that
@@ -102,11 +103,11 @@ def measure(arguments: argparse.Namespace, side: str, method: str) -> dict[str, 
                 learn(x, y, lr=0.01)
             return
         recipe = common.method_of(method, epochs=1, batch_size=arguments.batch_size, flip=True)
-        step = common.our_step(model, recipe, seed=0, precision=precision, compiled=arguments.compile)
+        step = common.our_step(model, recipe, precision=precision, compiled=arguments.compile)
         x = x.contiguous(memory_format=torch.channels_last)
         with fastest_convolutions():
             for number in range(STEPS):
-                step(x, y, step=number, progress=0.5)
+                step(x, y, at=StepContext(seed=0, epoch=0, step=number, progress=0.5))
 
     if device.type == "cuda":
         run()

@@ -34,7 +34,8 @@ from sam_bench.device import choose_device, choose_precision, device_name, faste
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, create_model
 from sam_bench.perturb import WEIGHT_PERTURBATIONS
-from sam_bench.training import build_method, load_recipe, override
+from sam_bench.perturb.weights import StepContext
+from sam_bench.training import build_recipe, load_recipe, override
 from sam_bench.training.step import TrainingStep
 
 _MIB = 2**20
@@ -71,7 +72,7 @@ class Runner:
         recipe = override(load_recipe("standard"), {"weights": method}) if plain else load_recipe(method)
         if recipe.optimizer.settings["lr"] > 0.01:  # the labels are noise: no method is to diverge on them
             recipe = override(recipe, {"lr": 0.01})
-        if getattr(build_method(recipe).weights, "start_epoch", 0):
+        if getattr(build_recipe(recipe).weights, "start_epoch", 0):
             recipe = override(recipe, {"start_epoch": 0})
         architecture = architecture_for(
             "preactresnet18", num_classes=10, in_channels=3, image_size=32, options={"width": options.width}
@@ -79,8 +80,8 @@ class Runner:
         torch.manual_seed(0)
         model = create_model(architecture).to(device, memory_format=torch.channels_last).train()
         precision, _ = choose_precision(options.precision, device)
-        self.method, self.device = build_method(recipe), device
-        self.step = TrainingStep(model, self.method, seed=0, precision=precision, compiled=options.compile)
+        self.method, self.device = build_recipe(recipe), device
+        self.step = TrainingStep(model, self.method, precision=precision, compiled=options.compile)
         self.turn = getattr(self.method.weights, "interval", 1)
         self._clock = time.process_time if options.clock == "cpu" else time.perf_counter
         self._done = 0
@@ -91,7 +92,7 @@ class Runner:
         started = self._clock()
         with fastest_convolutions():
             for _ in range(self.turn):
-                self.step(x, y, step=self._done, progress=0.0)
+                self.step(x, y, at=StepContext(seed=0, epoch=0, step=self._done, progress=0.0))
                 self._done += 1
         self._wait()
         return (self._clock() - started) / self.turn

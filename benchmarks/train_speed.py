@@ -28,7 +28,8 @@ from sam_bench.attacks.base import predict
 from sam_bench.data import Batches, Dataset, Split, to_float
 from sam_bench.device import fastest_convolutions
 from sam_bench.modes import attacking, frozen
-from sam_bench.training import Method
+from sam_bench.perturb.weights import StepContext
+from sam_bench.training import BuiltRecipe
 
 WARM_UP = 3  # steps
 
@@ -173,7 +174,7 @@ def our_steps(
     assert data.train is not None
     method = common.method_of(name, epochs=100, batch_size=arguments.batch_size, flip=True)
     model = common.network(data, arguments.width, 0, device)
-    step = common.our_step(model, method, seed=0, precision=precision, compiled=arguments.compile)
+    step = common.our_step(model, method, precision=precision, compiled=arguments.compile)
     batches = Batches(
         data.train.to(device),
         batch_size=arguments.batch_size,
@@ -185,7 +186,8 @@ def our_steps(
     while True:
         for x, y in batches.epoch(epoch):
             with fastest_convolutions():  # as in a run, and not in the loop that takes turns with this one
-                step(x.contiguous(memory_format=torch.channels_last), y, step=number, progress=0.95)
+                at = StepContext(seed=0, epoch=0, step=number, progress=0.95)
+                step(x.contiguous(memory_format=torch.channels_last), y, at=at)
             number += 1
             yield
         epoch += 1
@@ -314,7 +316,7 @@ def learn_ours(
     seed: int,
 ) -> float:
     """A run of sam-bench; its accuracy."""
-    method: Method = common.method_of(
+    method: BuiltRecipe = common.method_of(
         name,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
@@ -322,7 +324,7 @@ def learn_ours(
         faithful=arguments.faithful,
     )
     model = common.network(data, arguments.width, seed, device)
-    step = common.our_step(model, method, seed=seed, precision=precision, compiled=arguments.compile)
+    step = common.our_step(model, method, precision=precision, compiled=arguments.compile)
     batches = Batches(
         train.to(device), batch_size=arguments.batch_size, seed=seed, augmentation=method.recipe.augmentation
     )
@@ -330,7 +332,8 @@ def learn_ours(
     with fastest_convolutions():
         for epoch in range(arguments.epochs):
             for number, (x, y) in enumerate(batches.epoch(epoch), epoch * len(batches)):
-                step(x.contiguous(memory_format=torch.channels_last), y, step=number, progress=number / total)
+                at = StepContext(seed=seed, epoch=epoch, step=number, progress=number / total)
+                step(x.contiguous(memory_format=torch.channels_last), y, at=at)
     return clean(model, data, device)
 
 

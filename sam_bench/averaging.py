@@ -148,9 +148,11 @@ class SWA(Averaging):
         members = epochs - math.floor(self.average_from * epochs + 1e-9)  # an epoch that ends at the share is before it
         if self.average_every == "epoch" and members < 2:
             raise InputError(
-                f"--average-from {self.average_from:g} leaves the weights after {members} of {epochs} "
-                f"{'epoch' if epochs == 1 else 'epochs'} to average, and a mean takes two; give a smaller share, "
-                "--average-every step, or more --epochs"
+                f"leaves the weights after {members} of {epochs} {'epoch' if epochs == 1 else 'epochs'} to average, "
+                "and a mean takes two",
+                field="average_from",
+                value=self.average_from,
+                hint="give a smaller share, `average_every='step'`, or more `epochs`",
             )
 
     def averaged(self, model: nn.Module) -> AveragedModel:

@@ -1,7 +1,7 @@
-"""The processes that train together: who this one is, and the few things they say to each other.
+"""The processes that train together: which one this is, and the few collective operations they need.
 
-`torchrun` starts them and tells each its place through the environment. Alone is a team of one, for
-which everything here does nothing.
+`torchrun` starts them and gives each its rank through the environment. A process alone is a team of one:
+everything here then does nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Team:
     """The processes of a run.
 
     Attributes:
-        rank: Which one this is, from 0; rank 0 alone writes files and speaks.
+        rank: Which one this is, from 0; only rank 0 writes files and prints.
         size: How many there are.
     """
 
@@ -39,7 +39,7 @@ class Team:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
@@ -61,23 +61,23 @@ class Team:
         summed: list[float] = sums.tolist()
         return summed
 
-    def agree(self, flag: int) -> int:
-        """The largest flag that any process holds; all have to ask at the same point."""
+    def all_reduce_max(self, flag: int) -> int:
+        """The largest flag that any process holds; all have to call at the same point."""
         if self.size == 1:
             return flag
         highest = torch.tensor([flag])
         dist.all_reduce(highest, op=dist.ReduceOp.MAX)
         return int(highest)
 
-    def share(self, content: T) -> T:
-        """What rank 0 gives, in every process; the others' own is dropped."""
+    def broadcast(self, content: T) -> T:
+        """What rank 0 gives, in every process; what the others give is dropped."""
         if self.size == 1:
             return content
         box = [content]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
-    def collect(self, content: T) -> list[T]:
+    def all_gather(self, content: T) -> list[T]:
         """What each process gives, by rank, in every process."""
         found: list[T] = [content] * self.size
         if self.size > 1:
@@ -85,24 +85,47 @@ class Team:
         return found
 
     def gather(self, content: T) -> list[T]:
-        """What each process gives, by rank, in rank 0; in the others nothing."""
+        """What each process gives, by rank, in rank 0; an empty list in the others."""
         if self.size == 1:
             return [content]
         found: list[T] | None = [content] * self.size if self.is_main else None
         dist.gather_object(content, found, dst=0)
         return found or []
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when every process has come here."""
         if self.size > 1:
-            self.agree(0)
+            self.all_reduce_max(0)
+
+    agree, share, collect, wait = all_reduce_max, broadcast, all_gather, barrier  # until the branches are merged
 
 
 ALONE = Team()
 
 
+def current_team() -> Team:
+    """The team that this process has joined; `ALONE` without one."""
+    if not dist.is_available() or not dist.is_initialized():
+        return ALONE
+    return Team(rank=dist.get_rank(), size=dist.get_world_size())
+
+
+@contextmanager
+def main_first() -> Iterator[Team]:
+    """Run the block in rank 0 first, and in the others when rank 0 is done: it may have to download what all read.
+
+    An error in rank 0 does not let the others go on; `torchrun` ends them.
+    """
+    team = current_team()
+    if not team.is_main:
+        team.barrier()
+    yield team
+    if team.is_main:
+        team.barrier()
+
+
 def local_rank() -> int:
-    """This process's place on its machine, as `torchrun` says; 0 without it."""
+    """This process's rank on its machine, as `torchrun` says; 0 without it."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
@@ -115,8 +138,8 @@ def team_size() -> int:
 def joined(patience: timedelta = _PATIENCE) -> Iterator[Team]:
     """The team that `torchrun` has started, joined for the time of the block; alone without it.
 
-    What is on the host goes through gloo, what is on a GPU through NCCL: asking whether somebody has
-    been told to stop does not wait for a device.
+    Host data go through gloo, GPU data through NCCL: asking whether a process has been told to stop
+    does not wait for a device.
 
     Args:
         patience: How long a process waits for another one before it gives up.
@@ -125,12 +148,12 @@ def joined(patience: timedelta = _PATIENCE) -> Iterator[Team]:
         yield ALONE
         return
     if dist.is_initialized():
-        yield Team(rank=dist.get_rank(), size=dist.get_world_size())
+        yield current_team()
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=patience)
     try:
-        yield Team(rank=dist.get_rank(), size=dist.get_world_size())
+        yield current_team()
     finally:
         dist.destroy_process_group()

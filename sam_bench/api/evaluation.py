@@ -169,5 +169,5 @@ def _batch_size(
     found = choose_batch_size(
         module, spec.built, shape=shape, examples=len(test), device=device, processes=spec.workers or 1
     )
-    shared: tuple[int, str] = team.share(found)
+    shared: tuple[int, str] = team.broadcast(found)
     return shared

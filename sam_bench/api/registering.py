@@ -33,7 +33,7 @@ def store_as(model: nn.Module, dtype: Literal["float32", "float16"]) -> None:
 
 def register(trained: Trained, ready: Prepared, store: zoos.Zoo, *, command: str) -> tuple[ModelCard, Path]:
     """Put the run's result into the zoo; its weights are those that `store_as` has made of them."""
-    spec, config, data, place = ready.spec, ready.config, ready.data, ready.place
+    spec, config, data, place = ready.spec, ready.run.config, ready.data, ready.place
     at_a_time = examples_at_a_time(config, trained.state.devices)
     hits = _hits(trained.model, data.test.to(ready.device), at_a_time=at_a_time)
     passes, examples = trained.state.passes, config.train_examples

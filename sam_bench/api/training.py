@@ -28,13 +28,13 @@ from sam_bench.data import (
 )
 from sam_bench.data.splits import Stats
 from sam_bench.device import choose_device, choose_precision
-from sam_bench.distributed import Team, joined
+from sam_bench.distributed import Team, joined, main_first
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
 from sam_bench.parallel import check_main_module
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import Architecture, ModelCard, Norm, Radius
-from sam_bench.training import RunConfig, fit
+from sam_bench.training import Ready, RunConfig, Saving, TrainingRun
 from sam_bench.training.compiling import choose_compile
 from sam_bench.training.folder import RunFolder
 
@@ -66,25 +66,17 @@ class Prepared:
 
     Attributes:
         spec: What was asked for, with everything that was left open decided.
-        config: What decides the run, as its folder keeps it.
         data: The data set.
         place: Where the model goes in the zoo.
-        module: The network with its initial weights, on the device.
-        learnt: The images to learn from.
-        watched: The images held out to watch the run, if any.
         device: Where it is trained.
-        folder: The run's folder.
+        run: What the training itself needs.
     """
 
     spec: TrainSpec
-    config: RunConfig
     data: Dataset | StreamedDataset
     place: zoos.Place
-    module: nn.Module
-    learnt: Split | StreamedSplit
-    watched: Split | StreamedSplit | None
     device: torch.device
-    folder: Path
+    run: Ready
 
 
 def run_training(spec: TrainSpec, *, reporter: Reporter | None = None, command: str = "") -> TrainResult:
@@ -95,28 +87,16 @@ def run_training(spec: TrainSpec, *, reporter: Reporter | None = None, command: 
         reporter = reporter if reporter is not None and team.is_main else SilentReporter()
         store = zoos.Zoo(zoos.zoo_dir(spec.zoo))
         ready = prepare(spec, store, team=team, reporter=reporter)
-        trained = fit(
-            ready.module,
-            spec.method,
-            ready.learnt.to(ready.device),
-            ready.watched.to(ready.device) if ready.watched else None,
-            config=ready.config,
-            folder=ready.folder,
-            resume=spec.resume,
-            reporter=reporter,
-            team=team,
-            keep=spec.keep,
-            save_every=60 * spec.save_every,
-        )
+        trained = TrainingRun(ready.run).fit()
         store_as(trained.model, spec.weights_dtype)
         registered = register(trained, ready, store, command=command) if team.is_main else None
-        registered = team.share(registered)
+        registered = team.broadcast(registered)
         assert registered is not None
         card, path = registered
         reporter.say(
             f"clean accuracy {card.clean_accuracy:.2%} on {len(ready.data.test):,} test images; registered as {path}"
         )
-        return TrainResult(card=card, card_path=path, model=trained.model.eval(), run_dir=ready.folder)
+        return TrainResult(card=card, card_path=path, model=trained.model.eval(), run_dir=ready.run.saving.folder)
 
 
 def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter) -> Prepared:
@@ -142,8 +122,9 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
         options=spec.arch_options,
     )
     learnt, watched = _split(spec, data)
-    torch.manual_seed(spec.seed)
-    module: nn.Module = create_model(architecture).to(device)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had been drawn
+        torch.default_generator.manual_seed(spec.seed)
+        module: nn.Module = create_model(architecture).to(device)
     shape = (data.in_channels, data.image_size, data.image_size)
     compiled, why_compiled = choose_compile(
         spec.compile, module, spec.method, shape=shape, examples=len(learnt), device=device
@@ -160,14 +141,17 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
         precision=precision,
         compile="on" if compiled else "off",
     )
-    fingerprint = team.share(learnt.fingerprint if team.is_main else "")
+    fingerprint = team.broadcast(learnt.fingerprint if team.is_main else "")
     config = _config(settled, name, architecture, data.name, examples=len(learnt), fingerprint=fingerprint)
     folder = spec.run_dir or Path("runs") / name
     if team.is_main:
         RunFolder(folder).check(config, resume=spec.resume)
         store.check_run(place, {field: getattr(config, field) for field in _on_the_card()})
-    ready = Prepared(settled, config, data, place, module, learnt, watched, device, folder)
-    _announce(ready, team, reporter, {"device": why_device, "precision": why_precision, "compile": why_compiled})
+    saving = Saving(folder, resume=spec.resume, keep=spec.keep, save_every=60 * spec.save_every)
+    on_device = learnt.to(device), watched.to(device) if watched else None
+    run = Ready(module, spec.method, *on_device, config, saving, reporter, team)
+    ready = Prepared(settled, data, place, device, run)
+    _announce(ready, {"device": why_device, "precision": why_precision, "compile": why_compiled})
     return ready
 
 
@@ -186,19 +170,17 @@ def _threat(spec: TrainSpec) -> Norm:
 
 def _open(spec: TrainSpec, name: str, store: zoos.Zoo, team: Team) -> tuple[Dataset | StreamedDataset, zoos.Place]:
     """The data set, and the model's place in the zoo, which depends on what the data set is called."""
-    if not team.is_main:
-        team.wait()  # until rank 0 has the data set, which it may have to download
-    data = open_dataset(
-        spec.dataset,
-        stream=spec.method.recipe.augmentation.random_resized_crop,
-        data_dir=spec.data_dir,
-        name=spec.dataset_name,
-        image_size=spec.image_size,
-    )
-    place = zoos.Place(name, data.name, _threat(spec), spec.robustbench_dataset or data.robustbench)
-    if team.is_main:
-        store.check_place(place)
-        team.wait()
+    with main_first():  # it may have to download the data set
+        data = open_dataset(
+            spec.dataset,
+            stream=spec.method.recipe.augmentation.random_resized_crop,
+            data_dir=spec.data_dir,
+            name=spec.dataset_name,
+            image_size=spec.image_size,
+        )
+        place = zoos.Place(name, data.name, _threat(spec), spec.robustbench_dataset or data.robustbench)
+        if team.is_main:
+            store.check_place(place)
     if data.train is None:
         raise InputError(f"data set {data.name} has no training images")
     return data, place
@@ -212,7 +194,7 @@ def _in_memory_or_streamed(
     Rank 0 decides for all, by the memory that is free before any of them takes some.
     """
     whole = spec.method.recipe.augmentation.random_resized_crop
-    stats, streams = team.share(_decided(data, device, whole=whole) if team.is_main else (((), ()), False))
+    stats, streams = team.broadcast(_decided(data, device, whole=whole) if team.is_main else (((), ()), False))
     if isinstance(data, StreamedDataset) and not streams:
         data = data.load()
     return data, stats
@@ -269,22 +251,23 @@ def _on_the_card() -> list[str]:
     return [field for field in RunConfig.model_fields if field in ModelCard.model_fields]
 
 
-def _announce(ready: Prepared, team: Team, reporter: Reporter, why: dict[str, str]) -> None:
+def _announce(ready: Prepared, why: dict[str, str]) -> None:
     """Say what begins, and the reason of everything that was decided."""
-    spec, config, watched = ready.spec, ready.config, ready.watched
-    reporter.say(f"{config.name}: {describe(config.recipe)}")
-    reporter.say(
-        f"{spec.arch} with {count_parameters(ready.module):,} parameters on {len(ready.learnt):,} images of "
+    spec, run = ready.spec, ready.run
+    config, watched, say = run.config, run.validation, run.reporter.say
+    say(f"{config.name}: {describe(config.recipe)}")
+    say(
+        f"{spec.arch} with {count_parameters(run.model):,} parameters on {len(run.train):,} images of "
         f"{ready.data.name}"
         + (f", {len(watched):,} more held out for validation" if watched else "")
-        + (", read from disk as they are needed" if isinstance(ready.learnt, StreamedSplit) else "")
+        + (", read from disk as they are needed" if isinstance(run.train, StreamedSplit) else "")
     )
-    reporter.say(
+    say(
         f"device {ready.device} ({why['device']}), precision {config.precision} ({why['precision']}), "
         f"{'compiled' if config.compiled else 'not compiled'} ({why['compile']}), seed {spec.seed}"
     )
-    if team.size > 1:
-        reporter.say(_shared(config.recipe.batch_size, team, sync_ascent=spec.sync_ascent, sync_bn=spec.sync_bn))
+    if run.team.size > 1:
+        say(_shared(config.recipe.batch_size, run.team, sync_ascent=spec.sync_ascent, sync_bn=spec.sync_bn))
 
 
 def _shared(batch_size: int, team: Team, *, sync_ascent: bool, sync_bn: bool) -> str:

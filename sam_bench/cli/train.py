@@ -23,7 +23,7 @@ from sam_bench.cli.speaking import speaks
 from sam_bench.errors import CutShortError, StoppedError
 from sam_bench.perturb.ball import USUAL_EPS
 from sam_bench.records import Augmentation, Radius, Recipe
-from sam_bench.training.method import PLAIN
+from sam_bench.training.build import PLAIN
 from sam_bench.zoo import full_name
 
 _SETTINGS: dict[str, Any] = {

@@ -1,14 +1,70 @@
-"""The two axes: perturb the input (`inputs`), perturb the weights (`weights`)."""
+"""The two axes: perturb the input (`inputs`), perturb the weights (`weights`). Both work in your own training loop.
+
+    from sam_bench.perturb import PGD, SAM
+
+    pgd, sam = PGD(eps="8/255", steps=10), SAM(rho=0.1)
+
+    for x, y in loader:                                     # x in [0, 1]: the model normalises
+        x_adv = pgd(model, x, y)                            # adversarial training; leave it out for SAM alone
+        loss = sam.step_gradients(model, loss_fn, x_adv, y) # for loss_fn(model(x_adv), y).backward()
+        optimizer.step()
+
+`step_gradients` replaces `.grad`, so `zero_grad` is not needed, and returns the loss at the unperturbed weights for
+your log. BatchNorm's running statistics move once a step. Dropout has the same masks in all passes of a step.
+
+Mixed precision: put both calls inside `with torch.autocast("cuda", dtype=torch.bfloat16):`. Every pass casts the
+weights that it sees; a hand-written SAM inside one autocast region takes its second pass at cached weights.
+
+Several GPUs: wrap the model in `DistributedDataParallel` and pass it on. The ascent follows each device's own
+gradient, as in the paper, unless `sync_ascent=True`; the gradient for the optimizer is averaged.
+
+Methods that depend on the step (LookSAM, ESAM, sparse SAM, noise, Entropy-SGD; `interval`, `start_epoch`) ask for it:
+
+    at = StepContext.at(step, epochs=epochs, steps_per_epoch=len(loader), seed=0)
+    loss = looksam.step_gradients(model, loss_fn, x, y, at=at)
+"""
 
 from sam_bench.perturb.ball import Ball
-from sam_bench.perturb.inputs import INPUT_PERTURBATIONS, InputPerturbation
-from sam_bench.perturb.weights import WEIGHT_PERTURBATIONS, BatchLoss, WeightPerturbation
+from sam_bench.perturb.inputs import FGSM, INPUT_PERTURBATIONS, NFGSM, PGD, GaussianNoise, InputPerturbation
+from sam_bench.perturb.weights import (
+    WEIGHT_PERTURBATIONS,
+    Backward,
+    BatchLoss,
+    StepContext,
+    WeightPerturbation,
+)
+from sam_bench.perturb.weights.aace import AACE
+from sam_bench.perturb.weights.asam import ASAM
+from sam_bench.perturb.weights.awp import AWP
+from sam_bench.perturb.weights.entropy_sgd import EntropySGD
+from sam_bench.perturb.weights.esam import ESAM
+from sam_bench.perturb.weights.fsam import FisherSAM
+from sam_bench.perturb.weights.looksam import LookSAM
+from sam_bench.perturb.weights.sam import SAM
+from sam_bench.perturb.weights.ssam import SSAM
+from sam_bench.perturb.weights.ssam_dynamic import DynamicSSAM
 
 __all__ = [
+    "AACE",
+    "ASAM",
+    "AWP",
+    "ESAM",
+    "FGSM",
     "INPUT_PERTURBATIONS",
+    "NFGSM",
+    "PGD",
+    "SAM",
+    "SSAM",
     "WEIGHT_PERTURBATIONS",
+    "Backward",
     "Ball",
     "BatchLoss",
+    "DynamicSSAM",
+    "EntropySGD",
+    "FisherSAM",
+    "GaussianNoise",
     "InputPerturbation",
+    "LookSAM",
+    "StepContext",
     "WeightPerturbation",
 ]

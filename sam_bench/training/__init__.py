@@ -1,18 +1,25 @@
 """Training: a recipe becomes weights."""
 
-from sam_bench.training.loop import Trained, fit
-from sam_bench.training.method import PARTS, Method, build_method, override, settings_of_methods
+from sam_bench.training.build import PARTS, BuiltRecipe, build_recipe, override, settings_of_methods
+from sam_bench.training.loop import Ready, Saving, Trained, TrainingRun
 from sam_bench.training.recipes import load_recipe, recipe_names, recipe_text
 from sam_bench.training.state import RunConfig, RunState
 
+Method = BuiltRecipe  # until the branches are merged
+build_method = build_recipe  # until the branches are merged
+
 __all__ = [
     "PARTS",
+    "BuiltRecipe",
     "Method",
+    "Ready",
     "RunConfig",
     "RunState",
+    "Saving",
     "Trained",
+    "TrainingRun",
     "build_method",
-    "fit",
+    "build_recipe",
     "load_recipe",
     "override",
     "recipe_names",

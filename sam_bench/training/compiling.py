@@ -8,7 +8,7 @@ from torch import nn
 from sam_bench.device import missing_for_compile
 from sam_bench.errors import InputError
 from sam_bench.modes import attacking
-from sam_bench.training.method import Method
+from sam_bench.training.build import BuiltRecipe
 
 # From where compiling is worth its minute. On a CPU it only helps networks whose time goes into large
 # convolutions: width 16 of a PreActResNet-18 gains nothing, width 64 does.
@@ -17,14 +17,20 @@ _IMAGE_FLOPS = {"cpu": 4e8, "cuda": 0.0}
 
 
 def choose_compile(
-    asked: str, model: nn.Module, method: Method, *, shape: tuple[int, int, int], examples: int, device: torch.device
+    asked: str,
+    model: nn.Module,
+    built: BuiltRecipe,
+    *,
+    shape: tuple[int, int, int],
+    examples: int,
+    device: torch.device,
 ) -> tuple[bool, str]:
     """Whether to compile, and why; a function of the run alone, so that a resumed one decides the same.
 
     Args:
         asked: "on", "off" or "auto".
         model: What is trained, on `device`.
-        method: How.
+        built: The recipe.
         shape: Of an image, (C, H, W).
         examples: Training images.
         device: Where.
@@ -34,7 +40,12 @@ def choose_compile(
     """
     missing = missing_for_compile(device)
     if asked == "on" and missing is not None:
-        raise InputError(f"--compile on: there is no {missing}, which torch.compile needs; use auto or off")
+        raise InputError(
+            f"cannot be had: there is no {missing}, which torch.compile needs",
+            field="compile",
+            value="on",
+            hint="use auto or off",
+        )
     if asked != "auto":
         return asked == "on", "asked for"
     if device.type not in _RUN_FLOPS:
@@ -42,10 +53,10 @@ def choose_compile(
     if missing is not None:
         return False, f"there is no {missing}, which torch.compile needs"
     forward = image_flops(model, shape)
-    attack, learn = method.search_passes, method.weights.passes_with(method.objective.passes)
+    attack, learn = built.search_passes, built.weights.passes_with(built.objective.passes)
     # Back costs as much as forward for the input and as much again for the weights.
     an_image = forward * (attack[0] + attack[1] + learn[0] + 2 * learn[1])
-    whole = an_image * examples * method.recipe.epochs
+    whole = an_image * examples * built.recipe.epochs
     if forward < _IMAGE_FLOPS[device.type]:
         return False, "the network is too small to gain from it"
     if whole < _RUN_FLOPS[device.type]:

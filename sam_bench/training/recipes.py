@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.records import Augmentation, ComponentSpec, Recipe, first_problem
-from sam_bench.training.method import PARTS, PLAIN, override, settings_of_methods
+from sam_bench.training.build import PARTS, PLAIN, override, settings_of_methods
 
 ALIASES: Mapping[str, str] = {"at-pgd10": "at", "at-linf-8": "at"}
 """Other names of a recipe: that of its attack, and its place in the grid of radii."""
@@ -75,7 +75,9 @@ def load_recipe(recipe: str | Path | Recipe, *, faithful: bool = False) -> Recip
     """
     if isinstance(recipe, Recipe):
         if faithful:
-            raise InputError(f"--faithful: recipe {recipe.name} is given by its fields; give a name or a YAML file")
+            raise InputError(
+                f"needs a name or a YAML file: recipe {recipe.name} is given by its fields", field="faithful"
+            )
         return recipe
     fields, origin, stem = _read(recipe)
     published = fields.pop("faithful", None)
@@ -87,7 +89,9 @@ def load_recipe(recipe: str | Path | Recipe, *, faithful: bool = False) -> Recip
             return override(found, published).model_copy(update={"name": f"{found.name}-faithful"})
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
-    raise InputError(f"--faithful: {origin} has no `faithful` settings; {', '.join(faithful_names())} have")
+    raise InputError(
+        f"does not apply: {origin} has no such settings; {', '.join(faithful_names())} have", field="faithful"
+    )
 
 
 def _checked(fields: Mapping[str, Any], stem: str) -> Recipe:

@@ -10,7 +10,7 @@ from pydantic import Field
 from sam_bench.records import Architecture, Name, Norm, Precision, Recipe, Record
 from sam_bench.records.fields import SCHEMA_VERSION, Radius, Sha256
 from sam_bench.training.differences import Difference, first_difference
-from sam_bench.training.figures import NO_SUMS, Sums
+from sam_bench.training.metrics import NO_SUMS, Sums
 from sam_bench.training.step import Passes
 
 
@@ -52,19 +52,19 @@ class RunConfig(Record):
 
 
 LogRow = dict[str, float]
-"""One epoch's figures: column name to number."""
+"""One epoch's metrics: column name to number."""
 
 
 @dataclass
 class RunState:
     """How far a run is: with the tensors of a checkpoint, everything needed to continue it.
 
-    Random streams are functions of seed and place, so their place is all there is to keep of them.
+    Random streams are functions of the seed and the step, so they need no state here.
 
     Attributes:
         epoch: Epochs done.
         batch: Batches done of the epoch after those.
-        sums: What `Figures` summed over these batches, in all processes.
+        sums: What `Metrics` summed over these batches, in all processes.
         epoch_seconds: Time they took.
         epoch_joules: Energy that all devices of the run used for them; None where not all of it was told.
         seconds: Time of the epochs done.
@@ -74,8 +74,8 @@ class RunState:
         lr_scale: Multiplies the learning rate: halved by every rollback.
         rollbacks: How often the run went back because it diverged.
         best_epoch: The epoch with the best validation so far; 0 when there is none.
-        best: Its figures: robust, then clean accuracy.
-        devices: On how many devices the run was last.
+        best: Its robust, then its clean accuracy.
+        devices: The number of devices the run last had.
     """
 
     epoch: int = 0

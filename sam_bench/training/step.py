@@ -13,12 +13,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from sam_bench.distributed import ALONE, Team
 from sam_bench.perturb import BatchLoss
+from sam_bench.perturb.weights import PassCount, Runner, StepContext
 from sam_bench.perturb.weights.base import global_norm
-from sam_bench.perturb.weights.parts import Parts
+from sam_bench.perturb.weights.microbatches import Microbatches
 from sam_bench.records import Precision
 from sam_bench.seeds import derive_seed, row_generator
 from sam_bench.training import graphs
-from sam_bench.training.method import Method
+from sam_bench.training.build import BuiltRecipe
 
 
 @dataclass
@@ -31,41 +32,52 @@ class Passes:
     attack_forward: float = 0.0
     attack_backward: float = 0.0
 
+    def __add__(self, other: Passes) -> Passes:
+        """Both together."""
+        return Passes(
+            self.train_forward + other.train_forward,
+            self.train_backward + other.train_backward,
+            self.weight_gradients + other.weight_gradients,
+            self.attack_forward + other.attack_forward,
+            self.attack_backward + other.attack_backward,
+        )
+
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step saw: scalars on the device. Reading them would synchronise, so the caller decides when.
+    """What a step found. The tensors are scalars on the device: reading them waits for it, so the caller decides when.
 
     Attributes:
         loss: Mean loss at the unperturbed weights.
         hits: Examples classified correctly there.
         gradient_norm: L2 norm of the gradient that the optimizer used.
         ascent_norm: That of the gradient that the ascent in the weights followed; None without an ascent.
+        passes: What the step took, over the examples of the whole batch.
     """
 
     loss: Tensor
     hits: Tensor
     gradient_norm: Tensor
     ascent_norm: Tensor | None
+    passes: Passes
 
 
 class TrainingStep:
-    """Applies a method to one batch.
+    """Applies a recipe to one batch.
 
         x' = inputs.perturb(model, x, y)
-        weights.differentiate(loss at x')     # the gradient at w, or at a perturbed w
+        weights.backward(loss at x')          # the gradient at w, or at a perturbed w
         optimizer.step(); average.update()
 
     Args:
         model: In train mode, on the device of the batches.
-        method: What to do.
-        seed: Decides every draw of every step, together with the step's number.
+        recipe: What to do.
         precision: "bf16" runs the network's matrix work in bfloat16; weights, statistics and losses
             stay float32.
         compiled: Run the network through `torch.compile`, once for learning and once for the search
             of input perturbations.
-        micro_batch: Examples differentiated at a time, on every device in as many parts as on the
-            others; all when not given.
+        micro_batch: Examples differentiated at a time, in equally many microbatches on every device; None for
+            the whole batch.
         team: The processes that share every batch.
         sync_ascent: On several devices, take SAM's ascent along the gradient of the whole batch
             instead of each device's own part.
@@ -74,9 +86,8 @@ class TrainingStep:
     def __init__(
         self,
         model: nn.Module,
-        method: Method,
+        recipe: BuiltRecipe,
         *,
-        seed: int,
         precision: Precision,
         compiled: bool = False,
         micro_batch: int | None = None,
@@ -84,21 +95,20 @@ class TrainingStep:
         sync_ascent: bool = False,
     ) -> None:
         self.model = model
-        self.method = method
-        self.optimizer = method.optimizer.build(model.parameters())
-        self.average: AveragedModel | None = method.averaging.averaged(model)
-        self.passes = Passes()
-        self._seed, self._bf16, self._team = seed, precision == "bf16", team
+        self.recipe = recipe
+        self.optimizer = recipe.optimizer.build(model.parameters())
+        self.average: AveragedModel | None = recipe.averaging.averaged(model)
+        self._bf16, self._team = precision == "bf16", team
         self._micro_batch, self._sync_ascent = micro_batch, sync_ascent
-        self._local: Callable[[], AbstractContextManager[object]] = nullcontext
+        self._no_sync: Callable[[], AbstractContextManager[object]] = nullcontext
         learner: nn.Module = model
         if team.size > 1:
             # BatchNorm's statistics are each device's own until the loop averages them.
             learner = DistributedDataParallel(model, broadcast_buffers=False)
-            self._local = learner.no_sync
+            self._no_sync = learner.no_sync
         self._learner = graphs.compiled(learner) if compiled else learner
-        # A graph of its own, traced with the parameters frozen: one that could give their gradients
-        # would compute them too, at twice the price.
+        # A second graph, traced with the parameters frozen: one that could give their gradients would compute
+        # them too, at twice the price.
         self._searched = graphs.compiled(model) if compiled else model
 
     def __call__(
@@ -106,9 +116,7 @@ class TrainingStep:
         x: Tensor,
         y: Tensor,
         *,
-        step: int,
-        progress: float,
-        epoch: int = 0,
+        at: StepContext,
         first: int = 0,
         total: int | None = None,
         lr_scale: float = 1.0,
@@ -119,62 +127,53 @@ class TrainingStep:
         Args:
             x: float32 [B, C, H, W] in [0, 1]: this device's part of the batch.
             y: int64 [B].
-            step: Number of this step in the run, from 0.
-            progress: `step` over the number of steps in the run.
-            epoch: The epoch it belongs to, from 0.
-            first: Place of the first example in the whole batch.
-            total: Examples in the whole batch; those given when there is no more.
+            at: The place of the step in the run; its seed and step decide every random draw.
+            first: Index of the first example in the whole batch.
+            total: Examples in the whole batch; None for those given.
             lr_scale: Multiplies the learning rate.
             epoch_ended: This is the last step of its epoch.
         """
-        method = self.method
+        recipe = self.recipe
         total = total or len(x)
-
-        # Dropout and stochastic depth draw from the global stream; seeding it makes the step a function of
-        # its number, which is what makes a resumed run equal an uninterrupted one.
-        def redraw(*place: int) -> None:
-            torch.manual_seed(derive_seed(self._seed, "step", step, first, *place))
-
-        redraw()
+        runner = self._runner(at, first=first, total=total, count=len(x))
         for group in self.optimizer.param_groups:
-            group["lr"] = method.optimizer.lr * method.schedule.factor(progress) * lr_scale
-        batch = BatchLoss(
-            self.model,
-            self._perturbed(x, y, step=step, first=first, total=total),
-            y,
-            x=x,
-            losses=method.objective.losses,
-            score=self._score,
-            passes=method.objective.passes,
-            micro_batch=self._micro_batch,
-            shards=self._shards(total),
-            weight=len(x) * self._team.size / total,
-            local=self._local,
-            sync_ascent=self._sync_ascent,
-            average=self._team.average_,
-            redraw=redraw,
-            seed=self._seed,
-            epoch=epoch,
-            step=step,
-            progress=progress,
-        )
-        loss = method.weights.differentiate(batch)
+            group["lr"] = recipe.optimizer.lr * recipe.schedule.factor(at.progress) * lr_scale
+        x_adv = self._perturbed(x, y, at, first=first, total=total)
+        batch = BatchLoss(self.model, x_adv, y, x=x, objective=recipe.objective, runner=runner, at=at)
+        loss = recipe.weights.backward(batch)
         gradient_norm = global_norm(batch.gradients()[1])
         self.optimizer.step()
         if self.average is not None:
-            method.averaging.update(self.average, self.model, progress=progress, epoch_ended=epoch_ended)
-        self._count(batch, total)
+            recipe.averaging.update(self.average, self.model, progress=at.progress, epoch_ended=epoch_ended)
         assert batch.hits is not None
-        return StepResult(loss, batch.hits, gradient_norm, batch.ascent_norm)
+        return StepResult(loss, batch.hits, gradient_norm, batch.ascent_norm, self._counted(batch.passes, total))
 
-    def _perturbed(self, x: Tensor, y: Tensor, *, step: int, first: int, total: int) -> Tensor:
-        if not self.method.objective.sees_perturbed:
+    def _runner(self, at: StepContext, *, first: int, total: int, count: int) -> Runner:
+        # Dropout and stochastic depth draw from the global stream. Seeding it makes the step a function of its
+        # context, so that a resumed run equals an uninterrupted one.
+        def redraw(*draw: int) -> None:
+            torch.manual_seed(derive_seed(at.seed, "step", at.step, first, *draw))
+
+        redraw()
+        return Runner(
+            score=self._score,
+            micro_batch=self._micro_batch,
+            shards=self._shards(total),
+            weight=count * self._team.size / total,
+            no_sync=self._no_sync,
+            sync_ascent=self._sync_ascent,
+            average=self._team.average_,
+            redraw=redraw,
+        )
+
+    def _perturbed(self, x: Tensor, y: Tensor, at: StepContext, *, first: int, total: int) -> Tensor:
+        if not self.recipe.objective.sees_perturbed:
             return x
         found = []
-        for rows, _ in Parts(self.model, self._micro_batch, self._shards(total)).cut(len(x)):
-            draws = row_generator(self._seed, "inputs", step, first=first + rows.start, total=total, device=x.device)
+        for rows, _ in Microbatches(self.model, self._micro_batch, self._shards(total)).cut(len(x)):
+            draws = row_generator(at.seed, "inputs", at.step, first=first + rows.start, total=total, device=x.device)
             with self._autocast(x):
-                found.append(self.method.inputs.perturb(self._searched, x[rows], y[rows], generator=draws))
+                found.append(self.recipe.inputs.perturb(self._searched, x[rows], y[rows], generator=draws))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _shards(self, total: int) -> tuple[int, int]:
@@ -190,10 +189,12 @@ class TrainingStep:
     def _autocast(self, x: Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
-    def _count(self, batch: BatchLoss, examples: int) -> None:
-        forward, backward = self.method.search_passes
-        self.passes.attack_forward += forward * examples
-        self.passes.attack_backward += backward * examples
-        self.passes.train_forward += batch.forward * examples
-        self.passes.train_backward += batch.backward * examples
-        self.passes.weight_gradients += batch.weight_gradients * examples
+    def _counted(self, learned: PassCount, examples: int) -> Passes:
+        forward, backward = self.recipe.search_passes
+        return Passes(
+            train_forward=learned.forward * examples,
+            train_backward=learned.backward * examples,
+            weight_gradients=learned.weight_gradients * examples,
+            attack_forward=forward * examples,
+            attack_backward=backward * examples,
+        )

@@ -1,7 +1,8 @@
-"""Being told to stop: a signal is remembered, and the loop comes to it between two steps."""
+"""Being told to stop: a signal is remembered, and the loop looks at it between two steps."""
 
 from __future__ import annotations
 
+import enum
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,32 +10,47 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+class Notice(enum.IntEnum):
+    """What a process has to tell the others after a step. All processes follow the largest one."""
+
+    NOTHING = 0
+    SAVE = 1
+    INTERRUPTED = 2
+    TERMINATED = 3
+    DIVERGED = 4
+
+    @property
+    def signal(self) -> signal.Signals | None:
+        """The signal behind it, if it was one."""
+        return next((each for each, notice in _SIGNALS.items() if notice is self), None)
+
+
+_SIGNALS = {signal.SIGTERM: Notice.TERMINATED, signal.SIGINT: Notice.INTERRUPTED}
 
 
 class StopRequest:
     """Whether this process has been told to stop.
 
     Attributes:
-        number: The signal that told it; 0 when none has.
+        notice: The notice of the last signal; None before the first.
     """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.notice: Notice | None = None
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal; a second Ctrl-C does not wait for the step."""
-        if self.number and number == signal.SIGINT:
+        if self.notice is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = number
+        self.notice = _SIGNALS[signal.Signals(number)]
 
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
     """Take SIGTERM and Ctrl-C as requests to stop, for the time of the block.
 
-    Where signals cannot be had (another thread than the main one) or are ignored on purpose, they
-    are left as they are.
+    Signals stay as they are outside the main thread, and where they are ignored on purpose.
     """
     request = StopRequest()
     before: dict[signal.Signals, Any] = {}

@@ -26,8 +26,9 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     for name, layer in model.named_modules():
         if isinstance(layer, _BatchNorm) and type(layer).forward not in _KNOWN:
             raise InputError(
-                f"--sync-bn does not know what {type(layer).__name__} ({name}) does besides normalising; "
-                "train without it"
+                f"does not know what {type(layer).__name__} ({name}) does besides normalising",
+                field="sync_bn",
+                hint="train without it",
             )
     if device.type == "cuda":
         return _converted(model)

@@ -101,6 +101,15 @@ def test_equal_arguments_give_equal_weights_and_another_seed_gives_others() -> N
     assert first.card.weights.sha256 == again.card.weights.sha256 != other.card.weights.sha256
 
 
+def test_the_callers_random_numbers_go_on_as_if_nothing_had_been_trained() -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    first = _train(name="first", settings={"epochs": 1})
+    assert torch.equal(torch.rand(3), expected)
+    assert _train(name="again", settings={"epochs": 1}).card.weights.sha256 == first.card.weights.sha256
+
+
 def test_a_recipe_may_be_given_as_an_object_and_a_silent_run_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     gentle = load_recipe("sam").model_copy(update={"name": "gentle"})
     card = _train(gentle, settings={"epochs": 1, "rho": 0.05}).card
@@ -188,7 +197,7 @@ def test_names_that_only_a_file_tells_are_checked_before_the_training(
         np.savez(workplace / f"{name}.npz", **arrays)
     arguments: dict[str, Any] = {"name": "m", "image_size": None, "settings": {"epochs": 1, "batch_size": 4}}
     _train(dataset="set-1.npz", **arguments)
-    monkeypatch.setattr("sam_bench.api.training.fit", _must_not)
+    monkeypatch.setattr("sam_bench.api.training.TrainingRun", _must_not)
     with pytest.raises(
         InputError, match=r"set_1/Linf/m cannot be saved: .* both it and set-1/Linf/m as 'm_set_1_linf'"
     ):

@@ -152,7 +152,7 @@ def test_a_direction_has_length_one_and_raises_a_linear_function_the_most(norm: 
     [("Linf", "8", "8/255"), ("Linf", "1", "1/255"), ("L2", "128", "128/255"), ("L1", "3060", "3060/255")],
 )
 def test_a_radius_meant_in_255ths_is_refused_and_the_right_spelling_named(norm: str, eps: str, meant: str) -> None:
-    with pytest.raises(InputError, match=f"--eps {eps} is too large for {norm}.*{meant}.*--allow-large-eps"):
+    with pytest.raises(InputError, match=f"eps='{eps}' is too large for {norm}.*{meant}.*allow_large_eps=True"):
         check_eps(norm, Radius(eps))  # type: ignore[arg-type]
     check_eps(norm, Radius(eps), allow_large=True)  # type: ignore[arg-type]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from weights_samples import batch_loss
 
-from sam_bench.perturb.weights import BatchLoss, WeightPerturbation, base
+from sam_bench.perturb.weights import WeightPerturbation, base
 from sam_bench.registry import Registry
 
 
@@ -30,7 +31,7 @@ def test_the_example_is_a_weight_perturbation_that_moves_every_weight_by_rho(
         logits: Tensor = model(images)
         return logits
 
-    registry.get("sign-sam")(rho=0.01).differentiate(BatchLoss(model, x, y, score=score))  # type: ignore[call-arg]
+    registry.get("sign-sam")(rho=0.01).backward(batch_loss(model, x, y, score=score))  # type: ignore[call-arg]
     before, during = seen
     for one, other in zip(before, during, strict=True):
         assert (one - other).abs() == pytest.approx(torch.full_like(one, 0.01))

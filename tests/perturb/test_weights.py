@@ -15,6 +15,7 @@ from pytorch_optimizer import SAM as ReferenceSAM  # noqa: N811
 from torch import Tensor, nn
 from weights_samples import (
     ASCENTS,
+    batch_loss,
     build,
     data,
     deviation,
@@ -27,7 +28,7 @@ from weights_samples import (
 )
 
 from sam_bench.errors import InputError
-from sam_bench.perturb import WEIGHT_PERTURBATIONS, BatchLoss
+from sam_bench.perturb import WEIGHT_PERTURBATIONS
 from sam_bench.perturb.inputs import cross_entropy
 from sam_bench.perturb.weights import NoWeightPerturbation, displaced
 from sam_bench.perturb.weights.ascent import part_of
@@ -60,8 +61,8 @@ def test_every_method_restores_the_weights_bit_for_bit_and_reports_the_loss_ther
     model, (x, y) = net(dtype=dtype), data(dtype=dtype)
     perturbation = build(method)
     before = copy.deepcopy(model.state_dict())
-    batch = BatchLoss(model, x, y)
-    loss = perturbation.differentiate(batch)
+    batch = batch_loss(model, x, y)
+    loss = perturbation.backward(batch)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     logits = model(x)
     assert loss.item() == pytest.approx(cross_entropy(logits, y).mean().item(), rel=1e-6)
@@ -78,10 +79,10 @@ def test_the_passes_a_method_states_are_those_it_takes_on_average(method: str) -
     interval = getattr(perturbation, "interval", 1)
     # From the second step on: the first of an epoch is also the one that makes a mask.
     for step in range(1 + interval):
-        batch = BatchLoss(model, x, y, step=step)
-        perturbation.differentiate(batch)
+        batch = batch_loss(model, x, y, step=step)
+        perturbation.backward(batch)
         if step > 0:
-            forward, backward = forward + batch.forward, backward + batch.backward
+            forward, backward = forward + batch.passes.forward, backward + batch.passes.backward
     assert (forward / interval, backward / interval) == pytest.approx(perturbation.passes)
 
 
@@ -98,7 +99,7 @@ def test_the_weights_come_back_when_a_later_pass_fails(method: str) -> None:
         return logits
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        build(method).differentiate(BatchLoss(model, x, y, score=score))
+        build(method).backward(batch_loss(model, x, y, score=score))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -112,7 +113,7 @@ def test_rho_zero_is_the_base_optimizer_bit_for_bit(method: str) -> None:
         model = net(batch_norm=True, dtype=torch.float32)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         for step in range(20):
-            perturbation.differentiate(BatchLoss(model, x, y, step=step, epoch=step // 5))
+            perturbation.backward(batch_loss(model, x, y, step=step, epoch=step // 5))
             optimizer.step()
         weights.append(model.state_dict())
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
@@ -150,11 +151,13 @@ def test_before_its_first_epoch_a_method_is_the_base_optimizer_and_afterwards_it
     plain = used_gradient(NoWeightPerturbation(), model, x, y)
     for epoch in range(4):
         # Step 7 is no multiple of any interval: LookSAM, too, has to look up before it can reuse anything.
-        batch = BatchLoss(model, x, y, epoch=epoch, step=7 * epoch)
-        perturbation.differentiate(batch)
+        batch = batch_loss(model, x, y, epoch=epoch, step=7 * epoch)
+        perturbation.backward(batch)
         same = all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), plain, strict=True) if p.grad is not None)
         assert same == (epoch < 2)
-        assert ((batch.forward, batch.backward) == (1, 1)) == (epoch < 2 or (method == "looksam" and epoch == 3))
+        assert ((batch.passes.forward, batch.passes.backward) == (1, 1)) == (
+            epoch < 2 or (method == "looksam" and epoch == 3)
+        )
 
 
 @pytest.mark.parametrize("method", [method for method in ASCENTS if method != "looksam"])
@@ -173,10 +176,12 @@ def test_only_the_part_asked_for_is_perturbed_and_everything_learns(method: str,
     model, (x, y) = net(batch_norm=True), data()
     perturbation = build(method, rho=0.3, perturb_only=part)
     if method == "awp" and part in ("bn", "norm"):
-        with pytest.raises(InputError, match=rf"--perturb-only {part}: awp moves tensors of two or more dimensions"):
-            perturbation.differentiate(BatchLoss(model, x, y))
+        with pytest.raises(
+            InputError, match=rf"perturb_only='{part}' does not fit: awp moves tensors of two or more dimensions"
+        ):
+            perturbation.backward(batch_loss(model, x, y))
         return
-    perturbation.differentiate(BatchLoss(model, x, y, step=0))  # leaves gradients of all behind
+    perturbation.backward(batch_loss(model, x, y, step=0))  # leaves gradients of all behind
     moved = flat_by_name(model, moves(perturbation, model, x, y, step=perturbation.interval)[-1])
     parts = {"bn": {"1.weight", "1.bias"}, "norm": {"1.weight", "1.bias"}, "last": {"3.weight", "3.bias"}}
     allowed = parts.get(part, set(moved) - parts["bn"])
@@ -190,8 +195,8 @@ def flat_by_name(model: nn.Module, tensors: list[Tensor]) -> dict[str, float]:
 
 
 def test_a_part_that_the_model_lacks_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--perturb-only bn: the model has no parameters of BatchNorm"):
-        SAM(perturb_only="bn").differentiate(BatchLoss(net(), *data()))
+    with pytest.raises(InputError, match=r"perturb_only='bn' does not fit: the model has no parameters of BatchNorm"):
+        SAM(perturb_only="bn").backward(batch_loss(net(), *data()))
 
 
 def test_every_layer_that_normalises_is_the_part_norm_of_a_transformer() -> None:
@@ -209,8 +214,8 @@ def test_every_layer_that_normalises_is_the_part_norm_of_a_transformer() -> None
 def test_batch_norm_statistics_move_once_a_step(method: str) -> None:
     x, y = data(dtype=torch.float32)
     model, plain = net(batch_norm=True, dtype=torch.float32), net(batch_norm=True, dtype=torch.float32)
-    build(method).differentiate(BatchLoss(model, x, y))
-    NoWeightPerturbation().differentiate(BatchLoss(plain, x, y))
+    build(method).backward(batch_loss(model, x, y))
+    NoWeightPerturbation().backward(batch_loss(plain, x, y))
     for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
         assert torch.equal(model.state_dict()[name], plain.state_dict()[name])
 
@@ -218,7 +223,7 @@ def test_batch_norm_statistics_move_once_a_step(method: str) -> None:
 @pytest.mark.parametrize("method", ASCENTS)
 def test_batch_norm_statistics_move_in_the_second_pass_too_where_asked_for(method: str) -> None:
     model, (x, y) = net(batch_norm=True), data()
-    build(method, bn_second_pass="update").differentiate(BatchLoss(model, x, y))
+    build(method, bn_second_pass="update").backward(batch_loss(model, x, y))
     assert model.state_dict()["1.num_batches_tracked"].item() == 2
 
 
@@ -228,7 +233,7 @@ def test_a_method_restored_from_its_state_goes_on_as_if_uninterrupted(method: st
 
     def steps(perturbation: Any, model: nn.Module, first: int, last: int) -> None:
         for step in range(first, last):
-            perturbation.differentiate(BatchLoss(model, x, y, step=step, epoch=step // 3, seed=5))
+            perturbation.backward(batch_loss(model, x, y, step=step, epoch=step // 3, seed=5))
             with torch.no_grad():
                 for parameter in model.parameters():
                     assert parameter.grad is not None
@@ -252,7 +257,7 @@ def test_an_object_used_for_a_second_run_remembers_nothing_of_the_first(method: 
     x, y = data()
     used, fresh = build(method), build(method)
     for step in range(3):
-        used.differentiate(BatchLoss(net(seed=9), x, y, step=step))
+        used.backward(batch_loss(net(seed=9), x, y, step=step))
     for step in range(3):
         gradients = [used_gradient(each, net(), x, y, step=step) for each in (used, fresh)]
         assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
@@ -266,7 +271,7 @@ def test_sam_agrees_with_pytorch_optimizer_over_fifty_steps() -> None:
         theirs.parameters(), torch.optim.SGD, rho=0.2, lr=0.1, momentum=0.9, weight_decay=5e-4, adaptive=False
     )
     for _ in range(50):
-        SAM(rho=0.2).differentiate(BatchLoss(ours, x, y))
+        SAM(rho=0.2).backward(batch_loss(ours, x, y))
         optimizer.step()
         cross_entropy(theirs(x), y).mean().backward()
         reference.first_step(zero_grad=True)
@@ -280,7 +285,7 @@ def test_a_parameter_that_takes_no_part_is_left_out() -> None:
     model = net()
     model.register_parameter("unused", nn.Parameter(torch.ones(3, dtype=torch.float64)))
     x, y = data()
-    SAM(rho=0.1).differentiate(BatchLoss(model, x, y))
+    SAM(rho=0.1).backward(batch_loss(model, x, y))
     assert model.unused.grad is None and torch.equal(model.unused, torch.ones(3, dtype=torch.float64))
 
 

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_optimizer import SAM as ReferenceSAM  # noqa: N811
 from torch import Tensor, nn
-from weights_samples import build, data, deviation, flat, largest_difference, moves, net, plain_gradient
+from weights_samples import batch_loss, build, data, deviation, flat, largest_difference, moves, net, plain_gradient
 
-from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.inputs import cross_entropy
 from sam_bench.perturb.weights.aace import adversarial_cross_entropy
 from sam_bench.perturb.weights.asam import ASAM
@@ -56,7 +55,7 @@ def test_asam_agrees_with_pytorch_optimizer_over_fifty_steps() -> None:
         theirs.parameters(), torch.optim.SGD, rho=0.5, lr=0.1, momentum=0.9, weight_decay=5e-4, adaptive=True
     )
     for _ in range(50):
-        ASAM(rho=0.5, eta=0).differentiate(BatchLoss(ours, x, y))
+        ASAM(rho=0.5, eta=0).backward(batch_loss(ours, x, y))
         optimizer.step()
         cross_entropy(theirs(x), y).mean().backward()
         reference.first_step(zero_grad=True)

@@ -13,7 +13,8 @@ from weights_samples import data, net
 
 from sam_bench.distributed import ALONE
 from sam_bench.perturb import WEIGHT_PERTURBATIONS
-from sam_bench.training import build_method, load_recipe, override
+from sam_bench.perturb.weights import StepContext
+from sam_bench.training import build_recipe, load_recipe, override
 from sam_bench.training.step import TrainingStep
 
 TEAM = """
@@ -38,8 +39,7 @@ def learned(method: str, team: Any, sync_ascent: bool) -> list[Tensor]:
     settings = {"weights": method, "schedule": "constant"}
     step = TrainingStep(
         model,
-        build_method(override(load_recipe("standard"), settings)),
-        seed=0,
+        build_recipe(override(load_recipe("standard"), settings)),
         precision="fp32",
         micro_batch=4,
         team=team,
@@ -48,7 +48,8 @@ def learned(method: str, team: Any, sync_ascent: bool) -> list[Tensor]:
     rows = slice(0, 15) if team.size == 1 else (slice(0, 9), slice(9, 15))[team.rank]
     for number in range(7):
         x, y = data(number, count=15)
-        step(x[rows], y[rows], step=number, epoch=number // 3, progress=number / 7, first=rows.start, total=15)
+        at = StepContext(seed=0, epoch=number // 3, step=number, progress=number / 7)
+        step(x[rows], y[rows], at=at, first=rows.start, total=15)
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from weights_samples import data, deviation, flat, largest_difference, net, plain_gradient, used_gradient
+from weights_samples import batch_loss, data, deviation, flat, largest_difference, net, plain_gradient, used_gradient
 
-from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.weights.entropy_sgd import EntropySGD
 
 
@@ -78,13 +77,13 @@ def test_a_batch_of_minibatches_gives_every_inner_step_a_fresh_one() -> None:
         logits: Tensor = model(images)
         return logits
 
-    batch = BatchLoss(model, x, y, score=score)
-    EntropySGD(inner_steps=5, inner_share=0.2).differentiate(batch)
+    batch = batch_loss(model, x, y, score=score)
+    EntropySGD(inner_steps=5, inner_share=0.2).backward(batch)
     assert [len(images) for images in seen] == [4] * 5
     assert sorted(torch.cat(seen).tolist()) == sorted(x.tolist())
-    assert (batch.forward, batch.backward) == (pytest.approx(1), pytest.approx(1))
+    assert (batch.passes.forward, batch.passes.backward) == (pytest.approx(1), pytest.approx(1))
     assert model.state_dict()["1.num_batches_tracked"].item() == 5
-    EntropySGD(inner_steps=10, inner_share=0.2).differentiate(BatchLoss(model, x, y))
+    EntropySGD(inner_steps=10, inner_share=0.2).backward(batch_loss(model, x, y))
     assert model.state_dict()["1.num_batches_tracked"].item() == 10
 
 
@@ -92,7 +91,7 @@ def test_a_learning_rate_of_one_takes_the_weights_to_the_mean_of_the_inner_ones(
     model, (x, y) = net(), data()
     losses = []
     for step in range(30):
-        losses.append(EntropySGD(inner_lr=0.5).differentiate(BatchLoss(model, x, y, step=step)).item())
+        losses.append(EntropySGD(inner_lr=0.5).backward(batch_loss(model, x, y, step=step)).item())
         with torch.no_grad():
             for parameter in model.parameters():
                 assert parameter.grad is not None
@@ -103,5 +102,5 @@ def test_a_learning_rate_of_one_takes_the_weights_to_the_mean_of_the_inner_ones(
 def test_a_parameter_that_takes_no_part_is_left_out() -> None:
     model, (x, y) = net(), data()
     model.register_parameter("unused", nn.Parameter(torch.ones(3, dtype=torch.float64)))
-    EntropySGD().differentiate(BatchLoss(model, x, y))
+    EntropySGD().backward(batch_loss(model, x, y))
     assert model.unused.grad is None and torch.equal(model.unused, torch.ones(3, dtype=torch.float64))

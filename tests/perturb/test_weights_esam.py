@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from weights_samples import build, data, deviation, flat, moves, net, plain_gradient, used_gradient
+from weights_samples import batch_loss, build, data, deviation, flat, moves, net, plain_gradient, used_gradient
 
-from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.inputs import cross_entropy
 from sam_bench.perturb.weights.esam import ESAM
 
@@ -21,7 +20,7 @@ from sam_bench.perturb.weights.esam import ESAM
 def test_the_chosen_tensors_move_along_their_normalised_gradient_scaled_up(seed: int, rho: float, share: float) -> None:
     model, (x, y) = net(seed=seed), data(seed)
     perturbation = ESAM(rho=rho, tensor_share=share, example_share=1)
-    chosen = set(map(id, perturbation.chosen(BatchLoss(model, x, y, seed=seed)) or []))
+    chosen = set(map(id, perturbation.chosen(batch_loss(model, x, y, seed=seed)) or []))
     gradients = plain_gradient(model, x, y)
     kept = [id(parameter) in chosen for parameter in model.parameters()]
     norm = flat([gradient for gradient, keep in zip(gradients, kept, strict=True) if keep]).norm()
@@ -37,7 +36,7 @@ def test_each_tensor_is_perturbed_as_often_as_its_share_says() -> None:
     perturbation = ESAM(tensor_share=0.6)
     counts = [0, 0, 0, 0]
     for step in range(1500):
-        chosen = set(map(id, perturbation.chosen(BatchLoss(model, x, y, step=step)) or []))
+        chosen = set(map(id, perturbation.chosen(batch_loss(model, x, y, step=step)) or []))
         counts = [count + (id(p) in chosen) for count, p in zip(counts, model.parameters(), strict=True)]
     # One tensor is always taken, which of four adds .4^4 / 4; the standard error is .013.
     assert [count / 1500 for count in counts] == pytest.approx([0.6064] * 4, abs=0.05)
@@ -80,15 +79,15 @@ def test_both_halves_save_work() -> None:
     for index, parameter in enumerate(model.parameters()):
         parameter.register_hook(lambda gradient, index=index: computed.append((passes, index)))
     perturbation = ESAM(tensor_share=0.5, example_share=0.5)
-    batch = BatchLoss(model, x, y, score=score, seed=3)
+    batch = batch_loss(model, x, y, score=score, seed=3)
     chosen = set(map(id, perturbation.chosen(batch) or []))
     expected = {index for index, parameter in enumerate(model.parameters()) if id(parameter) in chosen}
     assert 0 < len(expected) < 4
-    perturbation.differentiate(batch)
+    perturbation.backward(batch)
     assert {index for number, index in computed if number == 1} == expected
     assert {index for number, index in computed if number == 3} == {0, 1, 2, 3}
     assert backward_rows == [12, 6]
-    assert (passes, batch.forward, batch.backward) == (3, 2.5, 1.5)
+    assert (passes, batch.passes.forward, batch.passes.backward) == (3, 2.5, 1.5)
 
 
 def test_the_step_and_the_seed_decide_what_is_chosen() -> None:

@@ -10,6 +10,7 @@ from pytorch_optimizer.optimizer.sam import LookSAM as ReferenceLookSAM
 from torch import Tensor
 from weights_samples import (
     OneTensor,
+    batch_loss,
     build,
     data,
     deviation,
@@ -20,7 +21,6 @@ from weights_samples import (
     used_gradient,
 )
 
-from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.inputs import cross_entropy
 from sam_bench.perturb.weights import NoWeightPerturbation
 from sam_bench.perturb.weights.looksam import LookSAM
@@ -44,7 +44,7 @@ def test_looksam_agrees_with_pytorch_optimizer_over_fifty_steps(interval: int, r
         return loss
 
     for step in range(50):
-        perturbation.differentiate(BatchLoss(ours, x, y, step=step))
+        perturbation.backward(batch_loss(ours, x, y, step=step))
         optimizer.step()
         closure()
         reference.step(closure)
@@ -64,12 +64,12 @@ def test_between_two_ascents_the_gradient_is_turned_by_a_part_orthogonal_to_the_
     plain = flat(plain_gradient(model, x, y))
     turn = sharp - (sharp @ plain) / (plain @ plain) * plain
     for step in (1, 2):
-        batch = BatchLoss(model, other_x, other_y, step=step)
-        perturbation.differentiate(batch)
+        batch = batch_loss(model, other_x, other_y, step=step)
+        perturbation.backward(batch)
         now = flat(plain_gradient(model, other_x, other_y))
         used = flat([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
         assert deviation("looksam, closed form", used, now + alpha * now.norm() / turn.norm() * turn) < 1e-7
-        assert (batch.forward, batch.backward) == (1, 1)
+        assert (batch.passes.forward, batch.passes.backward) == (1, 1)
 
 
 def test_with_alpha_zero_it_is_sam_in_every_so_many_th_step() -> None:

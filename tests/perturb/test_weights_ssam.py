@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from weights_samples import build, data, deviation, flat, moves, net, plain_gradient
+from weights_samples import batch_loss, build, data, deviation, flat, moves, net, plain_gradient
 
-from sam_bench.perturb import BatchLoss, WeightPerturbation
+from sam_bench.perturb import WeightPerturbation
 from sam_bench.perturb.weights.ssam import SSAM
 from sam_bench.perturb.weights.ssam_dynamic import DynamicSSAM
 
@@ -56,10 +56,10 @@ def test_the_fisher_mask_counts_the_passes_it_costs_and_is_renewed_when_due() ->
     model, perturbation = net(), SSAM(refresh_epochs=2, fisher_examples=3)
     masks, costs = [], []
     for step in range(10):
-        batch = BatchLoss(model, *data(step), step=step, epoch=step // 2)
-        perturbation.differentiate(batch)
+        batch = batch_loss(model, *data(step), step=step, epoch=step // 2)
+        perturbation.backward(batch)
         masks.append(flat(perturbation.state_dict()["mask"]))
-        costs.append(batch.forward - 2)
+        costs.append(batch.passes.forward - 2)
     assert costs == pytest.approx([0.25 if step in (0, 4, 8) else 0 for step in range(10)])
     assert [torch.equal(one, other) for one, other in pairwise(masks)] == [step + 1 not in (4, 8) for step in range(9)]
 
@@ -101,7 +101,7 @@ def test_the_dynamic_mask_gives_up_its_flattest_weights_for_as_many_from_outside
 def test_the_dynamic_mask_is_drawn_by_the_seed() -> None:
     def mask(seed: int) -> Tensor:
         perturbation = DynamicSSAM()
-        perturbation.differentiate(BatchLoss(net(), *data(), seed=seed))
+        perturbation.backward(batch_loss(net(), *data(), seed=seed))
         return flat(perturbation.state_dict()["mask"])
 
     assert torch.equal(mask(0), mask(0)) and not torch.equal(mask(0), mask(1))

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from sam_bench.perturb import WEIGHT_PERTURBATIONS, BatchLoss, WeightPerturbation
 from sam_bench.perturb.inputs import cross_entropy
+from sam_bench.perturb.weights import Runner, StepContext
 from sam_bench.perturb.weights.ascent import Ascent
 from sam_bench.records import ComponentSpec
 from sam_bench.seeds import generator
@@ -41,11 +42,26 @@ def plain_gradient(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(cross_entropy(model(x), y).mean(), list(model.parameters())))
 
 
+def batch_loss(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    step: int = 0,
+    progress: float = 0.0,
+    **how: Any,
+) -> BatchLoss:
+    """The loss at a step of a run; `how` is a `Runner`'s."""
+    return BatchLoss(model, x, y, runner=Runner(**how), at=StepContext(seed, epoch, step, progress))
+
+
 def used_gradient(
     perturbation: WeightPerturbation, model: nn.Module, x: Tensor, y: Tensor, **where: Any
 ) -> list[Tensor]:
     """The gradient that the optimizer would get, copied."""
-    perturbation.differentiate(BatchLoss(model, x, y, **where))
+    perturbation.backward(batch_loss(model, x, y, **where))
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
@@ -58,7 +74,7 @@ def moves(perturbation: WeightPerturbation, model: nn.Module, x: Tensor, y: Tens
         logits: Tensor = model(images)
         return logits
 
-    perturbation.differentiate(BatchLoss(model, x, y, score=score, **where))
+    perturbation.backward(batch_loss(model, x, y, score=score, **where))
     return [[now - start for now, start in zip(weights, seen[0], strict=True)] for weights in seen[1:]]
 
 

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from training_samples import assert_same, digits, method_of, tiny_net
+from training_samples import Steps, assert_same, digits, method_of, tiny_net
 
 from sam_bench.data import to_float
 from sam_bench.errors import InputError
 from sam_bench.perturb import WEIGHT_PERTURBATIONS
 from sam_bench.perturb.weights.ascent import Ascent
-from sam_bench.training import PARTS, build_method, load_recipe, override, recipe_names
-from sam_bench.training.step import TrainingStep
+from sam_bench.training import PARTS, build_recipe, load_recipe, override, recipe_names
 
 _QUICK = {"pgd": {"steps": 2}, "entropy-sgd": {"inner_steps": 2}, "swa": {"average_from": 0.0}}
 
@@ -31,10 +30,10 @@ def trains(settings: dict[str, Any]) -> None:
     model = tiny_net().train()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     method = method_of("standard", settings)
-    step = TrainingStep(model, method, seed=0, precision="fp32")
+    step = Steps(model, method, seed=0, precision="fp32")
     split = digits().head(16)
     for number in range(2):
-        result = step(to_float(split.images), split.labels, step=number, progress=(number + 0.5) / 2)
+        result = step.at(to_float(split.images), split.labels, step=number, progress=(number + 0.5) / 2)
         assert result.loss.isfinite() and 0 <= int(result.hits) <= 16 and result.gradient_norm.isfinite()
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
@@ -75,10 +74,10 @@ def test_at_rho_zero_a_weight_perturbation_is_none_beside_an_objective_of_severa
     for chosen in ({}, {"weights": weights, "rho": 0} | ({"example_share": 1} if weights == "esam" else {})):
         recipe = override(load_recipe("trades"), {"batch_size": 16, "crop_padding": 1, "steps": 1, **chosen})
         model, split = tiny_net().train(), digits().head(16)
-        method = build_method(recipe)
-        step = TrainingStep(model, method, seed=0, precision="fp32")
+        method = build_recipe(recipe)
+        step = Steps(model, method, seed=0, precision="fp32")
         for number in range(3):
-            step(to_float(split.images), split.labels, step=number, progress=number / 3)
+            step.at(to_float(split.images), split.labels, step=number, progress=number / 3)
         states.append(model.state_dict())
         counted = step.passes.train_forward, step.passes.train_backward
         passes.append((counted, method.weights.passes_with(method.objective.passes)))
@@ -93,8 +92,8 @@ def test_at_rho_zero_a_weight_perturbation_is_none_beside_an_objective_of_severa
 def test_every_recipe_trains_two_steps_on_the_smallest_of_networks(name: str) -> None:
     recipe = override(load_recipe(name), {"batch_size": 16, "crop_padding": 1})
     model = tiny_net().train()
-    step = TrainingStep(model, build_method(recipe), seed=0, precision="fp32")
+    step = Steps(model, build_recipe(recipe), seed=0, precision="fp32")
     split = digits().head(16)
     for number in range(2):
-        result = step(to_float(split.images), split.labels, step=number, progress=(number + 0.5) / 2)
+        result = step.at(to_float(split.images), split.labels, step=number, progress=(number + 0.5) / 2)
         assert result.loss.isfinite()

@@ -38,7 +38,7 @@ def test_a_machine_without_a_compiler_does_without_and_says_so(
     message = f"there is no ({missing}), which torch.compile needs"
     compiled, why = chosen(device)
     assert not compiled and re.fullmatch(message, why)
-    with pytest.raises(InputError, match=f"--compile on: {message}; use auto or off"):
+    with pytest.raises(InputError, match=f"compile='on' cannot be had: {message}; use auto or off"):
         chosen(device, "on")
-    with pytest.raises(InputError, match=f"--compile on: {message}; leave it away"):
+    with pytest.raises(InputError, match=f"{message}; leave it away"):
         Oracle(tiny_net(), rows=1, device=torch.device(device), compiled=True)

@@ -14,14 +14,13 @@ import pytest
 import torch
 from team import run_as_team
 from torch import Tensor, nn
-from training_samples import ARCHITECTURE, assert_same, digits, method_of, run, tiny_net
+from training_samples import ARCHITECTURE, Steps, assert_same, digits, method_of, run, tiny_net
 
 from sam_bench.data import Batches, to_float
 from sam_bench.distributed import ALONE
 from sam_bench.errors import InputError
 from sam_bench.models import create_model
 from sam_bench.records import Augmentation
-from sam_bench.training.step import TrainingStep
 from sam_bench.training.sync_bn import synchronised
 
 AUGMENTATION = Augmentation(crop_padding=1, padding_mode="reflect", flip=True)
@@ -71,13 +70,13 @@ def ten_steps(recipe: str, team: Any, micro_batch: int | None = None) -> dict[st
         synchronised(model, torch.device("cpu"))
     quick = {"at": {"steps": 2, "bn_mode": "train"}, "entropy-sgd": {"inner_steps": 3, "inner_share": 0.5}}
     method = method_of(recipe, quick.get(recipe))
-    step = TrainingStep(model, method, seed=0, precision="fp32", micro_batch=micro_batch, team=team, sync_ascent=True)
+    step = Steps(model, method, seed=0, precision="fp32", micro_batch=micro_batch, team=team, sync_ascent=True)
     batches = Batches(
         digits().head(150), batch_size=15, seed=0, augmentation=AUGMENTATION, shard=(team.rank, team.size)
     )
     for number, (x, y) in enumerate(batches.epoch(0)):
         first, _, total = batches.place(number)
-        step(x.double(), y, step=number, progress=number / 10, first=first, total=total)
+        step.at(x.double(), y, step=number, progress=number / 10, first=first, total=total)
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
@@ -291,13 +290,13 @@ import sys
 import torch
 from sam_bench import train
 from sam_bench.distributed import joined
-from sam_bench.training import figures
+from sam_bench.training import metrics
 
 class Meter:
     def __init__(self, device): ...
     def joules(self): return 5.0
 
-figures.EnergyMeter = Meter
+metrics.EnergyMeter = Meter
 with joined() as team:
     trained = train(
         "standard", "digits-8px", arch="preactresnet10", arch_options={"width": 2}, limit_train=64,
@@ -362,9 +361,9 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(recipe: str, micro_batch: 
     outcomes = []
     for size in (None, micro_batch):
         model = without_batch_norm()
-        step = TrainingStep(model, method, seed=0, precision="fp32", micro_batch=size)
+        step = Steps(model, method, seed=0, precision="fp32", micro_batch=size)
         for number in range(3):
-            result = step(x, y, step=number, progress=number / 3)
+            result = step.at(x, y, step=number, progress=number / 3)
         outcomes.append((result.loss, result.hits, model.state_dict(), copy.copy(step.passes)))
     (loss, hits, weights, passes), (loss2, hits2, weights2, passes2) = outcomes
     torch.testing.assert_close(loss, loss2, rtol=1e-10, atol=1e-12)

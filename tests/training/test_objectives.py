@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from training_samples import assert_same, digits, method_of, tiny_net
+from training_samples import Steps, assert_same, digits, method_of, tiny_net
 
 from sam_bench.data import to_float
 from sam_bench.errors import InputError
@@ -19,8 +19,7 @@ from sam_bench.objectives import MART, OBJECTIVES, TRADES, CrossEntropy
 from sam_bench.objectives.mart import boosted_cross_entropy
 from sam_bench.records import ComponentSpec
 from sam_bench.seeds import generator
-from sam_bench.training import build_method, load_recipe, override
-from sam_bench.training.step import TrainingStep
+from sam_bench.training import build_recipe, load_recipe, override
 
 seeds = st.integers(0, 1000)
 
@@ -134,9 +133,9 @@ def test_trades_with_beta_zero_is_plain_training_bit_for_bit() -> None:
     states = []
     for chosen in ({}, {"objective": "trades", "beta": 0, "inputs": "pgd", "steps": 2}):
         model = tiny_net().train()
-        step = TrainingStep(model, method_of("standard", chosen), seed=0, precision="fp32")
+        step = Steps(model, method_of("standard", chosen), seed=0, precision="fp32")
         for number in range(4):
-            step(x, y, step=number, progress=number / 4)
+            step.at(x, y, step=number, progress=number / 4)
         states.append({**model.state_dict(), "momentum": list(step.optimizer.state_dict()["state"].values())})
         assert (step.passes.attack_forward, step.passes.train_forward) == (0, 4 * 16)  # nobody looks: no search
     assert_same(states[0], states[1])
@@ -155,4 +154,4 @@ def test_an_objective_that_compares_inputs_is_refused_where_nothing_moves_them(
     name: str, inputs: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=f"objective '{name}' compares clean with perturbed inputs, and .*{message}"):
-        build_method(override(load_recipe("standard"), {"objective": name, **inputs}))
+        build_recipe(override(load_recipe("standard"), {"objective": name, **inputs}))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from training_samples import digits, method_of, tiny_net
+from training_samples import Steps, digits, method_of, tiny_net
 
 from sam_bench.data import to_float
 from sam_bench.models import architecture_for, create_model
@@ -17,7 +17,7 @@ from sam_bench.perturb.inputs import cross_entropy
 from sam_bench.perturb.weights import global_norm
 from sam_bench.seeds import derive_seed
 from sam_bench.training import PARTS
-from sam_bench.training.step import Passes, TrainingStep
+from sam_bench.training.step import Passes
 
 
 def batch(count: int = 16) -> tuple[Tensor, Tensor]:
@@ -69,9 +69,9 @@ class Counter:
 def test_the_passes_counted_are_the_passes_run(settings: dict[str, Any], expected: tuple[int, ...]) -> None:
     model = tiny_net().train()
     counter = Counter(model)
-    step = TrainingStep(model, method_of("standard", settings), seed=0, precision="fp32")
+    step = Steps(model, method_of("standard", settings), seed=0, precision="fp32")
     for number, size in enumerate((16, 16, 5)):
-        step(*batch(size), step=number, progress=number / 3)
+        step.at(*batch(size), step=number, progress=number / 3)
     assert counter.matches(step.passes)
     found = (
         step.passes.train_forward,
@@ -87,9 +87,9 @@ def test_the_passes_counted_are_the_passes_run(settings: dict[str, Any], expecte
 def test_every_pair_counts_what_it_runs_in_bfloat16_too(inputs: str, weights: str) -> None:
     model = tiny_net().train()
     counter = Counter(model)
-    step = TrainingStep(model, method_of("standard", {"inputs": inputs, "weights": weights}), seed=0, precision="bf16")
+    step = Steps(model, method_of("standard", {"inputs": inputs, "weights": weights}), seed=0, precision="bf16")
     for number in range(2):
-        loss = step(*batch(), step=number, progress=number / 2).loss
+        loss = step.at(*batch(), step=number, progress=number / 2).loss
         assert loss.dtype == torch.float32 and bool(loss.isfinite())
     assert counter.matches(step.passes)
     state = [*model.state_dict().values(), *(parameter.grad for parameter in model.parameters())]
@@ -103,8 +103,8 @@ def test_gradients_that_are_not_computed_are_not_counted() -> None:
     share = sum(each.numel() for each in last) / sum(each.numel() for each in model.parameters())
     counted = []
     for settings in ({}, {"perturb_only": "last"}):
-        step = TrainingStep(model, method_of("sam", settings), seed=0, precision="fp32")
-        step(*batch(16), step=0, progress=0)
+        step = Steps(model, method_of("sam", settings), seed=0, precision="fp32")
+        step.at(*batch(16), step=0, progress=0)
         assert step.passes.train_backward == 32
         counted.append(step.passes.weight_gradients)
     assert counted == pytest.approx([32, 16 * (1 + share)])
@@ -125,8 +125,8 @@ def test_sams_second_pass_in_bfloat16_is_taken_at_the_perturbed_weights() -> Non
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 10)).train()
     probe, (x, y) = copy.deepcopy(model), batch()
-    step = TrainingStep(model, method_of("sam", {"rho": 0.5}), seed=7, precision="bf16")
-    step(x, y, step=0, progress=0.5)
+    step = Steps(model, method_of("sam", {"rho": 0.5}), seed=7, precision="bf16")
+    step.at(x, y, step=0, progress=0.5)
     taken = [parameter.grad for parameter in model.parameters()]
 
     at_w = plain_gradient(probe, x, y, 7)
@@ -145,7 +145,7 @@ def test_bfloat16_changes_the_gradient_a_little_and_only_a_little() -> None:
     gradients = {}
     for precision in ("fp32", "bf16"):
         model = tiny_net().train()
-        TrainingStep(model, method_of(), seed=0, precision=precision)(*batch(), step=0, progress=0.5)
+        Steps(model, method_of(), seed=0, precision=precision).at(*batch(), step=0, progress=0.5)
         gradients[precision] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     difference = (gradients["fp32"] - gradients["bf16"]).norm() / gradients["fp32"].norm()
     assert 1e-5 < difference < 0.05
@@ -155,9 +155,9 @@ def test_a_step_is_a_function_of_its_number_whatever_was_drawn_before() -> None:
     outcomes = []
     for noise in (0, 5):
         model = tiny_net().train()
-        step = TrainingStep(model, method_of("at", {"steps": 2}), seed=0, precision="fp32")
+        step = Steps(model, method_of("at", {"steps": 2}), seed=0, precision="fp32")
         torch.rand(noise)
-        result = step(*batch(), step=3, progress=0.3)
+        result = step.at(*batch(), step=3, progress=0.3)
         outcomes.append([result.loss, result.hits, *model.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*outcomes, strict=True))
 
@@ -168,8 +168,8 @@ def test_the_loss_and_hits_reported_are_those_at_the_unperturbed_weights() -> No
     x, y = batch()
     with torch.no_grad():
         logits = model(x)
-    step = TrainingStep(model, method_of("sam", {"rho": 1.0}), seed=0, precision="fp32")
-    result = step(x, y, step=0, progress=0.0)
+    step = Steps(model, method_of("sam", {"rho": 1.0}), seed=0, precision="fp32")
+    result = step.at(x, y, step=0, progress=0.0)
     assert result.loss.item() == pytest.approx(cross_entropy(logits, y).mean().item(), rel=1e-6)
     assert result.hits.item() == (logits.argmax(1) == y).sum().item()
 
@@ -182,8 +182,8 @@ def test_the_norms_reported_are_those_of_the_gradients_before_and_after_the_asce
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).train()
     x, y = batch()
     plain = global_norm(torch.autograd.grad(cross_entropy(model(x), y).mean(), list(model.parameters())))
-    step = TrainingStep(model, method_of("standard", {"weights": weights}), seed=0, precision="fp32")
-    result = step(x, y, step=0, progress=0.0)
+    step = Steps(model, method_of("standard", {"weights": weights}), seed=0, precision="fp32")
+    result = step.at(x, y, step=0, progress=0.0)
     used = global_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
     torch.testing.assert_close(result.gradient_norm, used)
     assert (result.ascent_norm is not None) == ascends
@@ -201,9 +201,9 @@ def test_a_compiled_step_learns_the_same_weights() -> None:
     for compiled in (False, True):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10)).train()
-        step = TrainingStep(model, method_of("sam"), seed=0, precision="fp32", compiled=compiled)
+        step = Steps(model, method_of("sam"), seed=0, precision="fp32", compiled=compiled)
         for number in range(4):
-            step(x, y, step=number, progress=number / 4)
+            step.at(x, y, step=number, progress=number / 4)
         weights[compiled] = model.state_dict()
     assert list(weights[True]) == list(weights[False])
     for name, value in weights[False].items():
@@ -221,7 +221,7 @@ def test_normalisation_stays_in_float32_under_bfloat16() -> None:
         if isinstance(module, nn.BatchNorm2d | nn.Conv2d):
             kind = type(module).__name__
             module.register_forward_hook(lambda m, i, out, kind=kind: seen.update({kind: out.dtype}))
-    TrainingStep(model, method_of(), seed=0, precision="bf16")(*batch(), step=0, progress=0.0)
+    Steps(model, method_of(), seed=0, precision="bf16").at(*batch(), step=0, progress=0.0)
     assert seen["Conv2d"] == torch.bfloat16
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms and all(norm.running_mean.dtype == torch.float32 for norm in norms if norm.running_mean is not None)

@@ -210,7 +210,7 @@ class Meter:
 def test_the_energy_of_a_run_is_that_of_all_its_parts_or_not_told(
     before: bool, after: bool, joules: float | None, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sam_bench.training.figures.EnergyMeter", Meter)
+    monkeypatch.setattr("sam_bench.training.metrics.EnergyMeter", Meter)
     monkeypatch.setattr(Meter, "told", before)
     method = method_of("standard", {"epochs": 3})
     with pytest.raises(StoppedError):

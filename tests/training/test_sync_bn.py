@@ -102,5 +102,5 @@ def test_a_layer_that_does_more_than_is_known_is_refused(device: torch.device) -
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 
-    with pytest.raises(InputError, match=r"--sync-bn does not know what Doubled \(1\) does besides normalising"):
+    with pytest.raises(InputError, match=r"sync_bn does not know what Doubled \(1\) does besides normalising"):
         synchronised(nn.Sequential(nn.Conv2d(3, 4, 3), Doubled(4)), device)

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from training_samples import digits, method_of
+from training_samples import Steps, digits, method_of
 
 from sam_bench.data import to_float
 from sam_bench.models import create_model
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import Architecture
 from sam_bench.seeds import row_generator
-from sam_bench.training import build_method, load_recipe, override
-from sam_bench.training.step import TrainingStep
+from sam_bench.training import build_recipe, load_recipe, override
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -45,13 +44,13 @@ def network() -> nn.Module:
 def test_three_steps_from_the_same_weights_end_at_the_same_weights(textbook: ModuleType, name: str) -> None:
     settings = {"schedule": "constant", "lr": 0.05} | ({"rho": textbook.RHO} if name == "sam" else {})
     mine, theirs = network(), network()
-    ours = TrainingStep(mine, method_of(name, settings), seed=0, precision="fp32")
+    ours = Steps(mine, method_of(name, settings), seed=0, precision="fp32")
     plain = textbook.Textbook(theirs, name, lr=0.05, momentum=0.9, weight_decay=5e-4)
     before = copy.deepcopy(theirs)
     for step in range(3):
         rows = slice(16 * step, 16 * step + 16)
         x, y = to_float(digits().images[rows]), digits().labels[rows]
-        ours(x, y, step=step, progress=0.5)
+        ours.at(x, y, step=step, progress=0.5)
         plain(x, y, lr=0.05)
     for a, b, start in zip(mine.parameters(), theirs.parameters(), before.parameters(), strict=True):
         moved = float((b - start).detach().norm())
@@ -68,14 +67,14 @@ def test_faithful_recipes_leave_its_weights_and_statistics(textbook: ModuleType,
     }[name]
     mine, theirs = network().double(), network().double()
     recipe = override(load_recipe(name, faithful=True), settings)
-    ours = TrainingStep(mine, build_method(recipe), seed=3, precision="fp32")
+    ours = Steps(mine, build_recipe(recipe), seed=3, precision="fp32")
     plain = textbook.Textbook(theirs, name, lr=0.1, momentum=0.9, weight_decay=5e-4)
     for step in range(5):
         rows = slice(16 * step, 16 * step + 16)
         x, y = to_float(digits().images[rows]).double(), digits().labels[rows]
         draws = row_generator(3, "inputs", step, first=0, total=len(x), device=x.device)
         start = Ball("Linf", textbook.EPS).sample(x, draws)
-        ours(x, y, step=step, progress=0.0)
+        ours.at(x, y, step=step, progress=0.0)
         plain(x, y, lr=0.1, start=start)
     expected = theirs.state_dict()
     for key, value in mine.state_dict().items():

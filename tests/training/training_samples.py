@@ -13,9 +13,21 @@ from torch import Tensor, nn
 
 from sam_bench.data import Split, load_dataset
 from sam_bench.distributed import ALONE, Team
+from sam_bench.perturb.weights import StepContext
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import Architecture, Precision, Radius, Recipe
-from sam_bench.training import Method, RunConfig, Trained, build_method, fit, load_recipe, override
+from sam_bench.training import (
+    BuiltRecipe,
+    Ready,
+    RunConfig,
+    Saving,
+    Trained,
+    TrainingRun,
+    build_recipe,
+    load_recipe,
+    override,
+)
+from sam_bench.training.step import Passes, StepResult, TrainingStep
 
 ARCHITECTURE = Architecture(name="preactresnet10", num_classes=10, in_channels=1, image_size=8, options={"width": 2})
 
@@ -48,14 +60,14 @@ def digits() -> Split:
     return train
 
 
-def method_of(recipe: str | Recipe = "standard", settings: Mapping[str, Any] | None = None) -> Method:
+def method_of(recipe: str | Recipe = "standard", settings: Mapping[str, Any] | None = None) -> BuiltRecipe:
     """A recipe that ships, made small."""
-    return build_method(override(load_recipe(recipe), {**SETTINGS, **(settings or {})}))
+    return build_recipe(override(load_recipe(recipe), {**SETTINGS, **(settings or {})}))
 
 
 def run(
     folder: Path,
-    method: Method,
+    method: BuiltRecipe,
     *,
     train: Split | None = None,
     validation: Split | None = None,
@@ -69,7 +81,7 @@ def run(
     team: Team = ALONE,
     **choices: Any,
 ) -> Trained:
-    """`fit` on the first digits, from the network that the seed decides; `choices` go into its config."""
+    """A run on the first digits, from the network that the seed decides; `choices` go into its config."""
     train = train or digits().head(24)
     config = RunConfig(
         name="run",
@@ -85,19 +97,30 @@ def run(
         precision=precision,
         **choices,
     )
-    return fit(
-        model or tiny_net(seed),
-        method,
-        train,
-        validation,
+    ready = Ready(
+        model=model or tiny_net(seed),
+        recipe=method,
+        train=train,
+        validation=validation,
         config=config,
-        folder=folder,
-        resume=resume,
+        saving=Saving(folder, resume=resume, keep=keep, save_every=save_every),
         reporter=reporter or SilentReporter(),
-        keep=keep,
-        save_every=save_every,
         team=team,
     )
+    return TrainingRun(ready).fit()
+
+
+class Steps(TrainingStep):
+    """Training steps of a run with a seed, and the passes they took together."""
+
+    def __init__(self, model: nn.Module, recipe: BuiltRecipe, *, seed: int, **options: Any) -> None:
+        super().__init__(model, recipe, **options)
+        self.seed, self.passes = seed, Passes()
+
+    def at(self, x: Tensor, y: Tensor, *, step: int, progress: float, **place: Any) -> StepResult:
+        result = self(x, y, at=StepContext(self.seed, 0, step, progress), **place)
+        self.passes += result.passes
+        return result
 
 
 class StopsAt(SilentReporter):

@@ -22,7 +22,7 @@ class SignSAM(Ascent):
 
     rho: float = Field(default=0.001, ge=0, description="length of the ascent in every weight")
 
-    def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+    def perturbation(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
         """Turn the gradients into the perturbation, in place."""
         torch._foreach_sign_(gradients)
         torch._foreach_mul_(gradients, self.rho)

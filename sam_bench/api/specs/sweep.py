@@ -18,7 +18,7 @@ from sam_bench.api.specs.train import TrainSpec, in_words
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.records import Augmentation, Recipe
 from sam_bench.training import PARTS, settings_of_methods
-from sam_bench.training.method import PLAIN
+from sam_bench.training.build import PLAIN
 
 LARGEST = 1000  # runs of a sweep
 

@@ -16,8 +16,8 @@ from sam_bench.api.specs.shared import RunSpec
 from sam_bench.errors import InputError
 from sam_bench.perturb.ball import check_eps
 from sam_bench.records import NAME_PATTERN, Norm, Radius, Recipe, RobustBenchDataset
-from sam_bench.training import PARTS, Method, build_method, load_recipe, override
-from sam_bench.training.method import PLAIN
+from sam_bench.training import PARTS, BuiltRecipe, build_recipe, load_recipe, override
+from sam_bench.training.build import PLAIN
 
 
 class TrainSpec(RunSpec):
@@ -234,9 +234,9 @@ class TrainSpec(RunSpec):
             self.__dict__["base"] = recipes.get(key) or recipes.setdefault(key, self.base)
 
     @cached_property
-    def method(self) -> Method:
+    def method(self) -> BuiltRecipe:
         """The recipe with the settings replaced, every name turned into the component it stands for."""
-        return build_method(override(self.base, self.settings))
+        return build_recipe(override(self.base, self.settings))
 
     @property
     def norm(self) -> Norm:
@@ -287,9 +287,9 @@ class TrainSpec(RunSpec):
             length = getattr(self.method.inputs, name)
             if isinstance(length, Radius):
                 norm = self.method.inputs.ball.norm if self.method.inputs.ball else "Linf"
-                check_eps(norm, length, allow_large=self.allow_large_eps, option=f"`{name}`")
+                check_eps(norm, length, allow_large=self.allow_large_eps, option=name)
         if self.validation_eps is not None:
-            check_eps(self.norm, self.validation_eps, allow_large=self.allow_large_eps, option="`validation_eps`")
+            check_eps(self.norm, self.validation_eps, allow_large=self.allow_large_eps, option="validation_eps")
         if self.limit_train is not None and self.limit_train < 2:
             raise InputError("must be at least 2: BatchNorm needs two images in a batch", **self._said("limit_train"))
         if self.validation is not None:

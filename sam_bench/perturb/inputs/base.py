@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sam_bench.modes import batch_norm_statistics_kept, frozen, training_mode
 from sam_bench.perturb.ball import Ball
@@ -51,6 +52,23 @@ class InputPerturbation(Component):
         Returns:
             float [B, C, H, W] in [0, 1], detached.
         """
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """The inputs to learn from, for your own loop; see `perturb`.
+
+        Args:
+            model: As `perturb` has it, or a `DistributedDataParallel` around it.
+            x: Clean inputs, float [B, C, H, W] in [0, 1].
+            y: Labels, int64 [B].
+            generator: Decides the random draws; by default seeded from PyTorch's global one.
+        """
+        if generator is None:
+            seed = int(torch.empty((), dtype=torch.int64).random_())
+            generator = torch.Generator(x.device).manual_seed(seed)
+        inner = getattr(model, "_orig_mod", model)  # of a compiled model
+        # DDP would wait for gradients of parameters, which are frozen here.
+        searched = inner.module if isinstance(inner, DistributedDataParallel) else model
+        return self.perturb(searched, x, y, generator=generator)
 
 
 INPUT_PERTURBATIONS: Registry[InputPerturbation] = Registry(

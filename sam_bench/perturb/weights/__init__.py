@@ -12,7 +12,8 @@ from sam_bench.perturb.weights.base import (
     displaced,
     global_norm,
 )
-from sam_bench.perturb.weights.loss import BatchLoss, Losses, Score
+from sam_bench.perturb.weights.loss import Backward, BatchLoss, PassCount
+from sam_bench.perturb.weights.runner import Runner, Score, StepContext
 from sam_bench.registry import import_all
 
 import_all(__name__, __path__)
@@ -20,10 +21,13 @@ import_all(__name__, __path__)
 __all__ = [
     "WEIGHT_PERTURBATIONS",
     "Ascent",
+    "Backward",
     "BatchLoss",
-    "Losses",
     "NoWeightPerturbation",
+    "PassCount",
+    "Runner",
     "Score",
+    "StepContext",
     "WeightPerturbation",
     "displaced",
     "global_norm",

@@ -37,12 +37,12 @@ class AACE(Ascent):
     `e = rho grad log(1 - p_y)`, not normalised: unlike the gradient of the cross-entropy it does not
     vanish where an example is learned. The gradient used is that of the objective, at `w + e`. The loss
     reported is the cross-entropy at `w`, whatever the objective. The ascent sees the perturbed inputs
-    alone: with an objective that runs the clean ones, too, BatchNorm's statistics are those of its passes, at `w + e`.
+    alone. If the objective runs the clean ones, too, BatchNorm's statistics are those of its passes, at `w + e`.
     """
 
     rho: float = Field(default=0.2, ge=0, description="step of the ascent along the gradient of log(1 - p_y)")
 
-    def first(self, batch: BatchLoss, chosen: Sequence[nn.Parameter] | None) -> Tensor:
+    def ascent_gradient(self, batch: BatchLoss, chosen: Sequence[nn.Parameter] | None) -> Tensor:
         """The gradient of `log(1 - p_y)`."""
         seen: list[Tensor] = []
 
@@ -50,17 +50,18 @@ class AACE(Ascent):
             seen.append(cross_entropy(logits.detach(), y))
             return -adversarial_cross_entropy(logits, y)
 
-        batch.differentiate(ascent=True, loss=ascent, only=chosen, keep_statistics=batch.several_passes)
+        sync, update_bn = batch.runner.sync_ascent, not batch.several_passes
+        batch.backward(loss=ascent, only=chosen, sync=sync, update_bn=update_bn)
         return torch.cat(seen).mean()
 
-    def second(self, batch: BatchLoss) -> None:
+    def descent_gradient(self, batch: BatchLoss) -> None:
         """The objective's gradient, with the statistics that the ascent could not give."""
-        batch.differentiate(keep_statistics=self.bn_second_pass == "keep" and not batch.several_passes)
+        batch.backward(update_bn=self.bn_second_pass == "update" or batch.several_passes)
 
     def passes_with(self, objective: tuple[float, float]) -> tuple[float, float]:
         """The ascent is a pass of its own whatever the objective."""
         return (objective[0] + 1 / self.interval, objective[1] + 1 / self.interval)
 
-    def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+    def perturbation(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
         """`rho g`."""
         torch._foreach_mul_(gradients, self.rho)

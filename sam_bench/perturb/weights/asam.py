@@ -24,7 +24,7 @@ class ASAM(Ascent):
     rho: float = Field(default=0.5, ge=0, description="radius of the ascent, relative to the size of each weight")
     eta: float = Field(default=0.01, ge=0, description="added to each weight's size, so that a zero can move")
 
-    def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+    def perturbation(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
         """`rho T^2 g / ||T g||`."""
         named = {id(parameter) for name, parameter in batch.model.named_parameters() if "weight" in _last(name)}
         pairs = [pair for pair in zip(parameters, gradients, strict=True) if id(pair[0]) in named]

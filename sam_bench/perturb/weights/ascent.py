@@ -22,9 +22,9 @@ Part = Literal["all", "bn", "all-but-bn", "norm", "all-but-norm", "last"]
 class Ascent(WeightPerturbation):
     """Base of the methods that take the gradient at weights moved uphill.
 
-    A subclass turns the gradient at `w` into the perturbation (`ascend`); it may replace how the
-    first gradient is had (`first`), which parameters are moved (`chosen`), how the second one is had
-    (`second`), or a whole step with an ascent (`perturbed`) or without (`between`).
+    A subclass turns the gradient at `w` into the perturbation (`perturbation`). It may also replace
+    `ascent_gradient` (the gradient at `w`), `chosen` (the parameters that move), `descent_gradient` (the
+    gradient at the perturbed weights), or a whole step: `perturbed_step` with an ascent, `plain_step` without.
     """
 
     start_epoch: int = Field(
@@ -49,15 +49,18 @@ class Ascent(WeightPerturbation):
 
     def check(self, model: nn.Module, *, epochs: int, steps: int) -> None:
         """Refuse a model without the part that is to be perturbed, and a run without a step to perturb it in."""
-        self.movable(model)
+        self.perturbed_parameters(model)
         first = -(-self.start_epoch * steps // self.interval) * self.interval
         if first >= epochs * steps:
             raise InputError(
-                f"--interval {self.interval}: of {epochs * steps} steps none from --start-epoch on is a multiple "
-                f"of it, so that {self.method} would never perturb the weights; give a smaller one"
+                f"is too large: of {epochs * steps} steps, none from `start_epoch` on is a multiple of it, so that "
+                f"{self.method} would never perturb the weights",
+                field="interval",
+                value=self.interval,
+                hint="give a smaller one",
             )
 
-    def movable(self, model: nn.Module) -> list[nn.Parameter] | None:
+    def perturbed_parameters(self, model: nn.Module) -> list[nn.Parameter] | None:
         """The parameters that may be perturbed; None for all.
 
         Raises:
@@ -65,58 +68,60 @@ class Ascent(WeightPerturbation):
         """
         return part_of(model, self.perturb_only)
 
-    def differentiate(self, batch: BatchLoss) -> Tensor:
+    def backward(self, batch: BatchLoss) -> Tensor:
         """The gradient at the perturbed weights."""
-        if batch.step == 0:
+        if batch.begins_run:
             self.forget()
-        if batch.epoch < self.start_epoch:
-            return batch.differentiate()
-        return self.perturbed(batch) if self.due(batch) else self.between(batch)
+        if self.start_epoch and batch.at.epoch < self.start_epoch:
+            return batch.backward().loss
+        return self.perturbed_step(batch) if self.due(batch) else self.plain_step(batch)
 
-    def perturbed(self, batch: BatchLoss) -> Tensor:
-        """A step with an ascent."""
-        loss = self.first(batch, self.chosen(batch))
+    def perturbed_step(self, batch: BatchLoss) -> Tensor:
+        """A step with an ascent; the loss at `w`."""
+        loss = self.ascent_gradient(batch, self.chosen(batch))
         parameters, gradients = batch.gradients()
         if not parameters:
             raise InputError(
-                f"--perturb-only {self.perturb_only}: the loss does not depend on any parameter that would be perturbed"
+                "does not fit: the loss does not depend on any parameter that would be perturbed",
+                field="perturb_only",
+                value=self.perturb_only,
             )
         batch.ascent_norm = global_norm(gradients)
         # The gradients themselves become the perturbation, since the second pass replaces them.
-        self.ascend(batch, parameters, gradients)
+        self.perturbation(batch, parameters, gradients)
         with restored(parameters):
             with torch.no_grad():
                 torch._foreach_add_(parameters, gradients)
-            del gradients  # makes room: the second pass has gradients of its own
-            self.second(batch)
+            del gradients  # makes room for those of the second pass
+            self.descent_gradient(batch)
         return loss
 
     def due(self, batch: BatchLoss) -> bool:
         """Whether this step has an ascent."""
-        return batch.step % self.interval == 0
+        return self.interval == 1 or batch.at.step % self.interval == 0
 
     def chosen(self, batch: BatchLoss) -> list[nn.Parameter] | None:
         """The parameters to perturb in this step; None for all."""
-        return self.movable(batch.model)
+        return self.perturbed_parameters(batch.model)
 
-    def first(self, batch: BatchLoss, chosen: Sequence[nn.Parameter] | None) -> Tensor:
+    def ascent_gradient(self, batch: BatchLoss, chosen: Sequence[nn.Parameter] | None) -> Tensor:
         """Fill the gradients that the ascent is made of; the loss at `w`."""
-        return batch.differentiate(ascent=True, only=chosen)
+        return batch.backward(sync=batch.runner.sync_ascent, only=chosen).loss
 
     @abstractmethod
-    def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+    def perturbation(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
         """Replace the gradients by the perturbation, in place and without waiting for the device."""
 
-    def second(self, batch: BatchLoss) -> None:
+    def descent_gradient(self, batch: BatchLoss) -> None:
         """Fill the gradients that the optimizer uses, at the perturbed weights."""
-        batch.differentiate(keep_statistics=self.bn_second_pass == "keep")
+        batch.backward(update_bn=self.bn_second_pass == "update")
 
-    def between(self, batch: BatchLoss) -> Tensor:
-        """A step without an ascent."""
-        return batch.differentiate()
+    def plain_step(self, batch: BatchLoss) -> Tensor:
+        """A step without an ascent; the loss at `w`."""
+        return batch.backward().loss
 
     def forget(self) -> None:
-        """A run begins: drop what an earlier one left."""
+        """Drop what an earlier run left, because a run begins."""
 
 
 def part_of(model: nn.Module, part: Part) -> list[nn.Parameter] | None:
@@ -139,12 +144,14 @@ def part_of(model: nn.Module, part: Part) -> list[nn.Parameter] | None:
         whose = "BatchNorm" if part.endswith("bn") else "normalisation layers"
         kind = f"parameters of {whose}" if not part.startswith("all-but") else f"parameters but those of {whose}"
         instead = "norm, all or last" if part == "bn" and any(_normalisations(model)) else "all or last"
-        raise InputError(f"--perturb-only {part}: the model has no {kind}; choose {instead}")
+        raise InputError(
+            f"does not fit: the model has no {kind}", field="perturb_only", value=part, hint=f"choose {instead}"
+        )
     return found
 
 
 def _normalisations(model: nn.Module) -> list[nn.Module]:
-    """The layers that normalise, whatever over; timm's, too, which are called as what they are."""
+    """The layers that normalise, over whatever dimensions; timm's are recognised by their class names."""
     known = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
     return [each for each in model.modules() if isinstance(each, known) or type(each).__name__.endswith("Norm")]
 

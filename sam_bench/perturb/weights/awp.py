@@ -28,18 +28,20 @@ class AWP(Ascent):
         default=0.01, ge=0, description="length of the ascent as a share of each tensor's norm (the paper's gamma)"
     )
 
-    def movable(self, model: nn.Module) -> list[nn.Parameter]:
+    def perturbed_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """Tensors of two or more dimensions among those that may be perturbed."""
-        parameters = super().movable(model) or [each for each in model.parameters() if each.requires_grad]
+        parameters = super().perturbed_parameters(model) or [each for each in model.parameters() if each.requires_grad]
         found = [parameter for parameter in parameters if parameter.dim() > 1]
         if not found:
             raise InputError(
-                f"--perturb-only {self.perturb_only}: awp moves tensors of two or more dimensions and there is none; "
-                "choose all, all-but-bn, all-but-norm or last"
+                "does not fit: awp moves tensors of two or more dimensions, and there is none",
+                field="perturb_only",
+                value=self.perturb_only,
+                hint="choose all, all-but-bn, all-but-norm or last",
             )
         return found
 
-    def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+    def perturbation(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
         """`rho ||w_l|| g_l / ||g_l||`."""
         lengths = torch._foreach_norm([parameter.detach() for parameter in parameters])
         slopes = torch._foreach_norm(gradients)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench.perturb.weights.loss import BatchLoss
+from sam_bench.perturb.weights.own_loop import LossFunction, OwnLoss, runner_for
+from sam_bench.perturb.weights.runner import StepContext
 from sam_bench.registry import Component, Registry
 from sam_bench.seeds import generator
 
@@ -94,7 +96,7 @@ class WeightPerturbation(Component):
         return (forward * objective[0], backward * objective[1])
 
     def check(self, model: nn.Module, *, epochs: int, steps: int) -> None:
-        """Refuse, before anything is learned, a run in which it would never act or could not.
+        """Refuse, before anything is learned, a run in which it could not act or never would.
 
         Args:
             model: The network.
@@ -107,7 +109,7 @@ class WeightPerturbation(Component):
         return
 
     @abstractmethod
-    def differentiate(self, batch: BatchLoss) -> Tensor:
+    def backward(self, batch: BatchLoss) -> Tensor:
         """Fill `.grad` with the gradient to descend along; the weights are bitwise as before.
 
         Args:
@@ -116,6 +118,41 @@ class WeightPerturbation(Component):
         Returns:
             The loss at the unperturbed weights, a detached scalar.
         """
+
+    def step_gradients(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        x: Tensor,
+        y: Tensor,
+        *,
+        at: StepContext | None = None,
+        micro_batch: int | None = None,
+        sync_ascent: bool = False,
+    ) -> Tensor:
+        """Fill `.grad` for your own loop, in place of `loss_fn(model(x), y).backward()`; then step the optimizer.
+
+        What `.grad` held before is replaced, so `zero_grad` is not needed. The passes run in the `torch.autocast`
+        mode of the caller. A model in `DistributedDataParallel` averages its gradients as usual.
+
+        Args:
+            model: In train mode; maps `x` to logits.
+            loss_fn: Maps logits and `y` to the mean loss or to one loss per example; ESAM needs the second.
+            x: Inputs, float [B, ...].
+            y: Labels, int64 [B].
+            at: The place of the step in the run, for methods that depend on it: `StepContext.at(step, epochs=10,
+                steps_per_epoch=len(loader), seed=0)`.
+            micro_batch: Examples differentiated at a time, if the batch does not fit the device; None for all.
+            sync_ascent: Under DDP, follow the whole batch's gradient uphill instead of each device's own.
+
+        Returns:
+            The loss at the unperturbed weights, a detached scalar.
+
+        Raises:
+            InputError: The method depends on the step and `at` is missing, or the loss or model does not fit.
+        """
+        with runner_for(model, x.device, micro_batch=micro_batch, sync_ascent=sync_ascent) as runner:
+            return self.backward(BatchLoss(model, x, y, objective=OwnLoss(loss_fn), runner=runner, at=at))
 
 
 WEIGHT_PERTURBATIONS: Registry[WeightPerturbation] = Registry(
@@ -127,6 +164,6 @@ WEIGHT_PERTURBATIONS: Registry[WeightPerturbation] = Registry(
 class NoWeightPerturbation(WeightPerturbation):
     """The plain gradient."""
 
-    def differentiate(self, batch: BatchLoss) -> Tensor:
+    def backward(self, batch: BatchLoss) -> Tensor:
         """The gradient at the weights."""
-        return batch.differentiate()
+        return batch.backward().loss

@@ -46,12 +46,12 @@ class EntropySGD(WeightPerturbation):
         """As many as the inner steps see of the batch."""
         return (self.inner_steps * self.inner_share, self.inner_steps * self.inner_share)
 
-    def differentiate(self, batch: BatchLoss) -> Tensor:
+    def backward(self, batch: BatchLoss) -> Tensor:
         """`w - mu`."""
         # At least two where there are as many: BatchNorm cannot normalise a single example.
         size = max(min(2, len(batch)), round(self.inner_share * len(batch)))
         sweep = len(batch) // size  # inner steps until every example was seen
-        draws = generator(batch.seed, "rows", batch.step, device=batch.y.device)
+        draws = generator(batch.at.seed, "rows", batch.at.step, device=batch.y.device)
         order = torch.empty(0)
         offset: list[Tensor] = []  # w' - w
         with restored(batch.parameters) as before:
@@ -61,10 +61,10 @@ class EntropySGD(WeightPerturbation):
                     if step % sweep == 0:
                         order = torch.randperm(len(batch), generator=draws, device=batch.y.device)
                     rows = order[step % sweep * size :][:size]
-                found = batch.differentiate(rows=rows, share=self.inner_share, keep_statistics=step >= sweep, draw=step)
+                found = batch.backward(rows=rows, share=self.inner_share, update_bn=step < sweep, draw=step)
                 parameters, update = batch.gradients()
                 if step == 0:
-                    loss = found
+                    loss = found.loss
                     taking = set(map(id, parameters))
                     at_w = [each for each, own in zip(before, batch.parameters, strict=True) if id(own) in taking]
                     mean = [torch.zeros_like(each) for each in at_w]
@@ -78,7 +78,7 @@ class EntropySGD(WeightPerturbation):
                 with torch.no_grad():
                     torch._foreach_add_(parameters, update, alpha=-self.inner_lr)
                     if self.inner_noise:
-                        noise = draw_normal(parameters, batch.seed, batch.step, step)
+                        noise = draw_normal(parameters, batch.at.seed, batch.at.step, step)
                         torch._foreach_add_(parameters, noise, alpha=math.sqrt(self.inner_lr) * self.inner_noise)
                     offset = list(torch._foreach_sub(parameters, at_w))
                 torch._foreach_lerp_(mean, offset, 1 - self.inner_average)

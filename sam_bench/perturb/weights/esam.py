@@ -50,23 +50,22 @@ class ESAM(Ascent):
             return allowed
         allowed = batch.parameters if allowed is None else allowed
         # Drawn on the host: which gradients are computed must be known without asking the device.
-        draws = torch.rand(len(allowed), generator=generator(batch.seed, "weights", batch.step)).tolist()
+        draws = torch.rand(len(allowed), generator=generator(batch.at.seed, "weights", batch.at.step)).tolist()
         bar = max(self.tensor_share, min(draws, default=0.0))
         return [parameter for parameter, draw in zip(allowed, draws, strict=True) if draw <= bar]
 
-    def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+    def perturbation(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
         """`rho / tensor_share g / ||g||`."""
         scale_to(gradients, self.rho / self.tensor_share)
 
-    def second(self, batch: BatchLoss) -> None:
+    def descent_gradient(self, batch: BatchLoss) -> None:
         """The gradient of the examples whose loss rose most."""
-        keep = self.bn_second_pass == "keep"
         if self.example_share == 1:
-            batch.differentiate(keep_statistics=keep)
+            super().descent_gradient(batch)
             return
         before = batch.losses
-        rise = batch.evaluate(keep_statistics=True) - before
+        rise = batch.evaluate(update_bn=False) - before
         # At least two where there are as many: BatchNorm cannot normalise a single example.
         count = max(min(2, len(batch)), math.ceil(self.example_share * len(batch)))
         rows = rise.topk(count, sorted=False).indices
-        batch.differentiate(keep_statistics=keep, rows=rows, share=self.example_share)
+        batch.backward(rows=rows, share=self.example_share, update_bn=self.bn_second_pass == "update")

@@ -17,14 +17,14 @@ from sam_bench.perturb.weights.loss import BatchLoss
 class FisherSAM(Ascent):
     """SAM in the ellipsoid of the Fisher information (Kim et al. 2022, arXiv 2206.04920).
 
-    `e = rho F^-1 g / sqrt(g' F^-1 g)` with the diagonal `F = 1 + eta g^2`, the batch's gradient in the
-    place of the single examples': the worst case to first order under `e' F e <= rho^2`.
+    `e = rho F^-1 g / sqrt(g' F^-1 g)` with the diagonal `F = 1 + eta g^2`, where `g` is the
+    batch's gradient instead of single examples': the worst case to first order under `e' F e <= rho^2`.
     """
 
     rho: float = Field(default=0.1, ge=0, description="radius of the ascent in the Fisher norm (the paper's gamma)")
     eta: float = Field(default=1.0, ge=0, description="weight of the Fisher information beside the identity; 0 is SAM")
 
-    def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+    def perturbation(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
         """`rho F^-1 g / sqrt(g' F^-1 g)`."""
         squares = torch._foreach_mul(gradients, gradients)
         fisher = torch._foreach_mul(squares, self.eta)

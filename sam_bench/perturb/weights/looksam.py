@@ -31,15 +31,15 @@ class LookSAM(SAM):
 
     def check(self, model: nn.Module, *, epochs: int, steps: int) -> None:
         """Refuse a model without the part that is to be perturbed; the first step there is has an ascent."""
-        self.movable(model)
+        self.perturbed_parameters(model)
 
     def due(self, batch: BatchLoss) -> bool:
         """Every `interval` steps, and when there is nothing yet to reuse."""
         return self.rho > 0 and (super().due(batch) or not self._turn)
 
-    def perturbed(self, batch: BatchLoss) -> Tensor:
+    def perturbed_step(self, batch: BatchLoss) -> Tensor:
         """SAM's gradient; its part orthogonal to the plain one is kept."""
-        loss = batch.differentiate()
+        loss = batch.backward().loss
         parameters, plain = batch.gradients()
         allowed = self.chosen(batch)
         among = set(map(id, parameters if allowed is None else allowed))
@@ -48,7 +48,7 @@ class LookSAM(SAM):
         # One scale for all of the gradient: what is not moved still says where the plain one points.
         torch._foreach_mul_(plain, self.rho / (batch.ascent_norm + 1e-12))
         with displaced([parameter for parameter, _ in moved], [ascent for _, ascent in moved]):
-            self.second(batch)
+            self.descent_gradient(batch)
         if self.interval > 1:
             _, sharp = batch.gradients()
             share = inner_product(sharp, plain) / (inner_product(plain, plain) + 1e-30)
@@ -58,9 +58,9 @@ class LookSAM(SAM):
             self._turn = plain
         return loss
 
-    def between(self, batch: BatchLoss) -> Tensor:
+    def plain_step(self, batch: BatchLoss) -> Tensor:
         """`g + alpha ||g|| g_v / ||g_v||`."""
-        loss = batch.differentiate()
+        loss = batch.backward().loss
         if self._turn and self.alpha:
             parameters, plain = batch.gradients()
             self._turn = [kept.to(each.device) for kept, each in zip(self._turn, parameters, strict=True)]

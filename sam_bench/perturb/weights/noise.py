@@ -14,7 +14,7 @@ from sam_bench.perturb.weights.loss import BatchLoss
 
 @WEIGHT_PERTURBATIONS.register("noise")
 class Noise(Ascent):
-    """The gradient at `w + rho z / ||z||`, z Gaussian: the control that tells what SAM's direction is worth.
+    """The gradient at `w + rho z / ||z||`, z Gaussian: the control that shows what SAM's direction is worth.
 
     The direction is uniform on the sphere of SAM's ascent and the same on every device. No gradient is
     needed for it; a forward pass at `w` gives BatchNorm's statistics and the loss there.
@@ -27,17 +27,17 @@ class Noise(Ascent):
         """A forward pass at `w`, a gradient beside it."""
         return (1 + 1 / self.interval, 1)
 
-    def first(self, batch: BatchLoss, chosen: Sequence[nn.Parameter] | None) -> Tensor:
-        """Noise in the place of a gradient."""
+    def ascent_gradient(self, batch: BatchLoss, chosen: Sequence[nn.Parameter] | None) -> Tensor:
+        """Noise instead of a gradient."""
         loss = batch.evaluate().mean()
         for parameter in batch.parameters:
-            parameter.grad = None  # of the step before, which nothing here has replaced
+            parameter.grad = None  # that of the step before
         parameters = batch.parameters if chosen is None else list(chosen)
-        for parameter, noise in zip(parameters, draw_normal(parameters, batch.seed, batch.step), strict=True):
+        for parameter, noise in zip(parameters, draw_normal(parameters, batch.at.seed, batch.at.step), strict=True):
             parameter.grad = noise
         return loss
 
-    def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+    def perturbation(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
         """`rho z / ||z||`."""
-        batch.ascent_norm = None  # that of the noise says nothing
+        batch.ascent_norm = None  # the noise's norm says nothing
         scale_to(gradients, self.rho)

@@ -22,6 +22,6 @@ class SAM(Ascent):
 
     rho: float = Field(default=0.05, ge=0, description="radius of the ascent in weight space (L2 over all parameters)")
 
-    def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+    def perturbation(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
         """`rho g / ||g||`."""
         scale_to(gradients, self.rho)

@@ -20,8 +20,7 @@ from sam_bench.perturb.weights.sam import SAM
 class MaskedSAM(SAM):
     """Base of SAM with a mask: `e = rho g / ||g|| * m`, `m` 0 or 1 for each weight.
 
-    A subclass says how the mask is renewed. It costs nothing that the mask is sparse, and saves nothing:
-    dense hardware multiplies by its zeros.
+    A subclass says how the mask is renewed. A sparse mask saves no time: dense hardware multiplies by its zeros.
     """
 
     rho: float = Field(default=0.1, ge=0, description="radius of the ascent before the mask (L2 over all parameters)")
@@ -31,12 +30,12 @@ class MaskedSAM(SAM):
     _mask: list[Tensor] = PrivateAttr(default_factory=list)
     _made: int = PrivateAttr(default=0)  # the epoch the mask is of
 
-    def ascend(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+    def perturbation(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
         """`rho g / ||g|| * m`."""
         self._mask = [mask.to(each) for mask, each in zip(self._mask, gradients, strict=False)]
-        if not self._mask or batch.epoch >= self._made + self.refresh_epochs:
-            self._mask, self._made = self.renewed(batch, parameters, gradients), batch.epoch
-        super().ascend(batch, parameters, gradients)
+        if not self._mask or batch.at.epoch >= self._made + self.refresh_epochs:
+            self._mask, self._made = self.renewed(batch, parameters, gradients), batch.at.epoch
+        super().perturbation(batch, parameters, gradients)
         torch._foreach_mul_(gradients, self._mask)
 
     @abstractmethod
@@ -73,8 +72,8 @@ class SSAM(MaskedSAM):
 
     The ascent moves the weights with the largest empirical Fisher information: the sum of squared
     gradients of `log p_y` over single examples, of which `fisher_examples` are taken from the first
-    batch of every `refresh_epochs` epochs. Each is scored in eval mode, so that it is its own and not
-    its neighbours', and leaves BatchNorm alone. With sparsity 0 it is SAM.
+    batch of every `refresh_epochs` epochs. Each is scored in eval mode, so that its gradient does not
+    depend on the others, and leaves BatchNorm alone. With sparsity 0 it is SAM.
     """
 
     fisher_examples: int = Field(default=16, ge=1, description="examples that decide the mask (at most a batch)")
@@ -87,8 +86,8 @@ class SSAM(MaskedSAM):
         with training_mode(batch.model, False):
             for row in range(min(self.fisher_examples, len(batch))):
                 rows = torch.arange(row, row + 1, device=batch.y.device)
-                batch.differentiate(own=True, keep_statistics=True, rows=rows, loss=cross_entropy, only=only)
+                batch.backward(rows=rows, only=only, loss=cross_entropy, update_bn=False, sync=False)
                 _, found = batch.gradients()
                 torch._foreach_addcmul_(fisher, found, found)
-        batch.average(fisher)
+        batch.runner.average(fisher)
         return mask_of_largest(total, self.kept(len(total)), gradients)

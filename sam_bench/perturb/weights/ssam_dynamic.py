@@ -32,7 +32,7 @@ class DynamicSSAM(MaskedSAM):
         """The mask without its flattest weights, and others drawn in their place."""
         slopes = torch.zeros(sum(each.numel() for each in gradients), dtype=gradients[0].dtype, device=batch.y.device)
         views = views_like(slopes, gradients)
-        draws = generator(batch.seed, "weights", batch.step, device=slopes.device)
+        draws = generator(batch.at.seed, "weights", batch.at.step, device=slopes.device)
         # Draws are in (0, 1]: above 0, which is what a weight that stays inside has among the candidates.
         chance = 1 - torch.rand(len(slopes), generator=draws, device=slopes.device, dtype=slopes.dtype)
         kept = self.kept(len(slopes))
@@ -41,8 +41,8 @@ class DynamicSSAM(MaskedSAM):
         inside = torch.zeros_like(slopes)
         torch._foreach_copy_(views_like(inside, gradients), self._mask)
         torch._foreach_copy_(views, torch._foreach_abs(gradients))
-        batch.average(views)
-        share = self.exchange * (1 + math.cos(math.pi * batch.progress)) / 2
+        batch.runner.average(views)
+        share = self.exchange * (1 + math.cos(math.pi * batch.at.progress)) / 2
         exchanged = min(round(share * kept), len(slopes) - kept)
         # Outside the mask a slope counts as -1, below every slope inside.
         stays = torch.zeros_like(inside)

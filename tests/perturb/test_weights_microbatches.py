@@ -9,12 +9,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
-from weights_samples import data, net
+from weights_samples import batch_loss, data, net
 
-from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.weights.entropy_sgd import EntropySGD
 from sam_bench.perturb.weights.esam import ESAM
-from sam_bench.perturb.weights.parts import Parts
+from sam_bench.perturb.weights.microbatches import Microbatches
 
 PLAIN, NORMALISED = nn.Linear(1, 1), nn.BatchNorm1d(1)
 
@@ -33,7 +32,7 @@ def test_every_device_has_as_many_parts_nearly_equal_and_none_of_a_single_exampl
 ) -> None:
     total = max(total, 2 * devices)  # a smaller batch is not shared
     shards = [(rank + 1) * total // devices - rank * total // devices for rank in range(devices)]
-    parts = Parts(NORMALISED if norm else PLAIN, most, (min(shards), max(shards)))
+    parts = Microbatches(NORMALISED if norm else PLAIN, most, (min(shards), max(shards)))
     numbers = set()
     for shard in shards:
         for count in {max(2, math.ceil(share * shard)), max(2, round(share * shard))}:
@@ -49,7 +48,7 @@ def test_every_device_has_as_many_parts_nearly_equal_and_none_of_a_single_exampl
 
 @pytest.mark.parametrize("norm", [True, False])
 def test_without_batch_norm_a_part_is_never_larger_than_asked_for(norm: bool) -> None:
-    sizes = [where.stop - where.start for where, _ in Parts(NORMALISED if norm else PLAIN, 2, (9, 9)).cut(9)]
+    sizes = [where.stop - where.start for where, _ in Microbatches(NORMALISED if norm else PLAIN, 2, (9, 9)).cut(9)]
     assert sizes == ([2, 2, 2, 3] if norm else [1, 2, 2, 2, 2])
 
 
@@ -66,5 +65,5 @@ def test_a_small_share_of_a_small_batch_is_two_examples(
         logits: torch.Tensor = model(images)
         return logits
 
-    perturbation.differentiate(BatchLoss(model, x, y, score=score))
+    perturbation.backward(batch_loss(model, x, y, score=score))
     assert min(seen) == least and seen[-1] == least

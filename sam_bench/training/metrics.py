@@ -1,4 +1,4 @@
-"""An epoch's running figures, kept on the device so that looking at them does not hold it up."""
+"""An epoch's running metrics, kept on the device so that reading them does not hold it up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sam_bench.training.step import StepResult
 
 @dataclass(frozen=True)
 class Seen:
-    """Figures as the host knows them.
+    """Metrics as the host knows them.
 
     Attributes:
         loss: Mean loss so far.
@@ -35,11 +35,10 @@ Sums = tuple[float, ...]
 NO_SUMS: Sums = (0.0,) * 7
 
 
-class Figures:
+class Metrics:
     """Sums over the steps of an epoch.
 
-    On a GPU a look takes what has arrived meanwhile: the numbers are a few steps old, and nothing
-    waits for them.
+    On a GPU, `look` takes what has arrived meanwhile. Its numbers are a few steps old, and nothing waits for them.
 
     Args:
         device: Where losses come from.
@@ -61,9 +60,9 @@ class Figures:
         """Take in a step.
 
         Args:
-            seen: What it saw.
-            examples: How many there were.
-            step: Its number in the run.
+            seen: Its result.
+            examples: How many examples it saw.
+            step: Its index in the run.
         """
         self._loss += seen.loss * examples
         self._norm += seen.gradient_norm
@@ -80,7 +79,7 @@ class Figures:
         """What is known now; None when nothing has arrived yet.
 
         Args:
-            wait: For the figures of the step just made.
+            wait: For the metrics of the step just made.
         """
         if wait or self._loss.device.type != "cuda":
             self._last, self._arriving = _seen(self._loss, self._counts), None
@@ -107,7 +106,7 @@ def _seen(loss: Tensor, counts: Tensor) -> Seen:
     return Seen(loss=loss.item() / examples, accuracy=hits / examples, examples=examples, bad_step=bad_step)
 
 
-class Spent:
+class Timer:
     """Time and energy of an epoch so far.
 
     Args:

@@ -1,4 +1,4 @@
-"""Method: a recipe with every name turned into the component it stands for."""
+"""A recipe, built: every name turned into the component it stands for."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ PLAIN = ("epochs", "batch_size")
 
 
 @dataclass(frozen=True)
-class Method:
-    """One point on the two axes, with all that surrounds it."""
+class BuiltRecipe:
+    """One point on the two axes, with everything around it."""
 
     recipe: Recipe
     inputs: InputPerturbation
@@ -48,42 +48,44 @@ class Method:
 
     @property
     def search_passes(self) -> tuple[float, float]:
-        """Forward and backward passes per example that the inputs' perturbation takes; none where nothing looks."""
+        """Forward and backward passes per example that the search of inputs takes; none if the objective ignores it."""
         return self.inputs.passes if self.objective.sees_perturbed else (0, 0)
 
 
-def build_method(recipe: Recipe) -> Method:
+def build_recipe(recipe: Recipe) -> BuiltRecipe:
     """Check a recipe and build its components; `recipe` in the result has every default filled in.
 
     Raises:
-        InputError: An unknown component or setting, a value out of range, or parts that make no sense
-            together; names the field.
+        InputError: A component or setting is unknown, a value is out of range, or two parts do not fit together;
+            names the field.
     """
     parts = {field: registry.build(getattr(recipe, field)) for field, registry in PARTS.items()}
     resolved = recipe.model_copy(update={field: part.spec() for field, part in parts.items()})
-    method = Method(recipe=resolved, **parts)
-    _refuse_impossible(method)
-    return method
+    built = BuiltRecipe(recipe=resolved, **parts)
+    _refuse_impossible(built)
+    return built
 
 
-def _refuse_impossible(method: Method) -> None:
-    """Refuse parts that are each right and together teach nothing, or not what the recipe says."""
-    objective = method.objective
-    if objective.compares_inputs and method.inputs.reach == 0:
+def _refuse_impossible(built: BuiltRecipe) -> None:
+    """Refuse parts that are valid alone, but together teach nothing or not what the recipe says."""
+    objective = built.objective
+    if objective.compares_inputs and built.inputs.reach == 0:
         moving = ", ".join(name for name in INPUT_PERTURBATIONS.names() if name != "none")
-        how = "has none" if method.inputs.method == "none" else f"moves none: its {method.inputs.method} has radius 0"
+        how = "has none" if built.inputs.method == "none" else f"moves none: its {built.inputs.method} has radius 0"
         raise InputError(
             f"objective {objective.method!r} compares clean with perturbed inputs, and the recipe {how}; "
             f"choose inputs among {moving}, or objective cross-entropy"
         )
-    begins, epochs = getattr(method.weights, "start_epoch", 0), method.recipe.epochs
+    begins, epochs = getattr(built.weights, "start_epoch", 0), built.recipe.epochs
     if begins >= epochs:
         raise InputError(
-            f"--start-epoch {begins} is not before the end of {epochs} {'epoch' if epochs == 1 else 'epochs'}, so that "
-            f"{method.weights.method} would never perturb the weights; give --start-epoch {epochs - 1} or less, or "
-            "more --epochs"
+            f"is not before the end of {epochs} {'epoch' if epochs == 1 else 'epochs'}, so that "
+            f"{built.weights.method} would never perturb the weights",
+            field="start_epoch",
+            value=begins,
+            hint=f"give `start_epoch={epochs - 1}` or less, or more `epochs`",
         )
-    method.averaging.check(epochs)
+    built.averaging.check(epochs)
 
 
 def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
@@ -147,8 +149,10 @@ def _refuse_radius_of_another_norm(before: ComponentSpec, after: ComponentSpec, 
     usual = {"L2": USUAL_L2, "Linf": "papers train with 8/255"}
     if before.method == after.method and norm != was and norm in usual and "norm" in given and "eps" not in given:
         raise InputError(
-            f"--norm {norm}: the recipe's eps {before.settings.get('eps', '8/255')} is one of {was}; give --eps, too "
-            f"({usual[norm]})"
+            f"does not fit: the recipe's eps {before.settings.get('eps', '8/255')} is one of {was}",
+            field="norm",
+            value=norm,
+            hint=f"give `eps`, too ({usual[norm]})",
         )
 
 
@@ -197,7 +201,7 @@ def _locate(key: str, fields: Mapping[str, Any]) -> tuple[str, str]:
         raise unknown_name("setting", key, known | set(PLAIN) | set(Augmentation.model_fields))
     used = ", ".join(f"{field} {fields[field].method!r}" for field in PARTS)
     belongs = "; ".join(f"{candidate} {methods}" for candidate, methods in owners.items())
-    raise InputError(f"`{setting}` does not apply: it belongs to {belongs}, and this is {used}")
+    raise InputError(f"does not apply: it belongs to {belongs}, and this is {used}", field=setting)
 
 
 def settings_of_methods() -> dict[str, list[tuple[str, str, Any]]]:

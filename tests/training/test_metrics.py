@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam_bench.training.figures import Figures, Spent
+from sam_bench.training.metrics import Metrics, Timer
 from sam_bench.training.step import StepResult
 
 CPU = torch.device("cpu")
@@ -32,12 +32,12 @@ def result(loss: float, hits: int = 1, norm: float = 1.0, ascent: float | None =
 def test_sums_taken_up_from_a_checkpoint_are_those_never_put_away(
     made: list[tuple[float, int, int, float, float | None]], cut: int
 ) -> None:
-    whole, parts = Figures(CPU), Figures(CPU)
+    whole, parts = Metrics(CPU), Metrics(CPU)
     for number, (loss, examples, hits, norm, ascent) in enumerate(made):
         if number == cut:
-            parts = Figures(CPU, parts.state())
-        for figures in (whole, parts):
-            figures.add(result(loss, hits, norm, ascent), examples=examples, step=number)
+            parts = Metrics(CPU, parts.state())
+        for metrics in (whole, parts):
+            metrics.add(result(loss, hits, norm, ascent), examples=examples, step=number)
     assert whole.state() == parts.state()
     assert whole.look() == parts.look(wait=True)
     seen = whole.look()
@@ -49,10 +49,10 @@ def test_sums_taken_up_from_a_checkpoint_are_those_never_put_away(
 
 
 def test_the_first_loss_that_is_no_number_is_named_whatever_follows() -> None:
-    figures = Figures(CPU)
+    metrics = Metrics(CPU)
     for step, loss in enumerate([1.0, float("inf"), 2.0, float("nan")], 5):
-        figures.add(result(loss), examples=4, step=step)
-    seen = figures.look()
+        metrics.add(result(loss), examples=4, step=step)
+    seen = metrics.look()
     assert seen is not None and seen.bad_step == 6
 
 
@@ -80,11 +80,11 @@ def test_what_arrives_from_a_second_gpu_is_waited_for_on_its_own_stream(monkeypa
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"{device}'s")
     monkeypatch.setattr(Event, "streams", [])
-    figures = Figures(CPU)
-    figures.add(result(1.0), examples=4, step=0)
-    figures._loss = figures._loss.as_subclass(OnSecondGPU)
-    assert figures.look() is None
-    seen = figures.look()
+    metrics = Metrics(CPU)
+    metrics.add(result(1.0), examples=4, step=0)
+    metrics._loss = metrics._loss.as_subclass(OnSecondGPU)
+    assert metrics.look() is None
+    seen = metrics.look()
     assert seen is not None and seen.examples == 4
     assert Event.streams == ["cuda:1's"]
 
@@ -111,10 +111,10 @@ class Meter:
         (None, True, False, None),
     ],
 )
-def test_time_and_energy_go_on_from_what_was_spent_before(
+def test_time_and_energy_go_on_from_what_was_timer_before(
     before: float | None, told: bool, meters: bool, joules: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sam_bench.training.figures.EnergyMeter", Meter)
+    monkeypatch.setattr("sam_bench.training.metrics.EnergyMeter", Meter)
     monkeypatch.setattr(Meter, "told", told)
-    spent = Spent(CPU, seconds=100.0, joules=before, meters=meters)
-    assert spent.seconds >= 100 and spent.joules == joules
+    timer = Timer(CPU, seconds=100.0, joules=before, meters=meters)
+    assert timer.seconds >= 100 and timer.joules == joules

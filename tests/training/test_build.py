@@ -15,14 +15,14 @@ from sam_bench.perturb.inputs import PGD
 from sam_bench.records import Augmentation, Recipe
 from sam_bench.training import (
     PARTS,
-    build_method,
+    build_recipe,
     load_recipe,
     override,
     recipe_names,
     recipe_text,
     settings_of_methods,
 )
-from sam_bench.training.method import PLAIN
+from sam_bench.training.build import PLAIN
 from sam_bench.training.recipes import ALIASES, faithful_names
 
 
@@ -30,16 +30,16 @@ from sam_bench.training.recipes import ALIASES, faithful_names
 def test_every_recipe_that_ships_builds_and_survives_json(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name and recipe.summary and recipe.source and recipe.good_for
-    method = build_method(recipe)
+    method = build_recipe(recipe)
     again = Recipe.model_validate_json(method.recipe.model_dump_json())
     assert again == method.recipe
-    assert build_method(again).recipe == method.recipe
+    assert build_recipe(again).recipe == method.recipe
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_what_a_recipe_says_of_its_cost_is_what_it_costs(name: str) -> None:
     words = {2: "twice", 6: "six times", 11: "eleven times", 12: "twelve times"}
-    cost = relative_passes(build_method(load_recipe(name)))
+    cost = relative_passes(build_recipe(load_recipe(name)))
     said = [number for number, word in words.items() if word in load_recipe(name).good_for]
     said += [float(number) for number in re.findall(r"([\d.]+) times (?:the cost|that) of", load_recipe(name).good_for)]
     assert all(number == pytest.approx(cost) for number in said)
@@ -63,16 +63,16 @@ def test_what_a_recipe_says_of_its_cost_is_what_it_costs(name: str) -> None:
 def test_steps_and_noise_stay_in_proportion_to_a_new_radius(
     name: str, settings: dict[str, Any], expected: dict[str, str | None]
 ) -> None:
-    found = build_method(override(load_recipe(name), settings)).recipe.inputs.settings
+    found = build_recipe(override(load_recipe(name), settings)).recipe.inputs.settings
     assert {key: None if found[key] is None else str(found[key]) for key in expected} == expected
 
 
 def test_a_perturbation_that_would_begin_after_the_end_is_refused() -> None:
     short = override(load_recipe("trades-awp"), {"epochs": 9})
-    with pytest.raises(InputError, match="--start-epoch 9 is not before the end of 9 epochs, so that awp would never "):
-        build_method(short)
-    assert build_method(override(short, {"start_epoch": 8})).recipe.epochs == 9
-    assert build_method(override(load_recipe("trades-awp"), {"epochs": 10})).recipe.epochs == 10
+    with pytest.raises(InputError, match="start_epoch=9 is not before the end of 9 epochs, so that awp would never "):
+        build_recipe(short)
+    assert build_recipe(override(short, {"start_epoch": 8})).recipe.epochs == 9
+    assert build_recipe(override(load_recipe("trades-awp"), {"epochs": 10})).recipe.epochs == 10
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
@@ -87,7 +87,7 @@ def test_the_grid_of_radii_is_the_extensions() -> None:
     l2 = {"16": (5, 8.0), "32": (5, 16.0), "64": (5, 32.0), "128": (5, 64.0)}
     for norm, grid in (("Linf", linf), ("L2", l2)):
         for eps, (steps, size) in grid.items():
-            attack = build_method(load_recipe(f"at-{norm.lower()}-{eps}")).inputs
+            attack = build_recipe(load_recipe(f"at-{norm.lower()}-{eps}")).inputs
             assert isinstance(attack, PGD) and attack.norm == norm and attack.steps == steps
             assert attack.eps * 255 == pytest.approx(float(eps)) and attack.step_size is not None
             assert attack.step_size * 255 == pytest.approx(size)
@@ -96,7 +96,7 @@ def test_the_grid_of_radii_is_the_extensions() -> None:
 @pytest.mark.parametrize("name", faithful_names())
 def test_a_faithful_recipe_differs_in_what_its_file_says_and_nothing_else(name: str, tmp_path: Path) -> None:
     published = yaml.safe_load(recipe_text(name))["faithful"]
-    plain, faithful = (build_method(load_recipe(name, faithful=given)).recipe for given in (False, True))
+    plain, faithful = (build_recipe(load_recipe(name, faithful=given)).recipe for given in (False, True))
     assert (plain.name, faithful.name) == (name, f"{name}-faithful")
     changed = {
         setting: value
@@ -108,12 +108,14 @@ def test_a_faithful_recipe_differs_in_what_its_file_says_and_nothing_else(name: 
     assert faithful.augmentation == plain.augmentation and faithful.epochs == plain.epochs
     shown = tmp_path / "shown.yaml"
     shown.write_text(recipe_text(name, faithful=True))
-    assert build_method(load_recipe(shown)).recipe == faithful
+    assert build_recipe(load_recipe(shown)).recipe == faithful
 
 
 def test_the_papers_recipes_have_a_faithful_form_and_others_say_which_have() -> None:
     assert {"standard", "sam", "at", "sam-at"} <= set(faithful_names())
-    with pytest.raises(InputError, match=r"--faithful: recipe asam has no `faithful` settings; .*at, .*sam, .*have"):
+    with pytest.raises(
+        InputError, match=r"faithful does not apply: recipe asam has no such settings; .*at, .*sam, .*have"
+    ):
         load_recipe("asam", faithful=True)
 
 
@@ -128,7 +130,7 @@ def test_bare_dotted_and_part_overrides_land_where_they_belong() -> None:
         load_recipe("sam"),
         {"rho": "0.4", "optimizer.lr": 0.05, "epochs": "3", "flip": False, "schedule": "one-cycle", "peak": 0.2},
     )
-    method = build_method(recipe)
+    method = build_recipe(recipe)
     assert method.weights.model_dump()["rho"] == 0.4
     assert method.optimizer.lr == 0.05 and method.recipe.epochs == 3 and not method.recipe.augmentation.flip
     assert method.schedule.method == "one-cycle" and method.schedule.model_dump()["peak"] == 0.2
@@ -143,7 +145,7 @@ def test_a_recipe_with_a_part_replaced_is_no_longer_described_in_its_own_words()
 
 
 def test_a_new_method_on_an_axis_brings_its_own_settings() -> None:
-    method = build_method(override(load_recipe("standard"), {"weights": "sam", "rho": 0.1, "inputs": "fgsm"}))
+    method = build_recipe(override(load_recipe("standard"), {"weights": "sam", "rho": 0.1, "inputs": "fgsm"}))
     assert method.recipe.weights.settings["rho"] == 0.1
     assert method.recipe.inputs.settings["eps"] == "8/255"
 
@@ -164,14 +166,14 @@ def test_a_new_method_on_an_axis_brings_its_own_settings() -> None:
 )
 def test_a_wrong_override_is_named(recipe: str, settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build_method(override(load_recipe(recipe), settings))
+        build_recipe(override(load_recipe(recipe), settings))
 
 
 def test_a_users_yaml_is_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "gentle.yaml"
     path.write_text("summary: a gentle SAM\nweights: {method: sam, rho: 0.03}\nepochs: 2\n")
     recipe = load_recipe(path)
-    assert recipe.name == "gentle" and build_method(recipe).recipe.weights.settings["rho"] == 0.03
+    assert recipe.name == "gentle" and build_recipe(recipe).recipe.weights.settings["rho"] == 0.03
     assert load_recipe(str(path)) == recipe
     assert recipe_text(str(path)) == path.read_text()
 
@@ -181,8 +183,8 @@ def test_a_users_yaml_needs_no_field(tmp_path: Path) -> None:
     path = tmp_path / "plain.yaml"
     path.write_text("{}")
     texts = {"name": "plain", "summary": "the recipe plain", "good_for": "", "source": ""}
-    expected = build_method(load_recipe("standard")).recipe.model_copy(update=texts)
-    assert build_method(load_recipe(path)).recipe == expected
+    expected = build_recipe(load_recipe("standard")).recipe.model_copy(update=texts)
+    assert build_recipe(load_recipe(path)).recipe == expected
 
 
 def test_a_file_whose_name_is_no_recipes_name_can_have_one(tmp_path: Path) -> None:

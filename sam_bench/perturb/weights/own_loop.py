@@ -1,0 +1,91 @@
+"""A weight perturbation in somebody's own training loop: with autocast, DDP and any loss as PyTorch users have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sam_bench.distributed import current_team
+from sam_bench.errors import InputError
+from sam_bench.perturb.inputs import at_least_float32
+from sam_bench.perturb.weights.runner import Runner, Score
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""Maps logits [B, classes] and labels [B] to the mean loss, or to a loss per example, [B]."""
+
+
+class OwnLoss:
+    """A PyTorch loss as an objective."""
+
+    passes = (1.0, 1.0)
+
+    def __init__(self, loss_fn: LossFunction) -> None:
+        self._loss_fn = loss_fn
+
+    def losses(self, score: Score, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+        """The loss of every example, [B]; the mean in each place if the function gives the mean."""
+        logits = at_least_float32(score(x_adv))  # as autocast does for the losses of PyTorch
+        losses = self._loss_fn(logits, y)
+        if losses.shape not in ((), (len(logits),)):
+            raise InputError(
+                f"gives a tensor of shape {tuple(losses.shape)}",
+                field="loss_fn",
+                hint="it must give the mean loss, or one loss per example",
+            )
+        return losses if losses.dim() else losses.expand(len(logits))
+
+
+@contextmanager
+def runner_for(
+    model: nn.Module, device: torch.device, *, micro_batch: int | None, sync_ascent: bool
+) -> Iterator[Runner]:
+    """How passes are run for the caller of this block: in its autocast mode, and averaged by its DDP.
+
+    Args:
+        model: A network, or a `DistributedDataParallel` around one.
+        device: Of the batch.
+        micro_batch: See `Runner`.
+        sync_ascent: See `Runner`.
+
+    Raises:
+        InputError: The model is sharded, so that no device has all of the weights.
+    """
+    kind = device.type
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+
+    def score(images: Tensor) -> Tensor:
+        # Autocast keeps its copies of the weights for a whole region. The second pass would see those of the first.
+        with torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False):
+            logits: Tensor = model(images)
+        return logits
+
+    inner = getattr(model, "_orig_mod", model)  # of a compiled model
+    if hasattr(inner, "no_sync") and not isinstance(inner, DistributedDataParallel):
+        raise InputError("a perturbation of the weights needs all of them on every device; use DistributedDataParallel")
+    how = Runner(score=score, micro_batch=micro_batch, sync_ascent=sync_ascent, redraw=_equal_masks(device))
+    if isinstance(inner, DistributedDataParallel):
+        how = replace(how, no_sync=inner.no_sync, average=current_team().average_)
+    with torch.autocast(kind, enabled=False) if enabled else nullcontext():
+        yield how
+
+
+def _equal_masks(device: torch.device) -> Callable[[int, int], None]:
+    """Rewind the random streams before each pass, so that all passes of a step drop out the same units."""
+    states: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
+
+    def redraw(microbatch: int, draw: int) -> None:
+        on_gpu = device.type == "cuda"
+        if (microbatch, draw) not in states:
+            states[microbatch, draw] = torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_gpu else None
+            return
+        cpu, gpu = states[microbatch, draw]
+        torch.set_rng_state(cpu)
+        if gpu is not None:
+            torch.cuda.set_rng_state(gpu, device)
+
+    return redraw
