@@ -6,22 +6,23 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import click
 
-from sam_bench.api.specs import RunSpec
-from sam_bench.cli.options import field_options
 from sam_bench.progress import Reporter, make_reporter
 
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
-zoo_option, device_option, seed_option = (
-    click.option(*each.opts, default=each.default, show_default=each.show_default, type=each.type, help=each.help)
-    for name in ("zoo", "device", "seed")
-    for each in field_options(RunSpec)
-    if isinstance(each, click.Option) and each.name == name
+# For commands without a spec. `doctor` is one: it must run where PyTorch cannot be imported, so that no spec can.
+zoo_option = click.option(
+    "--zoo",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the zoo.  [default: $SAM_BENCH_ZOO, else ./model_zoo]",
 )
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ….")
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Decides every random draw.")
 
 
 def key_values(pairs: Iterable[str], option: str) -> dict[str, Any]:
