@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def run_training(spec: TrainSpec, *, reporter: Reporter | None = None, command: 
     """Train as the spec says and register the model. See `sam_bench.train`."""
     check_main_module()
     spec.check()
-    with joined() as team:
+    with _random_numbers_given_back(), joined() as team:
         reporter = reporter if reporter is not None and team.is_main else SilentReporter()
         store = zoos.Zoo(zoos.zoo_dir(spec.zoo))
         ready = prepare(spec, store, team=team, reporter=reporter)
@@ -97,6 +98,12 @@ def run_training(spec: TrainSpec, *, reporter: Reporter | None = None, command: 
             f"clean accuracy {card.clean_accuracy:.2%} on {len(ready.data.test):,} test images; registered as {path}"
         )
         return TrainResult(card=card, card_path=path, model=trained.model.eval(), run_dir=ready.run.saving.folder)
+
+
+def _random_numbers_given_back() -> AbstractContextManager[None]:
+    """For the time of a block; the caller's random numbers then go on as if nothing had been drawn."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return torch.random.fork_rng(devices=devices)
 
 
 def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter) -> Prepared:
@@ -122,9 +129,8 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
         options=spec.arch_options,
     )
     learnt, watched = _split(spec, data)
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had been drawn
-        torch.default_generator.manual_seed(spec.seed)
-        module: nn.Module = create_model(architecture).to(device)
+    torch.manual_seed(spec.seed)
+    module: nn.Module = create_model(architecture).to(device)
     shape = (data.in_channels, data.image_size, data.image_size)
     compiled, why_compiled = choose_compile(
         spec.compile, module, spec.method, shape=shape, examples=len(learnt), device=device

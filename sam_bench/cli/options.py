@@ -55,6 +55,11 @@ class Option(click.Option):
 class Command(click.Command):
     """A command whose help lists its options under headings."""
 
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        # click keeps the help option of the first context, which may have no group above it.
+        attributes.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        super().__init__(*args, **attributes)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Each heading with its options."""
         groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -22,12 +22,12 @@ class RunConfig(Record):
     recipe: Recipe
     architecture: Architecture
     dataset: Name
+    seed: int
     train_examples: int
     train_fingerprint: Sha256
     validation_examples: int = Field(ge=0)
     validation_norm: Norm
     validation_eps: Radius
-    seed: int
     precision: Precision
     compiled: bool = False
     micro_batch: int | None = Field(default=None, ge=1)
@@ -48,7 +48,8 @@ class RunConfig(Record):
         if decided is None:
             return None
         asked = first_difference(self.identity, other.identity) if self.identity and other.identity else None
-        return asked or decided
+        path = decided.field.removeprefix("recipe.").removesuffix(".method")
+        return asked or replace(decided, field=path)
 
 
 LogRow = dict[str, float]

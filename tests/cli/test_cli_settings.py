@@ -59,7 +59,10 @@ _LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; ad
         ),
         (["--milestones", "50,75"], "milestones: 50,75: they are shares of the run between 0 and 1, each larger than"),
         (["--recipe", "swa", "--epochs", "3"], "--average-from 0.75 leaves the weights after 1 of 3 epochs to average"),
-        (["--recipe", "at-awp", "--perturb-only", "bn"], "--perturb-only bn: awp moves tensors of two or more"),
+        (
+            ["--recipe", "at-awp", "--perturb-only", "bn"],
+            "--perturb-only bn does not fit: awp moves tensors of two or more",
+        ),
         (["--recipe", "sam", "--interval", "9", "--epochs", "4", "--start-epoch", "1", "--batch-size", "16"], "none"),
         (["--limit-train", "0"], "--limit-train 0 must be at least 2: BatchNorm needs two images in a batch"),
         (["--limit-train", "1"], "--limit-train 1 must be at least 2: BatchNorm needs two images in a batch"),
