@@ -16,6 +16,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from common import table, write_json
 
 from sam_bench import api
 from sam_bench.attacks import ATTACKS
+from sam_bench.attacks.events import Verdict
 from sam_bench.data import load_dataset
 from sam_bench.device import device_name, package_versions
-from sam_bench.evaluation import Evaluation, Journal, OnRay, run_evaluation
+from sam_bench.evaluation import Executor, Local, OnRay, Problem, Processes
 from sam_bench.integrations.ray import connected
 from sam_bench.parallel import usable_cores
-from sam_bench.progress import SilentReporter
 from sam_bench.records import ComponentSpec, Radius
 from sam_bench.zoo import load_model
 
@@ -62,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, connected("local", workers=2) as cluster:
         folder = Path(name)
         test = load_dataset("digits", image_size=8, test_only=True).test
-        evaluation = Evaluation(
+        problem = Problem(
             model=load_model(trained(folder, given.width), zoo=folder / "zoo"),
             test=test.head(given.n),
             dataset="digits",
@@ -72,25 +73,19 @@ def main() -> None:
             seed=0,
             batch_size=64,
         )
+        cpu = torch.device("cpu")
 
-        def run(way: str, workers: int, what: Evaluation = evaluation) -> tuple[float, list[str | None]]:
-            executor = (
-                OnRay(cluster, device="cpu", workers=workers, task_size=given.task_size) if way == "Ray" else None
-            )
-            journal, started = Journal(Path(tempfile.mkdtemp(dir=folder))), time.perf_counter()
-            known = run_evaluation(
-                what,
-                journal,
-                resume=False,
-                workers=workers if executor is None else 1,
-                device=torch.device("cpu"),
-                reporter=SilentReporter(),
-                executor=executor,
-            )
-            seconds = time.perf_counter() - started
-            return seconds, [known.verdicts[place].verdict for place in sorted(known.verdicts)]
+        def run(way: str, workers: int, what: Problem = problem) -> tuple[float, list[str | None]]:
+            executor: Executor = Processes(workers, cpu) if workers > 1 else Local(cpu)
+            if way == "Ray":
+                executor = OnRay(cluster, device="cpu", workers=workers, task_size=given.task_size)
+            started, found = time.perf_counter(), dict[int, str | None]()
+            for event in executor.run(what, dict.fromkeys(range(len(what.test)), 0)):
+                if isinstance(event, Verdict):
+                    found[event.example] = event.outcome
+            return time.perf_counter() - started, [found[place] for place in sorted(found)]
 
-        small = Evaluation(**{**vars(evaluation), "test": test.head(8), "attack": ATTACKS.get("fgsm")()})
+        small = replace(problem, test=test.head(8), attack=ATTACKS.get("fgsm")())
         run("Ray", 2, small)
         seconds: dict[tuple[str, int], list[float]] = {way: [] for way in WAYS}
         load = os.getloadavg()[0]

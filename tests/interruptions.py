@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from sam_bench.evaluation.journal import Writer
+from sam_bench.evaluation import Log
 
 
 @contextmanager
 def interrupted_after(lines: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Inside, Ctrl-C is pressed when so many lines of a journal have been written."""
+    """Inside, Ctrl-C is pressed when so many lines of a log have been written."""
     written = 0
-    add = Writer._add
+    add = Log._write
 
-    def counted(self: Writer, entry: dict[str, Any]) -> None:
+    def counted(self: Log, entry: dict[str, Any]) -> None:
         nonlocal written
         if written == lines:
             raise KeyboardInterrupt
@@ -25,5 +25,5 @@ def interrupted_after(lines: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         add(self, entry)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Writer, "_add", counted)
+        patched.setattr(Log, "_write", counted)
         yield

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,13 +13,21 @@ from sam_bench.api.record_files import check_folder, check_record_file, default_
 from sam_bench.api.specs.evaluate import EvalSpec
 from sam_bench.attacks import Attack
 from sam_bench.data import Dataset, Split, first_examples
-from sam_bench.device import choose_device, device_name
+from sam_bench.device import choose_device
 from sam_bench.distributed import LONG_PATIENCE, Team, joined
 from sam_bench.errors import InputError
-from sam_bench.evaluation import Evaluation, Recording, broken, chosen_executor, run_evaluation
+from sam_bench.evaluation import (
+    Executor,
+    Local,
+    OnRay,
+    Problem,
+    Processes,
+    Torchrun,
+    chosen_executor,
+    evaluate_curve_of,
+    second_attack_for,
+)
 from sam_bench.evaluation.batch_size import USUAL, choose_batch_size
-from sam_bench.evaluation.on_ray import OnRay
-from sam_bench.evaluation.opinion import second_attack
 from sam_bench.parallel import check_main_module, check_workers
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import EvaluationRecord, Radius
@@ -33,26 +39,18 @@ class Prepared:
     """An evaluation that can begin: the model and the data are loaded, checked and fit each other.
 
     Attributes:
-        evaluation: What is attacked with the smallest radius.
+        problem: What is attacked with the smallest radius.
         paths: Radius to the file of its record, the smallest radius first.
-        recording: How each becomes a record.
+        executor: Who does the work.
+        second: The attack on what is left standing, if any.
+        why_batch_size: Why there are so many examples at a time.
     """
 
-    evaluation: Evaluation
+    problem: Problem
     paths: dict[Radius, Path]
-    recording: Recording
-
-    def run(self) -> list[EvaluationRecord]:
-        """Attack at each radius: what is broken in a small ball is broken in a larger one."""
-        paths = list(self.paths.values())
-        for (radius, path), smaller in zip(self.paths.items(), [None, *paths[:-1]], strict=True):
-            self.recording.check(replace(self.evaluation, eps=radius), path, smaller=smaller)
-        records: list[EvaluationRecord] = []
-        for radius, path in self.paths.items():
-            carried = broken(records[-1]) if records else {}
-            evaluation = replace(self.evaluation, eps=radius, carried=carried)
-            records.append(self.recording.record(evaluation, path, records[-1] if records else None))
-        return records
+    executor: Executor
+    second: Attack | None
+    why_batch_size: str
 
 
 def run_evaluations(
@@ -70,10 +68,21 @@ def run_evaluations(
         device=spec.device,
         workers=spec.workers,
         task_size=spec.task_size,
+        reporter=reporter or SilentReporter(),
     )
     with joined(LONG_PATIENCE) as team, chosen as away:
         reporter = reporter if reporter is not None and team.is_main else SilentReporter()
-        return prepare(model, spec, team=team, away=away, reporter=reporter, command=command).run()
+        ready = prepare(model, spec, team=team, away=away, reporter=reporter, command=command)
+        return evaluate_curve_of(
+            ready.problem,
+            [*ready.paths],
+            [*ready.paths.values()],
+            executor=ready.executor,
+            resume=spec.resume,
+            reporter=reporter,
+            second_attack=ready.second,
+            why_batch_size=ready.why_batch_size,
+        )
 
 
 def prepare(
@@ -92,7 +101,7 @@ def prepare(
     Raises:
         InputError: The model, the data and the attack do not fit each other.
     """
-    second = second_attack(spec.built, spec.norm) if spec.second_attack else None
+    second = second_attack_for(spec.built, spec.norm) if spec.second_attack else None
     # What is done elsewhere needs no more of the device here than to look at the model once.
     device, why_device = choose_device("cpu" if away else spec.device)
     loaded, data = model_and_data(model, spec, device=device)
@@ -103,33 +112,25 @@ def prepare(
             "accuracy only means something where their numbers mean the same"
         )
     paths = {eps: spec.output or default_record_path(loaded.name, spec.default_name(eps)) for eps in spec.radii}
-    check_folder(next(iter(paths.values())).parent)  # before the attack: it would be a pity to learn it after hours
-    evaluation = _evaluation(spec, loaded, test, data.name, second)
-    size, why_size = _batch_size(spec, evaluation, device, away is not None, team)
-    place = away.describe() if away else f"device {device} ({why_device})"
-    recording = Recording(
-        run=partial(
-            run_evaluation,
-            resume=bool(spec.resume),
-            workers=spec.workers or 1,
-            device=device,
-            reporter=reporter,
-            keep_witnesses=spec.save_adversarial,
-            team=team,
-            executor=away,
-        ),
-        team=team,
-        reporter=reporter,
-        second=second,
-        resume=spec.resume,
-        keep_witnesses=spec.save_adversarial,
-        place=f"{place}, precision fp32, batch size {size} ({why_size})",
-        ran_on=away.ran_on if away else partial(device_name, device),
-        spelled=model if isinstance(model, str) else loaded.name,
-        command=command,
-        curve=len(paths) > 1,
-    )
-    return Prepared(replace(evaluation, batch_size=size), paths, recording)
+    spelled = model if isinstance(model, str) else loaded.name
+    problem = _problem(spec, loaded, test, data.name, spelled=spelled, command=command)
+    problem.check()  # before a pass of the model is made to measure its memory
+    if second is not None:
+        replace(problem, attack=second).check()
+    size, why_size = _batch_size(spec, problem, device, away is not None, team)
+    if not (spec.resume and all(path.exists() for path in paths.values())):
+        check_folder(next(iter(paths.values())).parent)  # before the attack: nobody wants to learn it after hours
+    executor = _executor(away, team, spec.workers or 1, device, why_device)
+    return Prepared(replace(problem, batch_size=size), paths, executor, second, why_size)
+
+
+def _executor(away: OnRay | None, team: Team, workers: int, device: torch.device, why: str) -> Executor:
+    """Who does the work."""
+    if away is not None:
+        return away
+    if team.size > 1:
+        return Torchrun(team, device, why)
+    return Processes(workers, device, why) if workers > 1 else Local(device, why)
 
 
 def _examples(spec: EvalSpec, data: Dataset) -> Split:
@@ -145,26 +146,30 @@ def _examples(spec: EvalSpec, data: Dataset) -> Split:
     return first_examples(data.test, spec.n_examples)
 
 
-def _evaluation(spec: EvalSpec, model: LoadedModel, test: Split, dataset: str, second: Attack | None) -> Evaluation:
-    """The evaluation at the smallest radius, checked before a pass of the model is made to measure its memory."""
-    size = USUAL if isinstance(spec.batch_size, str) else spec.batch_size
-    fields: dict[str, Any] = {"norm": spec.norm, "eps": spec.radii[0], "seed": spec.seed, "batch_size": size}
-    evaluation = Evaluation(model=model, test=test, dataset=dataset, attack=spec.built, **fields)
-    evaluation.check()
-    if second is not None:
-        replace(evaluation, attack=second).check()
-    return evaluation
+def _problem(spec: EvalSpec, model: LoadedModel, test: Split, dataset: str, *, spelled: str, command: str) -> Problem:
+    """What is attacked with the smallest radius; the batch size may still change."""
+    return Problem(
+        model=model,
+        test=test,
+        dataset=dataset,
+        attack=spec.built,
+        norm=spec.norm,
+        eps=spec.radii[0],
+        seed=spec.seed,
+        batch_size=USUAL if isinstance(spec.batch_size, str) else spec.batch_size,
+        save_adversarial=spec.save_adversarial,
+        spelled=spelled,
+        command=command,
+    )
 
 
-def _batch_size(
-    spec: EvalSpec, evaluation: Evaluation, device: torch.device, away: bool, team: Team
-) -> tuple[int, str]:
+def _batch_size(spec: EvalSpec, problem: Problem, device: torch.device, away: bool, team: Team) -> tuple[int, str]:
     """How many examples at a time, and why."""
     if spec.batch_size != "auto":
         return spec.batch_size, "asked for"
     if away:
         return USUAL, "the usual one"
-    module, test = evaluation.model.module, evaluation.test
+    module, test = problem.model.module, problem.test
     shape = tuple(test.images.shape[1:])
     found = choose_batch_size(
         module, spec.built, shape=shape, examples=len(test), device=device, processes=spec.workers or 1

@@ -22,8 +22,7 @@ from sam_bench.api.specs.sweep import Run, SweepSpec
 from sam_bench.api.specs.train import TrainSpec
 from sam_bench.api.training import run_training
 from sam_bench.errors import SamBenchError, StoppedError
-from sam_bench.evaluation import chosen_executor
-from sam_bench.evaluation.on_ray import OnRay
+from sam_bench.evaluation import OnRay, chosen_executor
 from sam_bench.parallel import Job, check_main_module, run_jobs
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import ModelCard, read_record, write_atomic

@@ -1,21 +1,22 @@
-"""Evaluation: attacks run over a model become records, verdict by verdict."""
+"""Evaluation: a problem's log and an executor become a record, verdict by verdict."""
 
-from sam_bench.evaluation.journal import Journal, Known, write_witnesses
-from sam_bench.evaluation.on_ray import TASK_SIZE, OnRay, chosen_executor
-from sam_bench.evaluation.recording import Recording, broken
-from sam_bench.evaluation.run import Evaluation, record_of, run_evaluation, settings_of
+from sam_bench.evaluation.executors import TASK_SIZE, Executor, Local, OnRay, Processes, Torchrun, chosen_executor
+from sam_bench.evaluation.log import Log
+from sam_bench.evaluation.problem import Problem
+from sam_bench.evaluation.results import second_attack_for
+from sam_bench.evaluation.runner import evaluate_curve_of, evaluate_problem
 
 __all__ = [
     "TASK_SIZE",
-    "Evaluation",
-    "Journal",
-    "Known",
+    "Executor",
+    "Local",
+    "Log",
     "OnRay",
-    "Recording",
-    "broken",
+    "Problem",
+    "Processes",
+    "Torchrun",
     "chosen_executor",
-    "record_of",
-    "run_evaluation",
-    "settings_of",
-    "write_witnesses",
+    "evaluate_curve_of",
+    "evaluate_problem",
+    "second_attack_for",
 ]

@@ -1,8 +1,8 @@
 """What Ray needs from us: a connection, work put where every node can read it, tasks done again when a worker dies.
 
-Nothing here knows of attacks or training. What a task finds on its way reaches the driver as letters, through an
-actor on the driver's own node: a node that dies takes none with it that were sent. A dead worker's task is done
-again by us and not by Ray, so that the second attempt is of what the first one left.
+Nothing here knows of attacks or training. A task is a generator: what it yields reaches the driver at once, so a
+node that dies takes nothing with it that was yielded. A dead worker's task is done again by us and not by Ray, so
+that the second attempt is of what the first one left.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from sam_bench._version import __version__
@@ -25,7 +28,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R")
 
-_POLL = 0.2  # seconds between two times that letters are fetched
 _KNOCK = 10.0  # seconds that a cluster has to answer
 _ATTEMPTS = 4  # that a task has, where each ends with the death of its worker or node
 
@@ -57,7 +59,7 @@ def connected(address: str | None = None, *, workers: int | None = None) -> Iter
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"--ray-address {where}: no Ray cluster can be used there ({reason}); give auto or HOST:PORT of a cluster "
+            f"`ray_address={where}`: no Ray cluster can be used there ({reason}); give auto or HOST:PORT of a cluster "
             "that runs, or local"
         ) from error
     try:
@@ -75,14 +77,14 @@ def _check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         raise InputError(
-            f"--ray-address {address} is not auto, local, or the HOST:PORT of a cluster; run the command on one of its "
+            f"`ray_address={address}` is not auto, local, or the HOST:PORT of a cluster; run the command on one of its "
             "nodes"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"--ray-address {address}: nothing answers there ({error}); give auto or HOST:PORT of a cluster that runs, "
+            f"`ray_address={address}`: nothing answers there ({error}); give auto or HOST:PORT of a cluster that runs, "
             "or local"
         ) from error
 
@@ -91,7 +93,7 @@ def _ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise InputError("--executor ray needs Ray: pip install 'ray>=2.10'") from error
+        raise InputError("`executor=ray` needs Ray: pip install 'ray>=2.10'") from error
 
 
 class Cluster:
@@ -120,91 +122,88 @@ class Cluster:
         gpus: int = 0,
         at_a_time: int | None = None,
         told: Callable[[int, Any], None] = lambda *_: None,
-        left: Callable[[int, T], T | None] = lambda _, task: task,
         say: Callable[[str], None] = lambda _: None,
-    ) -> Iterator[tuple[int, R | SamBenchError | None]]:
-        """Do `function(shared, task, tell)` for every task, each on one CPU, wherever there is room.
+    ) -> Iterator[tuple[int, R | SamBenchError]]:
+        """Do `function(shared, task, tell)` for every task; other arguments as for `stream`.
 
         Args:
             function: Importable on every node. What it gives to `tell` is sent to `told` at once.
-            shared: Put into the object store once, unpacked once in each worker process.
             tasks: What pickles.
+            told: Called here with a task's number and what it told.
+
+        Yields:
+            Tasks as they end: number, and the result or the error.
+        """
+        options: dict[str, Any] = {"gpus": gpus, "at_a_time": at_a_time, "say": say}
+        for number, item in self.stream(_telling, (function, shared), len(tasks), tasks.__getitem__, **options):
+            if isinstance(item, _Told):
+                told(number, item.content)
+            else:
+                yield number, item
+
+    def stream(
+        self,
+        function: Callable[[S, T], Iterator[R]],
+        shared: S,
+        count: int,
+        left: Callable[[int], T | None],
+        *,
+        gpus: int = 0,
+        at_a_time: int | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Iterator[tuple[int, R | SamBenchError]]:
+        """Do `function(shared, task)` for every task, each on one CPU, and yield what it yields as it comes.
+
+        Ray's own retries would begin a task anew and skip as many items as have arrived. What a second attempt
+        yields first may be something else, so a task that loses its worker is given out again here, for what it left.
+
+        Args:
+            function: A generator function that is importable on every node.
+            shared: Put into the object store once, unpacked once in each worker process.
+            count: How many tasks there are.
+            left: What is to be done of a task now, or None.
             gpus: How many GPUs each needs.
             at_a_time: How many tasks may run side by side; default as many as the cluster has room for.
-            told: Called here with a task's number and what it told; never after the task has ended, except for
-                what a dead worker had sent last.
-            left: Called with a task whose worker died: what of it is to be done again, or None.
             say: Told of workers that died.
 
         Yields:
-            Tasks as they end: number, and the result; a SamBenchError where the task failed or lost worker after
-            worker; None where its worker died with nothing left to do.
+            The task's number and what it yields, in the order of each task; a SamBenchError at the end of one that
+            failed or lost worker after worker.
         """
         ray = self._ray
         parcel = ray.put(ray.cloudpickle.dumps((function, shared)))
-        box = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=self._here()).remote()
-        ray.get(box.post.remote())  # it must be there before the first worker that may die with a letter for it
-        work = ray.remote(_work).options(num_cpus=1, num_gpus=gpus, max_retries=0)
-        waiting, running, deaths = deque(enumerate(tasks)), dict[Any, tuple[int, T]](), Counter[int]()
+        work = ray.remote(_stream).options(num_cpus=1, num_gpus=gpus, max_retries=0, num_returns="streaming")
+        waiting, running, deaths = deque(range(count)), dict[Any, int](), Counter[int]()
         try:
             while waiting or running:
-                while waiting and len(running) < (at_a_time or len(tasks)):
-                    number, task = waiting.popleft()
-                    # In a list, the reference arrives as it is: a worker that has the parcel does not fetch it again.
-                    reference = work.remote([parcel], number, ray.cloudpickle.dumps(task), box, __version__)
-                    running[reference] = number, task
-                ended, _ = ray.wait(list(running), timeout=_POLL)
-                for letter in self._fetch(box):
-                    told(*letter)
-                for reference in ended:
-                    number, task = running.pop(reference)
-                    outcome: R | SamBenchError | None
+                while waiting and len(running) < (at_a_time or count):
+                    number = waiting.popleft()
+                    if (task := left(number)) is not None:
+                        # In a list, the reference arrives as it is: a worker that has the parcel does not fetch it.
+                        generator = work.remote([parcel], number, ray.cloudpickle.dumps(task), __version__)
+                        running[generator] = number
+                ready = ray.wait(list(running), timeout=None)[0] if running else []
+                for generator in ready:
+                    number = running[generator]
                     try:
-                        outcome = _outcome(*ray.get(reference))
+                        yield number, _outcome(*ray.get(next(generator)))
+                    except StopIteration:
+                        running.pop(generator)
                     except ray.exceptions.RayTaskError as error:
-                        outcome = SamBenchError(f"a node could not begin ({_last_line(error)}); {_INSTALL}")
+                        running.pop(generator)
+                        yield number, SamBenchError(f"a node could not begin ({_last_line(error)}); {_INSTALL}")
                     except ray.exceptions.RayError as error:
+                        running.pop(generator)
                         deaths[number] += 1
-                        rest = left(number, task)
-                        if rest is not None and deaths[number] < _ATTEMPTS:
+                        if deaths[number] == _ATTEMPTS:
+                            yield number, SamBenchError(_lost(number, error))
+                        elif left(number) is not None:
                             say(f"task {number + 1} lost its worker ({_cause(error)}); what it left is done again")
-                            waiting.append((number, rest))
-                            continue
-                        outcome = None if rest is None else SamBenchError(_lost(number, error))
-                    yield number, outcome
+                            waiting.append(number)
         finally:
             with suppress(Exception):  # whatever ends this, what runs elsewhere ends with it as far as can be
-                for reference in running:
-                    ray.cancel(reference, force=True)
-                ray.kill(box)
-
-    def _here(self) -> Any:
-        strategies = importlib.import_module("ray.util.scheduling_strategies")
-        return strategies.NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
-
-    def _fetch(self, box: Any) -> list[tuple[int, Any]]:
-        try:
-            letters: list[tuple[int, Any]] = self._ray.get(box.fetch.remote())
-        except self._ray.exceptions.RayActorError as error:
-            raise SamBenchError(
-                f"the process on this node that collects what the workers find has died ({_cause(error)}); what was "
-                "fetched is kept"
-            ) from error
-        return letters
-
-
-class _Mailbox:
-    """The actor that letters go through."""
-
-    def __init__(self) -> None:
-        self._letters: list[tuple[int, Any]] = []
-
-    def post(self, *letters: tuple[int, Any]) -> None:
-        self._letters += letters
-
-    def fetch(self) -> list[tuple[int, Any]]:
-        letters, self._letters = self._letters, []
-        return letters
+                for generator in running:
+                    ray.cancel(generator, force=True)
 
 
 _INSTALL = f"every node needs sam-bench {__version__} and the packages that the model and the methods come from"
@@ -212,31 +211,62 @@ _held: dict[str, Any] = {}
 """In a worker: what it unpacked last, under the name of its parcel."""
 
 
-def _work(parcel: list[Any], number: int, task: bytes, box: Any, version: str) -> tuple[str, Any]:
-    """A task, in a worker: how it ended, and the result or a message."""
-    ray = _ray()
+def _stream(parcel: list[Any], number: int, task: bytes, version: str) -> Iterator[tuple[str, Any]]:
+    """A task, in a worker: what it yields, and how it ended if that was badly."""
     node = socket.gethostname()
     if version != __version__:
-        return "failed", f"node {node} has sam-bench {__version__}, the driver {version}; install the same on both"
-    (reference,) = parcel
+        yield "failed", f"node {node} has sam-bench {__version__}, the driver {version}; install the same on both"
+        return
     try:
-        if reference.hex() not in _held:
-            _held.clear()
-            _held[reference.hex()] = ray.cloudpickle.loads(ray.get(reference))
-        function, shared = _held[reference.hex()]
-        unpacked = ray.cloudpickle.loads(task)
+        function, shared = _unpacked(parcel)
+        unpacked = _ray().cloudpickle.loads(task)
     except (ImportError, AttributeError) as error:
-        return "failed", f"node {node} cannot unpack the work ({error}); {_INSTALL}"
+        yield "failed", f"node {node} cannot unpack the work ({error}); {_INSTALL}"
+        return
     try:
-        ended = "done", function(shared, unpacked, lambda letter: box.post.remote((number, letter)))
+        for item in function(shared, unpacked):
+            yield "done", item
     except InputError as error:
-        ended = "refused", str(error)
+        yield "refused", str(error)
     except SamBenchError as error:
-        ended = "failed", str(error)
+        yield "failed", str(error)
     except Exception as error:
-        ended = "failed", f"task {number + 1} failed on node {node}: {type(error).__name__}: {error}"
-    ray.get(box.post.remote())  # letters arrive in order: once this one has, all have
-    return ended
+        yield "failed", f"task {number + 1} failed on node {node}: {type(error).__name__}: {error}"
+
+
+def _unpacked(parcel: list[Any]) -> Any:
+    """The work that tasks have in common, kept until other work comes."""
+    (reference,), ray = parcel, _ray()
+    if reference.hex() not in _held:
+        _held.clear()
+        _held[reference.hex()] = ray.cloudpickle.loads(ray.get(reference))
+    return _held[reference.hex()]
+
+
+@dataclass(frozen=True)
+class _Told:
+    content: Any
+
+
+def _telling(shared: tuple[Callable[..., Any], Any], task: Any) -> Iterator[Any]:
+    """What a function tells while it runs, and then its result."""
+    function, given = shared
+    told: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            told.put(("result", function(given, task, lambda content: told.put(("told", content)))))
+        except BaseException as error:
+            told.put(("error", error))
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        kind, content = told.get()
+        if kind == "error":
+            raise content
+        yield _Told(content) if kind == "told" else content
+        if kind == "result":
+            return
 
 
 def _outcome(ended: str, content: Any) -> Any:

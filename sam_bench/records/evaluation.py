@@ -34,6 +34,9 @@ class EvaluationRecord(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     model: str = Field(description="MODEL as given to `evaluate`")
     checkpoint_sha256: Sha256 = Field(description="SHA-256 of the weights file, a foreign state dict or module")
+    architecture_sha256: Sha256 | None = Field(
+        default=None, description="fingerprint of the architecture, mean and std included; none for a bare module"
+    )
     dataset: Name
     dataset_fingerprint: Sha256 = Field(description="SHA-256 over the test images and labels used")
     attack: str = Field(description="'autoattack', 'pgd', 'fgsm'")

@@ -34,6 +34,7 @@ class LoadedModel:
         card: Where it comes from; None for a foreign model.
         num_classes: Width of the logits.
         input_shape: Channels, height, width; None when unknown.
+        architecture_sha256: Of what the weights are loaded into, mean and std included; None where nothing says it.
     """
 
     module: nn.Module
@@ -42,6 +43,7 @@ class LoadedModel:
     card: ModelCard | None
     num_classes: int
     input_shape: tuple[int, int, int] | None
+    architecture_sha256: str | None = None
 
 
 def load_model(

@@ -27,14 +27,14 @@ def test_a_second_opinion_is_printed_warned_of_and_kept(with_tiny: CommandLine) 
         f"{opinion.seconds:.0f} s)",
     ]
     assert f"warning: second-opinion: pgd-margin broke a further {opinion.gap:.2%} of all examples" in done.err
-    assert f"second opinion: pgd-margin on the {record.verdicts.count('robust')} examples that pgd left" in done.err
+    assert f"second attack: pgd-margin on the {record.verdicts.count('robust')} examples that pgd left" in done.err
     again = with_tiny.done(*command, "--second-opinion", "--resume", "--json")
     assert EvaluationRecord(**again.json) == record and "record.json is finished: nothing to resume" in again.err
 
 
 def test_pgd_margin_is_not_asked_about_itself(with_tiny: CommandLine) -> None:
     message = with_tiny.refused("evaluate", "tiny", "--attack", "pgd-margin", "--second-opinion")
-    assert "--second-opinion is given by pgd-margin, which is the attack itself" in message
+    assert "--second-attack runs pgd-margin, which is the attack itself" in message
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from sam_bench.attacks import Attack
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.data import Split, load_dataset, to_float
-from sam_bench.evaluation import Evaluation, Journal, record_of, run_evaluation
-from sam_bench.progress import SilentReporter
+from sam_bench.evaluation import Executor, Local, Log, Problem
+from sam_bench.evaluation.results import Found, record_of
+from sam_bench.evaluation.runner import _Run
+from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import EvaluationRecord, Radius
 from sam_bench.zoo import LoadedModel
 
@@ -50,7 +52,7 @@ class Nearest(nn.Module):
         return -torch.cdist(x.flatten(1), self.means.to(x.dtype)).square()
 
 
-def evaluation_of(module: nn.Module, split: Split, attack: Attack | None = None, **changes: Any) -> Evaluation:
+def problem_of(module: nn.Module, split: Split, attack: Attack | None = None, **changes: Any) -> Problem:
     options: dict[str, Any] = {
         "model": loaded(module),
         "test": split,
@@ -60,16 +62,36 @@ def evaluation_of(module: nn.Module, split: Split, attack: Attack | None = None,
         "eps": Radius("16/255"),
         "seed": 3,
         "batch_size": 25,
+        "command": "sam-bench evaluate nearest",
     }
-    return Evaluation(**{**options, **changes})
+    return Problem(**{**options, **changes})
 
 
 def evaluate(module: nn.Module, split: Split, attack: Attack | None = None, **changes: Any) -> EvaluationRecord:
-    """The record of an evaluation whose journal nobody looks at."""
+    """The record of an evaluation whose log nobody looks at; examples that were carried over are given as such."""
     reporter = changes.pop("reporter", SilentReporter())
-    evaluation = evaluation_of(module, split, attack, **changes)
-    evaluation.check()
+    problem = problem_of(module, split, attack, **changes)
+    problem.check()
     with TemporaryDirectory() as folder:
-        journal = Journal(Path(folder) / "journal")
-        known = run_evaluation(evaluation, journal, resume=False, workers=1, device=CPU, reporter=reporter)
-    return record_of(evaluation, known, device="a CPU", spelled="nearest", command="sam-bench evaluate nearest")
+        found = attacked(problem, Path(folder) / "r.progress", reporter=reporter)
+    return record_of(problem, found, device="a CPU")
+
+
+def attacked(
+    problem: Problem,
+    path: Path,
+    executor: Executor | None = None,
+    *,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> Found:
+    """What an attack finds, by a log in the folder `path` that stays."""
+    run = _Run(executor or Local(CPU), resume, reporter or SilentReporter(), None, "", curve=False)
+    return run._attacked(problem, path, path.with_suffix(".npz"))
+
+
+def log_of(problem: Problem, path: Path) -> Log:
+    """The log in a folder, as it can be read now."""
+    log = Log(path, problem)
+    log.read()
+    return log

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from evaluation_samples import Nearest
-from opinion_samples import ShortMargin
+from second_attack_samples import ShortMargin
 from torch import Tensor, nn
 
 from sam_bench import api
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.errors import InputError
-from sam_bench.evaluation import opinion
+from sam_bench.evaluation import results
 from sam_bench.records import ROBUST, EvaluationRecord
 
 
@@ -33,7 +34,7 @@ class Wavy(nn.Module):
 @pytest.fixture(autouse=True)
 def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(opinion, "PGDMarginAttack", ShortMargin)
+    monkeypatch.setattr(results, "PGDMarginAttack", ShortMargin)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_a_record_made_alone_is_in_the_way_at_once_and_built_on_with_resume(
         said = refused(wavy, *radii, monkeypatch=monkeypatch)
         assert said.endswith(
             "32over255-n60.json is the finished record of another evaluation: it has carried = 0 and this command "
-            "gives what smaller balls break; add --resume to build on it, or delete it"
+            "gives what smaller balls break; add resume=True to build on it, or delete it"
         )
     built = curve(wavy, 8, 16, 32, resume=True)
     assert built[-1].command == "alone" and built[-1].carried == built[1].verdicts.count("pgd") > 0
@@ -92,7 +93,7 @@ def test_a_radius_is_added_to_a_finished_curve(added: int, wavy: Wavy, monkeypat
     curve(wavy, 8, 16, 32, command="before")
     radii = sorted((8, 16, 32, added))
     said = refused(wavy, *radii, monkeypatch=monkeypatch)
-    assert said.endswith("add --resume to build on it, or delete it")
+    assert said.endswith("add resume=True to build on it, or delete it")
     more = curve(wavy, *radii, resume=True, command="more")
     assert [str(each.eps) for each in more if each.command == "more"] == [f"{added}/255"]
     whole = [(each.verdicts, each.carried) for each in more]
@@ -182,3 +183,22 @@ def test_what_was_found_at_a_radius_is_used_by_a_curve_with_smaller_ones(
     records = curve(wavy, 8, 32, resume=True)
     assert [record.verdicts for record in records] == expected
     assert records[1].carried > 0
+
+
+def test_finished_records_in_a_folder_that_cannot_be_written_are_given_back(
+    wavy: Wavy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"save_adversarial": True, "second_opinion": True}
+    records, before = curve(wavy, 8, 32, **options), files()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)  # root may write everywhere
+    for name in ("mkstemp", "NamedTemporaryFile"):
+        monkeypatch.setattr(f"tempfile.{name}", refuse)
+    for name in ("mkdir", "unlink", "touch"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert curve(wavy, 8, 32, resume=True, **options) == records and files() == before
+    with pytest.raises(InputError, match="no permission to write to"):
+        curve(wavy, 8, 16, 32, resume=True, **options)

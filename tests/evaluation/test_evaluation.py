@@ -9,19 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation_samples import Nearest, digits, evaluate, evaluation_of, loaded
+from evaluation_samples import Nearest, digits, evaluate, loaded, problem_of
 from torch import Tensor, nn
 
-from sam_bench.attacks import ATTACKS, Attack, Progress, Verdict
+from sam_bench.attacks import ATTACKS, Attack, Progress
 from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.base import Found, Task
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.data import Split, to_float
 from sam_bench.device import package_versions
 from sam_bench.errors import InputError, SamBenchError
-from sam_bench.evaluation import shards
-from sam_bench.evaluation.existing_record import existing
-from sam_bench.evaluation.recording import broken
+from sam_bench.evaluation.executors import local
+from sam_bench.evaluation.results import broken, existing
 from sam_bench.progress import SilentReporter
 from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, Radius, write_record
 
@@ -56,7 +55,7 @@ def test_a_record_from_when_the_authors_code_was_said_to_draw_as_we_do_is_still_
     nearest: Nearest, test_split: Split, tmp_path: Path
 ) -> None:
     attack = AutoAttack(version="custom", suite=("apgd-ce",), engine="reference")
-    evaluation = evaluation_of(nearest, test_split.head(4), attack)
+    evaluation = problem_of(nearest, test_split.head(4), attack)
     record = evaluate(nearest, test_split.head(4), attack)
     assert "rng" not in record.settings
     older = record.model_copy(update={"settings": {**record.settings, "rng": "counter"}})
@@ -144,7 +143,7 @@ def test_an_attack_that_cannot_be_run_on_the_model_is_refused_before_anything_is
     if size != 8:
         made.means = nn.Parameter(torch.rand(10, size * size))
     model = loaded(made, num_classes=3 if module is Few else 10, input_shape=(1, size, size))
-    evaluation = evaluation_of(made, Split(images, torch.tensor([0, 1])), attack, model=model, **changes)
+    evaluation = problem_of(made, Split(images, torch.tensor([0, 1])), attack, model=model, **changes)
     with pytest.raises(InputError, match=message):
         evaluation.check()
 
@@ -154,7 +153,7 @@ def test_what_is_recommended_instead_is_not_refused(test_split: Split) -> None:
     split = Split(test_split.images[three], test_split.labels[three])
     instead = AutoAttack(version="custom", suite=("apgd-ce", "fab-t", "square"))
     few = Few()
-    evaluation_of(few, split, instead, model=loaded(few, num_classes=3)).check()
+    problem_of(few, split, instead, model=loaded(few, num_classes=3)).check()
     blind = evaluate(Unseeing(), split.head(2), AutoAttack(version="custom", suite=("square",)))
     assert set(blind.verdicts) <= {ROBUST, "square", MISCLASSIFIED}
 
@@ -194,14 +193,16 @@ class Chain(Attack):
             for done in range(1, total + 1):
                 task.progress(Progress(stage, done, total, len(task.x) - done))
         moved = task.ball.project(1 - task.x, task.x)
-        return Found(x_adv=moved, by=["first"] * half + ["second"] * (len(task.x) - half), warnings=["a doubt"])
+        return Found(
+            x_adv=moved, by=["first"] * half + ["second"] * (len(task.x) - half), warnings=["dynamic: a doubt"]
+        )
 
 
 def test_each_attack_of_an_ensemble_is_counted_in_its_order(nearest: Nearest, test_split: Split) -> None:
     record = evaluate(nearest, test_split, Chain(), eps=Radius("0.6"))
     first, second = record.verdicts.count("first"), record.verdicts.count("second")
     right = 60 - record.verdicts.count(MISCLASSIFIED)
-    assert first and second and record.warnings == ["a doubt"]
+    assert first and second and record.warnings == ["dynamic: doubt"]
     assert list(record.accuracy_after.items()) == [
         ("first", pytest.approx((right - first) / 60)),
         ("second", pytest.approx((right - first - second) / 60)),
@@ -227,7 +228,7 @@ def test_a_finished_record_is_given_back_for_its_own_evaluation_and_kept_from_an
     path = tmp_path / "record.json"
     record = evaluate(nearest, test_split, attack)
     write_record(path, record)
-    other = evaluation_of(nearest, test_split, **{"attack": attack, **changes})
+    other = problem_of(nearest, test_split, **{"attack": attack, **changes})
     if differs is None:
         assert existing(path, other, resume=True) == record
         assert existing(path, other, resume=False) is None
@@ -237,6 +238,31 @@ def test_a_finished_record_is_given_back_for_its_own_evaluation_and_kept_from_an
         with pytest.raises(InputError, match=rf"record\.json is the finished record of another .*: it has {differs}"):
             existing(path, other, resume=resume)
     assert path.read_bytes() == before
+
+
+def test_another_architecture_around_the_same_weights_is_another_model(
+    nearest: Nearest, test_split: Split, tmp_path: Path
+) -> None:
+    """With another mean and standard deviation on the card, the weights are the same and the answers are not."""
+    path = tmp_path / "record.json"
+    model, other = (loaded(nearest, architecture_sha256=letter * 64) for letter in "bc")
+    record = evaluate(nearest, test_split, model=model)
+    assert record.architecture_sha256 == "b" * 64
+    write_record(path, record)
+    assert existing(path, problem_of(nearest, test_split, model=model), resume=True) == record
+    for resume in (True, False):
+        with pytest.raises(InputError, match=rf"it has architecture_sha256 = {'b' * 64} and this .* gives {'c' * 64}"):
+            existing(path, problem_of(nearest, test_split, model=other), resume=resume)
+    # One from before it was written down may be of either; that of a bare module never had one.
+    write_record(path, record.model_copy(update={"architecture_sha256": None}))
+    with pytest.raises(InputError, match=r"it has architecture_sha256 = None and this command gives b"):
+        existing(path, problem_of(nearest, test_split, model=model), resume=True)
+    assert existing(path, problem_of(nearest, test_split), resume=True) is not None
+
+
+def test_an_evaluation_of_no_examples_is_refused(nearest: Nearest) -> None:
+    with pytest.raises(InputError, match="data set digits has no test images: there is nothing to attack"):
+        evaluate(nearest, Split(digits().images[:0], digits().labels[:0]), Unreached())
 
 
 def test_a_record_made_alone_serves_a_curve_as_if_the_smaller_ball_had_been_searched_first(
@@ -251,22 +277,22 @@ def test_a_record_made_alone_serves_a_curve_as_if_the_smaller_ball_had_been_sear
     carried = broken(smaller)
     in_curve = evaluate(nearest, test_split, attack, carried=carried)
     assert in_curve.verdicts != alone.verdicts
-    asked = evaluation_of(nearest, test_split, attack, carried=carried)
+    asked = problem_of(nearest, test_split, attack, carried=carried)
     found = existing(path, asked, resume=True)
     assert found is not None and found.verdicts == in_curve.verdicts and found.carried == len(carried)
     assert found.robust_accuracy == in_curve.robust_accuracy < alone.robust_accuracy
     # Nobody said that what is there may be used or replaced.
-    with pytest.raises(InputError, match=r"carried = 0 and this command gives \d+; add --resume to build on it"):
+    with pytest.raises(InputError, match=r"carried = 0 and this command gives \d+; add resume=True to build on it"):
         existing(path, asked, resume=False)
     # Before it is known what will be carried over, it can be built on, and fits only if it is nothing.
-    before = evaluation_of(nearest, test_split, attack)
+    before = problem_of(nearest, test_split, attack)
     assert existing(path, before, resume=True, carries=True) == alone
-    with pytest.raises(InputError, match=r"gives what smaller balls break; add --resume to build on it, or delete it$"):
+    with pytest.raises(InputError, match=r"what smaller balls break; add resume=True to build on it, or delete it$"):
         existing(path, before, resume=False, carries=True, curve=True)
     # The other way round it is too late.
     write_record(path, in_curve)
     with pytest.raises(InputError, match=r"has carried = \d+ and this command gives 0; delete it"):
-        existing(path, evaluation_of(nearest, test_split, attack), resume=True)
+        existing(path, problem_of(nearest, test_split, attack), resume=True)
 
 
 def test_a_record_of_a_curve_serves_one_that_carries_the_same_and_more(
@@ -277,34 +303,32 @@ def test_a_record_of_a_curve_serves_one_that_carries_the_same_and_more(
     small = dict(list(more.items())[:3])
     record = evaluate(nearest, test_split, attack, carried=small)
     write_record(path, record)
-    found = existing(path, evaluation_of(nearest, test_split, attack, carried=more), resume=True)
+    found = existing(path, problem_of(nearest, test_split, attack, carried=more), resume=True)
     assert found is not None and found.carried == len(more) > len(small) and found.verdicts != record.verdicts
     assert found.verdicts == evaluate(nearest, test_split, attack, carried=more).verdicts
     # One that carried examples which are not carried now did not attack them.
     (other, *_) = small
     others = {place: verdict for place, verdict in small.items() if place != other}
-    others |= {place: Verdict(place, "pgd") for place, each in enumerate(record.verdicts) if each == ROBUST}
+    others |= {place: "pgd" for place, each in enumerate(record.verdicts) if each == ROBUST}
     assert len(others) > len(small)
     with pytest.raises(InputError, match=rf"has carried = {len(small)} and this command gives {len(others)}; delete"):
-        existing(path, evaluation_of(nearest, test_split, attack, carried=others), resume=True)
+        existing(path, problem_of(nearest, test_split, attack, carried=others), resume=True)
 
 
 def test_verdicts_that_depend_on_the_batch_serve_their_own_curve_only(
     nearest: Nearest, test_split: Split, tmp_path: Path
 ) -> None:
-    path, asked = tmp_path / "record.json", evaluation_of(nearest, test_split, Chain())
+    path, asked = tmp_path / "record.json", problem_of(nearest, test_split, Chain())
     write_record(path, evaluate(nearest, test_split, Chain()))
     for resume in (True, False):
         with pytest.raises(InputError, match=r"has carried = 0 and this command gives what .* break; delete it, or"):
             existing(path, asked, resume=resume, carries=True)
-    carried = {0: Verdict(0, "first")}
+    carried = {0: "first"}
     in_curve = evaluate(nearest, test_split, Chain(), carried=carried)
     write_record(path, in_curve)
     assert existing(path, asked, resume=True, carries=True) == in_curve
     with pytest.raises(InputError, match=r"has carried = 1 and this command gives 2; delete it"):
-        existing(
-            path, evaluation_of(nearest, test_split, Chain(), carried=carried | {1: Verdict(1, "first")}), resume=True
-        )
+        existing(path, problem_of(nearest, test_split, Chain(), carried=carried | {1: "first"}), resume=True)
 
 
 @pytest.mark.parametrize("attack", [PGDAttack(steps=3), AutoAttack(version="custom", suite=("apgd-ce", "fab"))])
@@ -320,7 +344,7 @@ def test_the_inputs_that_are_held_at_a_time_are_bounded(
         return run(self, model, x, *args, **options)
 
     monkeypatch.setattr(type(attack), "run", watched)
-    monkeypatch.setattr(shards, "_PIECE", 17 * 4 * 64)
+    monkeypatch.setattr(local, "_PIECE", 17 * 4 * 64)
     parts = evaluate(nearest, test_split, attack, batch_size=16)
     assert held == [17, 17, 17, 9]
     assert parts.verdicts == whole.verdicts and parts.warnings == whole.warnings

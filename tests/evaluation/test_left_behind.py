@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation_samples import CPU, Nearest, digits, evaluate, evaluation_of
+from evaluation_samples import CPU, Nearest, attacked, digits, evaluate, log_of, problem_of
 from team import Done, run_as_team
 from torch import Tensor, nn
 
@@ -19,13 +19,12 @@ import sam_bench.attacks.autoattack.attack as autoattack
 from sam_bench import api
 from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.attacks.doubts import square_doubts
+from sam_bench.attacks.events import Event, Verdict
 from sam_bench.attacks.gradient import PGDAttack
-from sam_bench.distributed import ALONE
 from sam_bench.errors import InputError
-from sam_bench.evaluation import Evaluation, Journal, Known, Recording, run_evaluation
-from sam_bench.evaluation.journal import Writer
+from sam_bench.evaluation import Local, Log, Problem, evaluate_problem
 from sam_bench.progress import Reporter, SilentReporter
-from sam_bench.records import ComponentSpec, Radius
+from sam_bench.records import ComponentSpec, EvaluationRecord, Radius
 
 
 class Quantised(nn.Module):
@@ -50,60 +49,46 @@ class Heard(SilentReporter):
         self.said.append(message)
 
 
-def finish(evaluation: Evaluation, path: Path, **options: Any) -> Known:
-    given: dict[str, Any] = {"resume": False, "workers": 1, "device": CPU, "reporter": SilentReporter()}
-    return run_evaluation(evaluation, Journal(path), **{**given, **options})
-
-
-def recording(*, resume: bool = False, keep_witnesses: bool = False, reporter: Reporter | None = None) -> Recording:
-    reporter = reporter or SilentReporter()
-    options: dict[str, Any] = {"resume": resume, "keep_witnesses": keep_witnesses}
-    return Recording(
-        run=lambda evaluation, journal: finish(evaluation, journal.path, **options),
-        team=ALONE,
-        reporter=reporter,
-        second=None,
-        place="",
-        ran_on=lambda: "a CPU",
-        spelled="nearest",
-        command="",
-        **options,
-    )
+def recorded(
+    problem: Problem, path: Path, *, resume: bool = False, reporter: Reporter | None = None
+) -> EvaluationRecord:
+    return evaluate_problem(problem, path, executor=Local(CPU), resume=resume, reporter=reporter)
 
 
 def stop_after(lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the process stop instead of writing another verdict."""
     written = 0
-    write = Writer.verdict
+    add = Log.add
 
-    def verdict(self: Writer, *args: Any, **options: Any) -> None:
+    def counted(self: Log, event: Event) -> None:
         nonlocal written
-        if written == lines:
-            raise KeyboardInterrupt
-        written += 1
-        write(self, *args, **options)
+        if isinstance(event, Verdict):
+            if written == lines:
+                raise KeyboardInterrupt
+            written += 1
+        add(self, event)
 
-    monkeypatch.setattr(Writer, "verdict", verdict)
+    monkeypatch.setattr(Log, "add", counted)
 
 
 @pytest.fixture(scope="module")
-def evaluation() -> Evaluation:
-    return evaluation_of(Nearest(), digits(30))
+def problem() -> Problem:
+    return problem_of(Nearest(), digits(30))
 
 
-def test_verdicts_that_say_not_of_what_they_are_are_refused(evaluation: Evaluation, tmp_path: Path) -> None:
-    finish(evaluation, tmp_path)
+def test_verdicts_that_say_not_of_what_they_are_are_refused(problem: Problem, tmp_path: Path) -> None:
+    attacked(problem, tmp_path)
     (tmp_path / "identity.json").unlink()
     for resume in (False, True):
         with pytest.raises(InputError, match=r"nothing says of which evaluation; delete the folder"):
-            finish(evaluation, tmp_path, resume=resume)
+            attacked(problem, tmp_path, resume=resume)
 
 
-def test_a_journal_half_removed_still_says_of_what_it_is(
-    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_log_half_removed_still_says_of_what_it_is(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever order a file system lists a folder in, its identity goes last."""
-    finish(evaluation, tmp_path / "j")
+    attacked(problem, tmp_path / "j")
     removed: list[str] = []
     unlink = Path.unlink
 
@@ -115,31 +100,31 @@ def test_a_journal_half_removed_still_says_of_what_it_is(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", killed)
         with pytest.raises(KeyboardInterrupt):
-            Journal(tmp_path / "j").remove()
-    assert removed == ["part-0001-0000.jsonl"] and (tmp_path / "j" / "identity.json").exists()
-    Journal(tmp_path / "j").remove()
+            Log(tmp_path / "j", problem).remove()
+    assert removed == ["part-0001.jsonl"] and (tmp_path / "j" / "identity.json").exists()
+    Log(tmp_path / "j", problem).remove()
     assert not (tmp_path / "j").exists()
 
 
-def test_killed_between_record_and_journal_the_next_one_tidies_up(
-    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_killed_between_record_and_log_the_next_one_tidies_up(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "r.json"
     with monkeypatch.context() as patched:
-        patched.setattr(Journal, "remove", lambda self: None)
-        record = recording().record(evaluation, path, None)
+        patched.setattr(Log, "remove", lambda self: None)
+        record = recorded(problem, path)
     assert (tmp_path / "r.progress").exists()
-    assert recording(resume=True).record(evaluation, path, None).verdicts == record.verdicts
+    assert recorded(problem, path, resume=True).verdicts == record.verdicts
     assert [each.name for each in tmp_path.iterdir()] == ["r.json"]
 
 
-def test_a_finished_record_does_not_cost_another_evaluation_its_journal(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_a_finished_record_does_not_cost_another_evaluation_its_log(problem: Problem, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    recording().record(evaluation, path, None)
-    other = dataclasses.replace(evaluation, eps=Radius("1/255"))
-    finish(other, tmp_path / "r.progress")
-    recording(resume=True).record(evaluation, path, None)
-    assert Journal(tmp_path / "r.progress").is_of(other.identity())
+    recorded(problem, path)
+    other = dataclasses.replace(problem, eps=Radius("1/255"))
+    attacked(other, tmp_path / "r.progress")
+    recorded(problem, path, resume=True)
+    assert Log(tmp_path / "r.progress", other).is_of_problem()
 
 
 _ITS_OWN = {"autoattack": [], "autoattack-bf16": ["bf16"], "autoattack-screen": ["upper-bound"]}
@@ -156,18 +141,16 @@ def test_doubts_outlive_a_kill(name: str, lines: int, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(autoattack, "plan", short)
     attack: Attack = ATTACKS.build(ComponentSpec(method=name))
-    evaluation = evaluation_of(Quantised(), digits(12), attack, eps=Radius("2/255"))
-    whole = finish(evaluation, tmp_path / "whole")
-    codes = {doubt.split(":")[0] for doubt in whole.doubts}
+    problem = problem_of(Quantised(), digits(12), attack, eps=Radius("2/255"))
+    whole = attacked(problem, tmp_path / "whole")
+    codes = {doubt.split(":")[0] for doubt in whole.warnings}
     assert codes >= {"zero-gradients", *_ITS_OWN[name]}
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         stop_after(lines, patched)
-        finish(evaluation, tmp_path / "parts")
-    again = finish(evaluation, tmp_path / "parts", resume=True)
-    assert set(again.doubts) == set(whole.doubts)
-    assert {place: each.verdict for place, each in again.verdicts.items()} == {
-        place: each.verdict for place, each in whole.verdicts.items()
-    }
+        attacked(problem, tmp_path / "parts")
+    again = attacked(problem, tmp_path / "parts", resume=True)
+    assert set(again.warnings) == set(whole.warnings)
+    assert again.verdicts == whole.verdicts
 
 
 def test_squares_gain_is_a_share_of_all_examples() -> None:
@@ -181,20 +164,20 @@ def test_squares_gain_is_a_share_of_all_examples() -> None:
 
 
 def test_witnesses_that_are_missing_are_told_of_and_those_of_an_earlier_record_go(
-    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, bundle = tmp_path / "r.json", tmp_path / "r.adversarial.npz"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         stop_after(12, patched)
-        recording().record(evaluation, path, None)
-    heard = Heard()
-    record = recording(resume=True, keep_witnesses=True, reporter=heard).record(evaluation, path, None)
+        recorded(problem, path)
+    heard, keeping = Heard(), dataclasses.replace(problem, save_adversarial=True)
+    record = recorded(keeping, path, resume=True, reporter=heard)
     kept = np.load(bundle)
     missing = record.verdicts.count("pgd") - len(kept["index"])
     assert missing > 0 and any(f"lacks {missing} of the examples that were broken" in said for said in heard.said)
     assert str(kept["eps"]) == "16/255" and str(kept["checkpoint_sha256"]) == "a" * 64
     path.unlink()
-    recording().record(dataclasses.replace(evaluation, attack=PGDAttack(steps=2)), path, None)
+    recorded(dataclasses.replace(problem, attack=PGDAttack(steps=2)), path)
     assert not bundle.exists()
 
 
@@ -242,12 +225,32 @@ def test_machines_without_a_common_disk_leave_nothing_to_one_another(tmp_path: P
     assert verdicts == evaluate(Nearest(), digits(40), eps=Radius("64/255")).verdicts and "pgd" in verdicts
     assert not (tmp_path / "0" / "r.progress").exists() and not (tmp_path / "1" / "r.progress").exists()
     assert len(np.load(tmp_path / "0" / "r.adversarial.npz")["index"]) == verdicts.count("pgd")
-    # A leftover of another evaluation on the second machine's disk: its verdicts would all be believed.
-    finish(evaluation_of(Nearest(), digits(40), eps=Radius("64/255")), tmp_path / "1" / "r.progress")
+    # A leftover on the second machine's disk is not looked at: rank 0 alone reads and writes.
+    other = problem_of(Nearest(), digits(40), eps=Radius("64/255"))
+    attacked(other, tmp_path / "1" / "r.progress")
     for resume in ([], ["--resume"]):
         (tmp_path / "0" / "r.json").unlink(missing_ok=True)
-        refused = over_two_disks(tmp_path, "0", *resume)
-        said = "begun with eps = '64/255'" if resume else "holds an evaluation that was not finished"
-        assert refused.returncode != 0 and said in refused.stderr
-        assert not (tmp_path / "0" / "r.json").exists()
-        Journal(tmp_path / "0" / "r.progress").remove()
+        again = over_two_disks(tmp_path, "0", *resume)
+        assert again.returncode == 0, again.stderr
+        assert json.loads(again.stdout) == evaluate(Nearest(), digits(40), eps=Radius("0")).verdicts != verdicts
+    assert len(log_of(other, tmp_path / "1" / "r.progress").verdicts) == 40
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_go_on_with_what_one_process_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = problem_of(Nearest(), digits(40), eps=Radius("64/255"), save_adversarial=True)
+    (tmp_path / "0").mkdir()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_after(25, patched)
+        attacked(problem, tmp_path / "0" / "r.progress")
+    done = over_two_disks(tmp_path, "64/255", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == evaluate(Nearest(), digits(40), eps=Radius("64/255")).verdicts
+
+
+@pytest.mark.slow
+def test_a_process_of_torchrun_that_fails_ends_the_others_with_its_reason(tmp_path: Path) -> None:
+    done = over_two_disks(tmp_path, "64/255", "--fail")
+    assert done.returncode != 0 and "SamBenchError: it failed on rank 1" in done.stderr

@@ -191,7 +191,7 @@ def test_a_run_is_not_overwritten_unasked_nor_continued_as_another(tmp_path: Pat
     other = digits().select(torch.arange(24, 48))
 
     def images(train: Split) -> str:
-        return f"train_fingerprint={train.fingerprint[:12]}…"
+        return f"train_fingerprint='{train.fingerprint[:12]}…'"
 
     differing: list[tuple[dict[str, Any], str]] = [
         ({"method": method_of("sam", {"rho": 0.3})}, r"weights\.rho=0\.2 and this command gives weights\.rho=0\.3"),

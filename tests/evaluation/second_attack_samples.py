@@ -1,4 +1,4 @@
-"""The attack of a second opinion, cut short."""
+"""The second attack, cut short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A second opinion: what another attack breaks of what stood, while every verdict stays as it is."""
+"""A second attack: what another attack breaks of what stood, while every verdict stays as it is."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_samples import CPU, Nearest, digits, evaluate, evaluation_of
+from evaluation_samples import CPU, Nearest, attacked, digits, evaluate, problem_of
 from hypothesis import given
 from hypothesis import strategies as st
-from opinion_samples import ShortMargin
+from second_attack_samples import ShortMargin
 
 from sam_bench import api
 from sam_bench.attacks import Attack
@@ -22,9 +22,8 @@ from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.attacks.margin import PGDMarginAttack
 from sam_bench.data import to_float
 from sam_bench.errors import InputError
-from sam_bench.evaluation import Journal, Known, journal, opinion, run_evaluation
-from sam_bench.evaluation.opinion import opinion_on, second_attack, with_opinion
-from sam_bench.progress import SilentReporter
+from sam_bench.evaluation import Local, Log, Processes, results, second_attack_for
+from sam_bench.evaluation.results import left_by, with_second_attack
 from sam_bench.records import ROBUST, EvaluationRecord, Radius, SecondOpinion, read_record, write_record
 
 WEAK = PGDAttack(steps=1, step_size="4/255", random_start=False)
@@ -37,13 +36,11 @@ def nearest() -> Nearest:
 
 
 def asked(nearest: Nearest, first: Attack, path: Path, *, workers: int = 1, **changes: Any) -> EvaluationRecord:
-    """The record of an evaluation with a second opinion on it."""
+    """The record of an evaluation with a second attack on what was left."""
     record = evaluate(nearest, digits(), first, **changes)
-    evaluation = opinion_on(record, evaluation_of(nearest, digits(), first, **changes), ShortMargin(), [])
-    known: Known = run_evaluation(
-        evaluation, Journal(path), resume=False, workers=workers, device=CPU, reporter=SilentReporter()
-    )
-    return with_opinion(record, evaluation, known)
+    second = left_by(record, problem_of(nearest, digits(), first, **changes), ShortMargin(), [])
+    executor = Processes(workers, CPU) if workers > 1 else Local(CPU)
+    return with_second_attack(record, second, attacked(second, path, executor))
 
 
 def test_it_says_what_another_attack_breaks_of_what_stood_and_changes_no_verdict(
@@ -87,15 +84,14 @@ def test_processes_that_share_it_find_what_one_finds(nearest: Nearest, tmp_path:
     shared = asked(nearest, WEAK, tmp_path / "shared", workers=2).second_opinion
     assert alone is not None and shared is not None
     assert shared.model_copy(update={"seconds": alone.seconds}) == alone
-    assert len(list((tmp_path / "shared").glob("part-*"))) == 2
 
 
 def test_an_attack_gives_no_opinion_on_itself_and_none_where_it_cannot_search() -> None:
-    with pytest.raises(InputError, match=r"--second-opinion is given by pgd-margin, which is the attack itself"):
-        second_attack(PGDMarginAttack(steps=3), "Linf")
+    with pytest.raises(InputError, match=r"second_attack runs pgd-margin, which is the attack itself"):
+        second_attack_for(PGDMarginAttack(steps=3), "Linf")
     with pytest.raises(InputError, match=r"--norm L1: pgd-margin searches in L2 and Linf"):
-        second_attack(WEAK, "L1")
-    assert second_attack(WEAK, "L2") == PGDMarginAttack(steps=100, restarts=10)
+        second_attack_for(WEAK, "L1")
+    assert second_attack_for(WEAK, "L2") == PGDMarginAttack(steps=100, restarts=10)
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
@@ -156,7 +152,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """An evaluation of it in an empty folder, its opinion cut short."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(opinion, "PGDMarginAttack", ShortMargin)
+    monkeypatch.setattr(results, "PGDMarginAttack", ShortMargin)
     weak = {"steps": 1, "step_size": "2/255", "random_start": False}
     return {"model": "tiny", "attack": "pgd", "settings": weak, "n_examples": 60, "zoo": zoo, "second_opinion": True}
 
@@ -168,18 +164,18 @@ def _without_times(record: EvaluationRecord) -> dict[str, Any]:
 
 
 def stop_in_it(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the process stop instead of writing another line of an opinion's journal."""
-    add, written = journal.Writer._add, 0
+    """Have the process stop instead of writing another line of the second attack's log."""
+    add, written = Log._write, 0
 
     def stop(self: Any, entry: dict[str, Any]) -> None:
         nonlocal written
-        if ".opinion" in str(self._path):
+        if ".opinion" in str(self.path):
             if written == after:
                 raise KeyboardInterrupt
             written += 1
         add(self, entry)
 
-    monkeypatch.setattr(journal.Writer, "_add", stop)
+    monkeypatch.setattr(Log, "_write", stop)
 
 
 @pytest.mark.parametrize("after", [0, 3, 8])
@@ -193,7 +189,7 @@ def test_interrupted_in_the_middle_of_it_nothing_is_lost(
         stop_in_it(after, patched)
         api.evaluate(**again)
     assert {path.name for path in tmp_path.glob("again*")} == {"again.progress", "again.opinion.progress"}
-    with pytest.raises(InputError, match=r"again\.progress holds an evaluation that was not finished: add --resume"):
+    with pytest.raises(InputError, match=r"again\.progress holds an evaluation that was not finished: add resume=True"):
         api.evaluate(**again)
     record = api.evaluate(**again, resume=True)
     assert _without_times(record) == _without_times(whole)
