@@ -13,7 +13,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: quickstart install install-test test lint types pytest mutants wheel clean
+.PHONY: quickstart install install-test test check lint types pytest stubs mutants wheel clean
 
 quickstart: .venv/installed
 	$(BIN)/sam-bench quickstart
@@ -45,6 +45,10 @@ pytest: .venv/installed-test
 # How many small mistakes the tests would notice; by hand, it takes a while. MUTANTS='--count 200 --seed 1'
 mutants: .venv/installed-test
 	$(BIN)/python tests/mutants.py $(MUTANTS)
+
+# The keywords of train, evaluate and sweep for editors and type checkers, from the specs.
+stubs: .venv/installed-test
+	$(BIN)/python -m sam_bench.api.stubs
 
 wheel: .venv/installed-test
 	$(BIN)/python -m build

@@ -21,14 +21,17 @@ class _Unsaid(enum.Enum):
 UNSAID = _Unsaid.UNSAID
 """Stands for a value that was not given, where None would be one."""
 
-_FIELD = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
+_FIELD = re.compile(r"`([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)(?:=([^`]*))?`")
 
 
 Spell = Callable[[str, "str | None"], str]
-"""How a field is written: its name in Python, and its value as Python source, or None where only its name is meant."""
+"""How a field is written: its name in Python, and its value as Python source, or None where only its name is meant.
+
+A setting of a part has a dot: `weights.rho`."""
 
 
-def _in_python(name: str, value: str | None) -> str:
+def in_python(name: str, value: str | None) -> str:
+    """A field as Python writes it."""
     return name if value is None else f"{name}={value}"
 
 
@@ -43,7 +46,7 @@ class SamBenchError(Exception):
 
     def __str__(self) -> str:
         """As Python callers read it."""
-        return self.render(_in_python)
+        return self.render(in_python)
 
     def render(self, spell: Spell) -> str:
         """The message with every field spelled by `spell`."""
@@ -57,7 +60,8 @@ class InputError(SamBenchError, ValueError):
     1; add allow_large_eps=True` in Python and `--eps 8 must be below 1; add --allow-large-eps` on the command line.
 
     Args:
-        problem: What is wrong. With a `field` it continues the sentence that the field starts.
+        problem: What is wrong. With a `field` it continues the sentence that the field starts, after a colon where
+            `problem` begins with one.
         field: The field's name in Python, such as `limit_train`; None where the problem says it all.
         value: What was given; left out where showing it would not help.
         hint: What to do, as a clause without a full stop.
@@ -74,7 +78,8 @@ class InputError(SamBenchError, ValueError):
         text = super().render(spell)
         if self.field is None:
             return text
-        return f"{spell(self.field, None if self.value is UNSAID else shortened(repr(self.value)))} {text}"
+        field = spell(self.field, None if self.value is UNSAID else shortened(repr(self.value)))
+        return f"{field}{text}" if text.startswith(":") else f"{field} {text}"
 
     def __reduce__(self) -> tuple[Callable[..., InputError], tuple[Any, ...]]:
         """Keep the fields when the error crosses to another process."""
@@ -110,9 +115,11 @@ class StoppedError(SamBenchError):
 class CutShortError(KeyboardInterrupt):
     """Ctrl-C, with a message that says what was kept and how to go on."""
 
+    exit_code = 130
+
     def __str__(self) -> str:
         """As Python callers read it."""
-        return self.render(_in_python)
+        return self.render(in_python)
 
     def render(self, spell: Spell) -> str:
         """See `SamBenchError.render`."""
@@ -135,3 +142,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, field: str | Non
     listing = f" Available: {', '.join(names)}." if names else " There is none yet."
     problem = f"unknown {kind} {shortened(name)!r}" if field is None else f"is no {kind} that is known"
     return InputError(f"{problem}.{meant}{listing}", field=field, value=UNSAID if field is None else name)
+
+
+def with_field(text: str, part: str = "") -> str:
+    """`rho: must be positive` with the field in backticks, so that each surface spells it; below `part` if given."""
+    where, colon, what = text.partition(": ")
+    if not colon or not re.fullmatch(r"[a-z][a-z0-9_.]*", where):
+        return f"{part}.{text}" if part else text
+    return f"`{part}.{where}`: {what}" if part else f"`{where}`: {what}"

@@ -346,11 +346,3 @@ class _ForwardingStage:
 
     def update(self, done: int, figures: str = "", share: float | None = None) -> None:
         self._send(("update", self._name, done, figures, share))
-
-
-def check_main_module() -> None:  # until the branches are merged: nothing is left to check
-    """Nothing: workers do not import the script."""
-
-
-def check_workers(count: int) -> None:  # until the branches are merged: nothing is left to check
-    """Nothing: workers do not import the script."""

@@ -103,7 +103,7 @@ def quickstart(
     Raises:
         InputError: Nothing can be written into the folder.
     """
-    check_folder(folder, option="--folder", what="nothing")
+    check_folder(folder, option="folder", what="nothing")
     plan = plan or DEFAULT_PLAN
     shared = {"folder": folder, "seed": seed, "device": device, "plan": plan}
     # The costliest first, so that no core waits for it at the end.

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sam_bench.errors import InputError, unknown_name
+from sam_bench.errors import InputError, unknown_name, with_field
 from sam_bench.plugins import PlugIns
 from sam_bench.records import ComponentSpec, first_problem
 
@@ -152,8 +152,8 @@ class Registry(Generic[C]):
         foreign = sorted(set(spec.settings) - set(cls.model_fields))
         if foreign:
             takes = ", ".join(cls.model_fields) or "no settings"
-            raise InputError(f"{self.field}.{foreign[0]}: {self.kind} {spec.method!r} takes {takes}")
+            raise InputError(f"`{self.field}.{foreign[0]}`: {self.kind} {spec.method!r} takes {takes}")
         try:
             return cls(**spec.settings)
         except ValidationError as error:
-            raise InputError(f"{self.field}.{first_problem(error)}") from error
+            raise InputError(with_field(first_problem(error), self.field)) from error

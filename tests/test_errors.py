@@ -6,7 +6,9 @@ import pickle
 
 import pytest
 
-from sam_bench.cli.spelling import as_option
+from sam_bench.cli.evaluate import command as evaluate
+from sam_bench.cli.spelling import spelling_of
+from sam_bench.cli.train import command as train
 from sam_bench.errors import InputError, SamBenchError, shortened, unknown_name
 
 
@@ -32,13 +34,34 @@ from sam_bench.errors import InputError, SamBenchError, shortened, unknown_name
         (
             SamBenchError("out of memory; give a smaller `batch_size`, or `sync_bn=False`"),
             "out of memory; give a smaller batch_size, or sync_bn=False",
-            "out of memory; give a smaller --batch-size, or --no-sync-bn",
+            "out of memory; give a smaller --batch-size, or no --sync-bn",
         ),
     ],
 )
 def test_a_field_is_spelled_by_whoever_shows_it(error: SamBenchError, python: str, typed: str) -> None:
     assert str(error) == python
-    assert error.render(as_option) == typed
+    command = evaluate if "workers" in python else train
+    assert error.render(spelling_of(command)) == typed
+
+
+@pytest.mark.parametrize(
+    ("text", "trained", "evaluated"),
+    [
+        ("add `resume=True`", "add --resume", "add --resume"),
+        ("give `run_dir`", "give --run-dir", "give run_dir"),
+        ("`weights.rho=0.2`", "--rho 0.2", "weights.rho=0.2"),
+        ("`attack.steps`: no", "attack.steps: no", "--steps: no"),
+        ("`attack.alpha=3`: no", "attack.alpha=3: no", "--attack-setting alpha=3: no"),
+        ("`arch_options.width=2`", "--width 2", "arch_options.width=2"),
+        ("`arch_options.depth=2`", "--arch-option depth=2", "arch_options.depth=2"),
+        ("`sync_bn=False`, no `validation`", "no --sync-bn, no --validation", "sync_bn=False, no validation"),
+        ("`schedule.milestones=[0.5, 0.75]`", "--milestones 0.5,0.75", "schedule.milestones=[0.5, 0.75]"),
+        ("see `sam-bench recipes list`", "see `sam-bench recipes list`", "see `sam-bench recipes list`"),
+    ],
+)
+def test_a_field_is_an_option_only_of_a_command_that_has_it(text: str, trained: str, evaluated: str) -> None:
+    assert SamBenchError(text).render(spelling_of(train)) == trained
+    assert SamBenchError(text).render(spelling_of(evaluate)) == evaluated
 
 
 def test_the_fields_survive_the_way_to_another_process() -> None:

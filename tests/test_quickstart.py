@@ -106,7 +106,7 @@ def test_the_quickstart_goes_the_whole_way_and_repeats_itself(tmp_path: Path, mo
 
 def test_a_folder_that_cannot_be_is_refused_by_the_option_that_named_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"^--folder: nothing can be written into .*, because .*/file is a file$"):
+    with pytest.raises(InputError, match=r"^folder: nothing can be written into .*, because .*/file is a file$"):
         quickstart(tmp_path / "file" / "new", seed=0, device="cpu", reporter=SilentReporter())
 
 

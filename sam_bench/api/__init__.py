@@ -1,24 +1,30 @@
 """The user's verbs: `train`, `evaluate`, `load_model`, `build_leaderboard`. Each composes the rooms.
 
-The command line is these functions with options; nothing it does is out of reach here.
+What they take is declared once, in `specs`. The command line is these functions with options; nothing it does is
+out of reach here.
 """
 
 from sam_bench.api.boards import submit
-from sam_bench.api.evaluation import evaluate, evaluate_curve, parse_radii
 from sam_bench.api.listing import attack_families, attack_names, list_recipes, methods_by_part, settings_of_attacks
 from sam_bench.api.model_and_data import is_named_dataset, load_model
-from sam_bench.api.sweeping import SweepResult, SweepRow, sweep
+from sam_bench.api.specs import DataSpec, EvalSpec, SweepSpec, TrainSpec
+from sam_bench.api.sweeping import SweepResult, SweepRow
 from sam_bench.api.sweeping import as_json as sweep_as_json
-from sam_bench.api.training import TrainResult, train
+from sam_bench.api.training import TrainResult
+from sam_bench.api.verbs import evaluate, evaluate_curve, sweep, train
 from sam_bench.evaluation import TASK_SIZE
 from sam_bench.leaderboard import build_leaderboard
 from sam_bench.training import load_recipe, recipe_text, settings_of_methods
 
 __all__ = [
     "TASK_SIZE",
+    "DataSpec",
+    "EvalSpec",
     "SweepResult",
     "SweepRow",
+    "SweepSpec",
     "TrainResult",
+    "TrainSpec",
     "attack_families",
     "attack_names",
     "build_leaderboard",
@@ -29,7 +35,6 @@ __all__ = [
     "load_model",
     "load_recipe",
     "methods_by_part",
-    "parse_radii",
     "recipe_text",
     "settings_of_attacks",
     "settings_of_methods",

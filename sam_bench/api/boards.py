@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from sam_bench import zoo as zoos
-from sam_bench.api.arguments import StrPath
+from sam_bench.api.specs.checks import StrPath
 from sam_bench.data import load_dataset
 from sam_bench.errors import InputError
 from sam_bench.leaderboard import Submission, submit_entry

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from sam_bench.attacks import ATTACKS
-from sam_bench.training import PARTS, Method, build_method, load_recipe, recipe_names
+from sam_bench.training import PARTS, BuiltRecipe, build_recipe, load_recipe, recipe_names
 from sam_bench.training.recipes import ALIASES, faithful_names
 
 
@@ -22,7 +22,7 @@ def list_recipes() -> list[dict[str, Any]]:
     faithful = faithful_names()
     rows = []
     for name in recipe_names():
-        method = build_method(load_recipe(name))
+        method = build_recipe(load_recipe(name))
         rows.append(
             {
                 "name": name,
@@ -42,7 +42,7 @@ def list_recipes() -> list[dict[str, Any]]:
     return rows
 
 
-def relative_passes(method: Method) -> float:
+def relative_passes(method: BuiltRecipe) -> float:
     """Passes per example and epoch over the two of standard training: one forward, one backward."""
     learned = method.weights.passes_with(method.objective.passes)
     return round((sum(method.search_passes) + sum(learned)) / 2, 3)

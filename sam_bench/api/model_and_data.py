@@ -3,66 +3,78 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
-from sam_bench.api.arguments import StrPath
 from sam_bench.api.module_identity import identified
+from sam_bench.api.specs.checks import StrPath, named
+from sam_bench.api.specs.evaluate import EvalSpec
 from sam_bench.data import Dataset, data_sources, load_dataset
 from sam_bench.device import choose_device
 from sam_bench.errors import InputError
 from sam_bench.records import Norm, RobustBenchDataset
 
 
-def model_and_data(
-    model: str | nn.Module,
-    dataset: str | None,
-    norm: Norm,
-    *,
-    device: torch.device,
-    data_dir: Path,
-    name: str | None,
-    image_size: int | None,
-    zoo: Path | None,
-) -> tuple[zoos.LoadedModel, Dataset]:
-    """The model, on the device, and the data set it is attacked on; arguments as for `evaluate`."""
+def model_of(value: Any) -> str | nn.Module:
+    """A model as `evaluate` takes it; a path like its text.
+
+    Raises:
+        InputError: It is neither text, nor a path, nor a module; says how to make one of it.
+    """
+    if isinstance(value, nn.Module):
+        return value
+    if isinstance(value, (str, Path)):
+        return str(value)
+    advice = ""
+    if isinstance(value, Mapping):
+        advice = ": load the state dict into its module, and give that"
+    elif isinstance(value, type):
+        advice = f": give an instance, as in {value.__name__}()"
+    elif callable(value):
+        advice = ": call it in the forward method of a module, and give that"
+    raise InputError(f"the model must be a name, a path or a torch.nn.Module, not {named(value)}{advice}")
+
+
+def model_and_data(model: str | nn.Module, spec: EvalSpec, *, device: torch.device) -> tuple[zoos.LoadedModel, Dataset]:
+    """The model, on the device, and the data set it is attacked on."""
     if isinstance(model, nn.Module):
-        if dataset is None:
-            raise InputError("a module does not say what it was trained on: give dataset=")
-        own = load_dataset(dataset, data_dir=data_dir, name=name, image_size=image_size, test_only=True)
+        if spec.dataset is None:
+            raise InputError("a module does not say what it was trained on: give `dataset`")
+        own = _load(spec.dataset, spec, spec.image_size)
         return _of_module(model.to(device), own), own
-    hint = Path(dataset).stem if dataset else None
+    hint = Path(spec.dataset).stem if spec.dataset else None
     data: Dataset | None = None
-    if dataset and model.startswith("robustbench:"):
+    if spec.dataset and model.startswith("robustbench:"):
         # RobustBench knows its own data sets only; one's own file says which of them it is like, if it is.
-        data = load_dataset(dataset, data_dir=data_dir, name=name, image_size=image_size, test_only=True)
+        data = _load(spec.dataset, spec, spec.image_size)
         hint = data.robustbench or (hint if hint in get_args(RobustBenchDataset) else None)
     # No model is listed under L1.
-    loaded = zoos.load_model(model, zoo=zoo, dataset=hint, threat="Linf" if norm == "L1" else norm, device=device)
+    threat: Norm = "Linf" if spec.norm == "L1" else spec.norm
+    loaded = zoos.load_model(model, zoo=spec.zoo, dataset=hint, threat=threat, device=device)
     card = loaded.card
-    if card and dataset is None and not is_named_dataset(card.dataset):
+    if card and spec.dataset is None and not is_named_dataset(card.dataset):
         raise InputError(
             f"model {card.name} was trained on {card.dataset}, which is a data set of your own: give its FILE.npz or "
-            "FOLDER with --dataset"
+            "FOLDER with `dataset`"
         )
-    data = data or load_dataset(
-        dataset or (card.dataset if card else "cifar10"),
-        data_dir=data_dir,
-        name=name,
-        image_size=image_size or (card.architecture.image_size if card else None),
-        test_only=True,
-    )
+    size = spec.image_size or (card.architecture.image_size if card else None)
+    data = data or _load(spec.dataset or (card.dataset if card else "cifar10"), spec, size)
     if card and data.name == card.dataset and data.test.fingerprint != card.test_fingerprint:
         raise InputError(
             f"the test images of {data.name} here are not those the card of {card.name} names (SHA-256 "
             f"{data.test.fingerprint[:12]}… instead of {card.test_fingerprint[:12]}…); give the same data, "
-            "or another --dataset-name"
+            "or another `dataset_name`"
         )
     return loaded, data
+
+
+def _load(dataset: str, spec: EvalSpec, image_size: int | None) -> Dataset:
+    return load_dataset(dataset, data_dir=spec.data_dir, name=spec.dataset_name, image_size=image_size, test_only=True)
 
 
 def _of_module(module: nn.Module, data: Dataset) -> zoos.LoadedModel:

@@ -56,7 +56,7 @@ def describe(recipe: Recipe) -> str:
         parts.append("neither inputs nor weights perturbed")
     if recipe.objective.method == "trades" and recipe.inputs.settings.get("loss") == "cross-entropy":
         parts.append(
-            "objective trades over a search that climbs the cross-entropy (its paper's: --loss kl --start gaussian)"
+            "objective trades over a search that climbs the cross-entropy (its paper's: loss kl, start gaussian)"
         )
     epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
     return f"{'; '.join(parts)}; {epochs}, batch size {recipe.batch_size}"

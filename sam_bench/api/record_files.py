@@ -12,12 +12,12 @@ from sam_bench.errors import InputError
 from sam_bench.records import Norm, Radius
 
 
-def check_folder(folder: Path, *, option: str = "--output", what: str = "no record") -> None:
+def check_folder(folder: Path, *, option: str = "output", what: str = "no record") -> None:
     """Refuse a folder that cannot be written into.
 
     Args:
         folder: It or a folder above it is there.
-        option: What named it, for the message.
+        option: The field that named it.
         what: What cannot be written there, likewise.
 
     Raises:
@@ -27,17 +27,17 @@ def check_folder(folder: Path, *, option: str = "--output", what: str = "no reco
     while not there.exists():
         there = there.parent
     if not there.is_dir():
-        raise InputError(f"{option}: {what} can be written into {folder}, because {there} is a file")
+        raise InputError(f"`{option}`: {what} can be written into {folder}, because {there} is a file")
     if not os.access(there, os.W_OK):
-        raise InputError(f"{option}: {what} can be written into {folder}: no permission to write to {there}")
+        raise InputError(f"`{option}`: {what} can be written into {folder}: no permission to write to {there}")
 
 
-def check_record_file(path: Path | None, *, option: str = "--output") -> None:
+def check_record_file(path: Path | None, *, option: str = "output") -> None:
     """Refuse a name that is no record's: its journal and its adversarial examples take the place of `.json`.
 
     Args:
         path: The file that was asked for; None if none was.
-        option: What named it, for the message.
+        option: The field that named it.
 
     Raises:
         InputError: It is a folder, or does not end in `.json`.
@@ -45,18 +45,18 @@ def check_record_file(path: Path | None, *, option: str = "--output") -> None:
     if path is None:
         return
     if path.is_dir():
-        raise InputError(f"{option} {path} is a folder; give the file to write, as in {path / 'record.json'}")
+        raise InputError(f"`{option}={path}` is a folder; give the file to write, as in {path / 'record.json'}")
     if path.suffix != ".json":
-        raise InputError(f"{option} {path} must be a file that ends in .json, as in {path}.json")
+        raise InputError(f"`{option}={path}` must be a file that ends in .json, as in {path}.json")
 
 
-def default_record_path(
-    name: str, attack: str, norm: Norm, eps: Radius, *, n_examples: int | None, seed: int, settings: Mapping[str, Any]
-) -> Path:
-    """Where `evaluate` writes when it is not told: `evaluations/<model>/<attack>-<norm>-<eps>.json`.
+def record_name(
+    attack: str, norm: Norm, eps: Radius, *, n_examples: int | None, seed: int, settings: Mapping[str, Any]
+) -> str:
+    """What `evaluate` calls a record when it is not told: `<attack>-<norm>-<eps>`.
 
-    Settings of the attack that are not its usual ones, a number of examples that were asked for and a seed
-    other than 0 become part of the name, so that a quick look does not overwrite the evaluation that took a day.
+    Settings of the attack that are not its usual ones, a number of examples that was asked for and a seed other than
+    0 become part of the name, so that a quick look does not overwrite the evaluation that took a day.
     """
     told = {key: "-".join(value) if isinstance(value, (list, tuple)) else value for key, value in settings.items()}
     parts = [attack, *(f"{key}{value}" for key, value in told.items()), norm, str(eps)]
@@ -64,8 +64,12 @@ def default_record_path(
         parts.append(f"n{n_examples}")
     if seed != 0:
         parts.append(f"seed{seed}")
-    stem = "-".join(parts).replace("/", "over")
-    return Path("evaluations") / _safe(name) / f"{_safe(stem)}.json"
+    return _safe("-".join(parts).replace("/", "over"))
+
+
+def default_record_path(model: str, record: str) -> Path:
+    """Where `evaluate` writes when it is not told: `evaluations/<model>/<record>.json`."""
+    return Path("evaluations") / _safe(model) / f"{record}.json"
 
 
 def _safe(text: str) -> str:

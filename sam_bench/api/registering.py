@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
 from sam_bench.attacks.judge import classes_of
-from sam_bench.data import Dataset, Split, StreamedDataset, StreamedSplit, make_batches
+from sam_bench.data import Split, StreamedSplit, make_batches
 from sam_bench.device import device_name, package_versions, true_float32
 from sam_bench.modes import attacking
-from sam_bench.records import Cost, ModelCard, Norm, RobustBenchDataset
-from sam_bench.training import RunConfig, Trained
+from sam_bench.records import Cost, ModelCard
+from sam_bench.training import Trained
 from sam_bench.training.validate import examples_at_a_time
+
+if TYPE_CHECKING:
+    from sam_bench.api.training import Prepared
 
 
 def store_as(model: nn.Module, dtype: Literal["float32", "float16"]) -> None:
@@ -28,30 +31,19 @@ def store_as(model: nn.Module, dtype: Literal["float32", "float16"]) -> None:
     model.load_state_dict(rounded)
 
 
-def register(
-    trained: Trained,
-    config: RunConfig,
-    data: Dataset | StreamedDataset,
-    *,
-    threat: Norm,
-    robustbench_dataset: RobustBenchDataset | None,
-    device: torch.device,
-    store: zoos.Zoo,
-    weights_dtype: Literal["float32", "float16"],
-    authors: str,
-    command: str,
-) -> tuple[ModelCard, Path]:
+def register(trained: Trained, ready: Prepared, store: zoos.Zoo, *, command: str) -> tuple[ModelCard, Path]:
     """Put the run's result into the zoo; its weights are those that `store_as` has made of them."""
+    spec, config, data, place = ready.spec, ready.run.config, ready.data, ready.place
     at_a_time = examples_at_a_time(config, trained.state.devices)
-    hits = _hits(trained.model, data.test.to(device), at_a_time=at_a_time)
+    hits = _hits(trained.model, data.test.to(ready.device), at_a_time=at_a_time)
     passes, examples = trained.state.passes, config.train_examples
     card = store.save(
         trained.model,
         {
             "name": config.name,
             "dataset": data.name,
-            "threat": threat,
-            "robustbench_dataset": robustbench_dataset,
+            "threat": place.threat,
+            "robustbench_dataset": place.robustbench_dataset,
             "architecture": config.architecture,
             "recipe": config.recipe,
             "epochs": trained.state.epoch,
@@ -73,14 +65,14 @@ def register(
                 attack_backward=passes.attack_backward / examples,
                 seconds=trained.state.seconds,
                 energy_joules=trained.state.joules,
-                device=device_name(device),
+                device=device_name(ready.device),
             ),
             "packages": package_versions(),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": command,
-            "authors": authors,
+            "authors": spec.authors,
         },
-        dtype="fp16" if weights_dtype == "float16" else "fp32",
+        dtype="fp16" if spec.weights_dtype == "float16" else "fp32",
         same_run=True,
     )
     return card, store.card_path(card)

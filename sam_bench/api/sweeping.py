@@ -11,22 +11,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from sam_bench import zoo as zoos
-from sam_bench.api.evaluation import evaluate_curve, parse_radii
-from sam_bench.api.grid import Run, plan_runs
+from sam_bench.api.evaluation import run_evaluations
 from sam_bench.api.model_and_data import is_named_dataset
-from sam_bench.api.training import train
-from sam_bench.attacks import ATTACKS
-from sam_bench.errors import InputError, SamBenchError, StoppedError
+from sam_bench.api.specs.sweep import Run, SweepSpec
+from sam_bench.api.specs.train import TrainSpec
+from sam_bench.api.training import run_training
+from sam_bench.errors import SamBenchError, StoppedError
 from sam_bench.evaluation import OnRay, chosen_executor
-from sam_bench.parallel import Job, check_main_module, run_jobs
+from sam_bench.parallel import Job, run_jobs
 from sam_bench.progress import Reporter, SilentReporter
-from sam_bench.records import ComponentSpec, ModelCard, Norm, Radius, read_record, write_atomic
-from sam_bench.training import build_method, load_recipe, override
+from sam_bench.records import ModelCard, read_record, write_atomic
 from sam_bench.zoo.names import full_name
 
 _DECIDES_NOTHING = {"keep", "save_every", "authors", "allow_large_eps"}
@@ -44,6 +43,7 @@ class SweepRow:
         passes: Forward-backward passes per training image.
         seconds: Of training.
         error: Why the run failed; None where it did not.
+        failure: The error itself, where it is one of ours.
     """
 
     name: str
@@ -53,6 +53,7 @@ class SweepRow:
     passes: float | None = None
     seconds: float | None = None
     error: str | None = None
+    failure: SamBenchError | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -73,103 +74,21 @@ class SweepResult:
         return [row for row in self.rows if row.error is not None]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What the runs have in common, and what is done with each when it is trained."""
-
-    folder: Path
-    zoo: Path
-    data_dir: Path
-    device: str
-    attack: str | None
-    norm: Norm
-    radii: list[Radius]
-    allow_large_eps: bool
-    attack_settings: Mapping[str, Any]
-    n_examples: int | None
-    command: str
-
-
-def sweep(
-    grid: Mapping[str, Sequence[Any]],
-    *,
-    arch_options: Mapping[str, Any] | None = None,
-    attack: str | None = None,
-    norm: Norm = "Linf",
-    radii: str | Sequence[str | float] | None = None,
-    attack_settings: Mapping[str, Any] | None = None,
-    n_examples: int | None = None,
-    executor: Literal["local", "ray"] = "local",
-    ray_address: str | None = None,
-    workers: int | None = None,
-    device: str = "auto",
-    data_dir: Path = Path("data"),
-    zoo: Path | None = None,
-    run_dir: Path = Path("runs"),
-    reporter: Reporter | None = None,
-    command: str = "",
-) -> SweepResult:
-    """Train a model for every combination of values, and attack each if asked to.
-
-    A run that is interrupted is continued when the same sweep is asked for again, one that is finished
-    is not done again, and one that fails does not stop the others. Several machines share the folders
-    of runs, zoo and evaluations.
-
-    Args:
-        grid: Name to values. A name is an argument of `train` (`recipe`, `dataset`, `arch`, `seed`, …), a setting
-            of the recipe by its bare name (`rho`, `epochs`), a part of it (`weights`), or `width`.
-        arch_options: What every architecture is given besides.
-        attack: What to attack each model with; default nothing.
-        norm: Norm of the ball.
-        radii: Of the ball, as for `evaluate_curve`.
-        attack_settings: The attack's own settings.
-        n_examples: The first so many test images; default all.
-        executor: `local` or `ray`.
-        ray_address: As for `evaluate`.
-        workers: Runs side by side; default 1, and with Ray as many as there is room for. Of several GPUs here, each
-            worker has one.
-        device: `auto`, `cpu`, `cuda`, ….
-        data_dir: Where torchvision's data sets are kept.
-        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
-        run_dir: Folder of the runs' folders.
-        reporter: Where progress goes; default nowhere.
-        command: For cards and records.
-
-    Raises:
-        InputError: Something given is wrong, no run or more than 1,000 are asked for, or two would have one name;
-            before anything is trained.
-    """
-    check_main_module()
+def run_sweep(spec: SweepSpec, *, reporter: Reporter | None = None, command: str = "") -> SweepResult:
+    """Train a model for every combination of values, and attack each if asked to. See `sam_bench.sweep`."""
     reporter = reporter or SilentReporter()
-    try:
-        runs = plan_runs(grid, arch_options=arch_options or {})
-    except InputError as error:
-        if attack is not None and str(error).startswith("--eps does not apply"):
-            raise InputError(f"{error}; the radius of the attack on the trained models is --attack-eps") from error
-        raise
-    if attack is not None:
-        ATTACKS.build(ComponentSpec(method=attack, **(attack_settings or {}))).check(norm)
-    large = any(grid.get("allow_large_eps", ()))
-    plan = _Plan(
-        folder=run_dir,
-        zoo=zoos.zoo_dir(zoo),
-        data_dir=data_dir,
-        device=device,
-        attack=attack,
-        norm=norm,
-        radii=parse_radii(radii, norm, allow_large_eps=large, option="--attack-eps") if attack is not None else [],
-        allow_large_eps=large,
-        attack_settings=attack_settings or {},
-        n_examples=n_examples,
-        command=command,
-    )
-    varies = [key for key, values in grid.items() if len(values) > 1]
+    device, zoo = spec.train.device, zoos.zoo_dir(spec.train.zoo)
+    spec = spec.but(train=spec.train.but(zoo=zoo))
+    spec.check()
+    runs = spec.runs()
+    plan = _Plan(spec, command)
     reporter.say(f"{len(runs)} run{'' if len(runs) == 1 else 's'}: {', '.join(run.name for run in runs)}")
-    with chosen_executor(executor, address=ray_address, device=device, workers=workers) as away:
+    chosen = chosen_executor(spec.executor, address=spec.ray_address, device=device, workers=spec.workers)
+    with chosen as away:
         if away is None:
             jobs = [Job(run.name, _do, {"run": run, "plan": plan}) for run in runs]
             differing = {run.name: run.varies for run in runs}
-            side_by_side = min(workers or 1, len(jobs))
+            side_by_side = min(spec.workers or 1, len(jobs))
             rows = run_jobs(
                 jobs,
                 workers=side_by_side,
@@ -179,7 +98,28 @@ def sweep(
             )
         else:
             rows = _on_cluster(runs, plan, away, reporter)
-    return SweepResult(varies=varies, rows=rows)
+    return SweepResult(varies=list(spec.varies), rows=rows)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the runs have in common."""
+
+    spec: SweepSpec
+    command: str
+
+    @property
+    def zoo(self) -> Path:
+        """Where the models go."""
+        return zoos.zoo_dir(self.spec.train.zoo)
+
+    def moved(self, here: Path, device: str) -> _Plan:
+        """The plan for another machine that sees the same folders."""
+        train = self.spec.train
+        there = {"zoo": here / self.zoo, "data_dir": here / train.data_dir, "device": device}
+        evaluation = self.spec.evaluation and self.spec.evaluation.but(**there)
+        spec = self.spec.but(train=train.but(**there), evaluation=evaluation, run_dir=here / self.spec.run_dir)
+        return replace(self, spec=spec)
 
 
 def _gpu_of(worker: int, *, device: str) -> dict[str, int]:
@@ -196,30 +136,21 @@ def _do(run: Run, plan: _Plan, *, gpu: int | None = None, reporter: Reporter) ->
             torch.cuda.set_device(gpu)  # what `cuda` means in this process from here on
         card = _finished(run, plan) or _train(run, plan, reporter)
         records = []
-        if plan.attack is not None:
-            records = evaluate_curve(
-                full_name(card),  # the name alone may be another model's, too, of other data or another threat model
-                plan.radii,
-                attack=plan.attack,
-                norm=plan.norm,
-                settings=plan.attack_settings,
-                # A data set of one's own is on no card.
-                dataset=None if is_named_dataset(card.dataset) else run.arguments["dataset"],
-                dataset_name=None if is_named_dataset(card.dataset) else card.dataset,
-                n_examples=plan.n_examples,
-                allow_large_eps=plan.allow_large_eps,
-                device=plan.device,
-                data_dir=plan.data_dir,
+        if plan.spec.evaluation is not None:
+            own = not is_named_dataset(card.dataset)  # a data set of one's own is on no card
+            attack = plan.spec.evaluation.but(
+                dataset=run.spec.dataset if own else None,
+                dataset_name=card.dataset if own else None,
                 zoo=plan.zoo,
                 resume="if-any",
-                reporter=reporter,
-                command=plan.command,
             )
+            # The name alone may be another model's, too, of other data or another threat model.
+            records = run_evaluations(full_name(card), attack, reporter=reporter, command=plan.command)
     except StoppedError as error:
         error.args = (f"{error}; the same sweep goes on with it",)
         raise
     except SamBenchError as error:
-        return SweepRow(run.name, run.varies, error=str(error))
+        return SweepRow(run.name, run.varies, error=str(error), failure=error)
     except Exception as error:
         return SweepRow(run.name, run.varies, error=f"{type(error).__name__}: {error}")
     return SweepRow(
@@ -233,21 +164,14 @@ def _do(run: Run, plan: _Plan, *, gpu: int | None = None, reporter: Reporter) ->
 
 
 def _train(run: Run, plan: _Plan, reporter: Reporter) -> ModelCard:
-    folder = plan.folder / run.name
-    result = train(
-        **run.arguments,
-        name=run.name,
-        run_dir=folder,
-        zoo=plan.zoo,
-        data_dir=plan.data_dir,
-        device=plan.device,
-        resume=True,
-        reporter=reporter,
-        command=plan.command,
+    folder, train = plan.spec.run_dir / run.name, plan.spec.train
+    spec = run.spec.but(
+        name=run.name, run_dir=folder, zoo=plan.zoo, data_dir=train.data_dir, device=train.device, resume=True
     )
+    result = run_training(spec, reporter=reporter, command=plan.command)
     done = {
-        "arguments": _decides(run),
-        "recipe": _recipe(run),
+        "arguments": _decides(run.spec),
+        "recipe": run.spec.method.recipe.model_dump(mode="json"),  # the card's may suit the images better
         "card": str(result.card_path),
         "weights": result.card.weights.sha256,
     }
@@ -258,10 +182,13 @@ def _train(run: Run, plan: _Plan, reporter: Reporter) -> ModelCard:
 def _finished(run: Run, plan: _Plan) -> ModelCard | None:
     """The card of a run that the same arguments have brought to its end, if it is in the zoo still."""
     try:
-        done = json.loads((plan.folder / run.name / "sweep.json").read_text(encoding="utf-8"))
+        done = json.loads((plan.spec.run_dir / run.name / "sweep.json").read_text(encoding="utf-8"))
         path = Path(done["card"])
-        asked = [_decides(run), _recipe(run)]
-        if [done["arguments"], done["recipe"]] != asked or plan.zoo.resolve() not in path.resolve().parents:
+        # What an older sweep left out was at its default.
+        arguments = _decides(TrainSpec(dataset=run.spec.dataset)) | done["arguments"]
+        told = {name: value for name, value in arguments.items() if name in _decides(run.spec)}
+        asked = [_decides(run.spec), run.spec.method.recipe.model_dump(mode="json")]
+        if [told, done["recipe"]] != asked or plan.zoo.resolve() not in path.resolve().parents:
             return None
         card = read_record(path, ModelCard)
     except (OSError, ValueError, KeyError, TypeError):
@@ -269,10 +196,12 @@ def _finished(run: Run, plan: _Plan) -> ModelCard | None:
     return card if card.weights.sha256 == done["weights"] else None
 
 
-def _decides(run: Run) -> Any:
-    """The arguments that the weights depend on, as JSON has them, and what tells whether a data file changed."""
-    decides = {key: value for key, value in run.arguments.items() if key not in _DECIDES_NOTHING}
-    return json.loads(json.dumps({**decides, "file": _state(str(decides.get("dataset", "")))}, default=str))
+def _decides(spec: TrainSpec) -> dict[str, Any]:
+    """The fields that tell runs apart, as JSON has them, and what tells whether a data file changed."""
+    names = {name for name, each in spec.options().items() if each.sweep or each.identity}
+    dumped = json.dumps({**spec.model_dump(include=names), "file": _state(spec.dataset)}, default=str)
+    decides: dict[str, Any] = json.loads(dumped)
+    return decides
 
 
 def _state(dataset: str) -> list[int] | None:
@@ -285,26 +214,13 @@ def _state(dataset: str) -> list[int] | None:
     return [found.st_size, found.st_mtime_ns] if is_file else None
 
 
-def _recipe(run: Run) -> Any:
-    """The recipe as it is now, which may be a file that was edited, as a card has it."""
-    arguments = run.arguments
-    chosen = load_recipe(arguments.get("recipe", "standard"), faithful=arguments.get("faithful", False))
-    return build_method(override(chosen, arguments.get("settings", {}))).recipe.model_dump(mode="json")
-
-
 def _on_cluster(runs: list[Run], plan: _Plan, away: OnRay, reporter: Reporter) -> list[SweepRow]:
     """Each run a task; the folders are this process's, on every node."""
     here = Path.cwd()
-    plan = replace(
-        plan,
-        folder=here / plan.folder,
-        zoo=here / plan.zoo,
-        data_dir=here / plan.data_dir,
-        device="cuda" if away.gpus else "cpu",
-    )
+    plan = plan.moved(here, "cuda" if away.gpus else "cpu")
     rows: dict[int, SweepRow] = {}
     with (
-        _marked([plan.folder, plan.zoo]) as marks,
+        _marked([plan.spec.run_dir, plan.zoo]) as marks,
         reporter.stage(f"runs on {away.describe()}", len(runs)) as stage,
     ):
         ended = away.cluster.run(
@@ -348,7 +264,7 @@ def _do_elsewhere(shared: tuple[_Plan, Path, list[Path]], run: Run, tell: Callab
                 "and the one it is started in, on a file system that all of them share"
             )
     os.chdir(folder)
-    if plan.device == "cpu":
+    if plan.spec.train.device == "cpu":
         torch.set_num_threads(1)  # the CPU that Ray has counted
     return _do(run, plan, reporter=_Telling(tell))
 
@@ -365,4 +281,5 @@ class _Telling(SilentReporter):
 
 def as_json(result: SweepResult) -> dict[str, Any]:
     """The result as one JSON object."""
-    return {"varies": result.varies, "runs": [asdict(row) for row in result.rows]}
+    rows = [asdict(replace(row, failure=None)) for row in result.rows]
+    return {"varies": result.varies, "runs": [{key: row[key] for key in row if key != "failure"} for row in rows]}

@@ -1,34 +1,21 @@
-"""`train`: from a recipe and a data set to a registered model."""
+"""From a training's spec to a registered model: prepare, fit, register."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
-from sam_bench.api.arguments import (
-    StrPath,
-    check_choice,
-    check_lengths,
-    check_text,
-    dataset_of,
-    device_of,
-    path_of,
-    settings_of,
-    whole_number,
-    whole_or_none,
-)
-from sam_bench.api.naming import default_name, describe
+from sam_bench.api.naming import describe
 from sam_bench.api.registering import register, store_as
+from sam_bench.api.specs.train import TrainSpec
 from sam_bench.data import (
     Dataset,
+    Split,
     StreamedDataset,
     StreamedSplit,
     channel_stats,
@@ -42,22 +29,12 @@ from sam_bench.data import (
 )
 from sam_bench.data.splits import Stats
 from sam_bench.device import choose_device, choose_precision
-from sam_bench.distributed import Team, joined
+from sam_bench.distributed import Team, joined, main_first
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
-from sam_bench.parallel import check_main_module
-from sam_bench.perturb.ball import check_eps
 from sam_bench.progress import Reporter, SilentReporter
-from sam_bench.records import (
-    NAME_PATTERN,
-    ModelCard,
-    Norm,
-    Radius,
-    Recipe,
-    RobustBenchDataset,
-)
-from sam_bench.seeds import check_seed
-from sam_bench.training import Ready, RunConfig, Saving, TrainingRun, build_method, load_recipe, override
+from sam_bench.records import Architecture, ModelCard, Norm, Radius, Recipe
+from sam_bench.training import Ready, RunConfig, Saving, TrainingRun
 from sam_bench.training.compiling import choose_compile
 from sam_bench.training.folder import RunFolder
 from sam_bench.training.random_state import random_state_kept
@@ -84,298 +61,238 @@ class TrainResult:
     run_dir: Path
 
 
-@random_state_kept()
-def train(
-    recipe: str | Path | Recipe = "standard",
-    dataset: StrPath = "cifar10",
-    *,
-    arch: str = "preactresnet18",
-    arch_options: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    faithful: bool = False,
-    name: str | None = None,
-    seed: int = 0,
-    precision: str = "auto",
-    compile: Literal["auto", "on", "off"] = "auto",
-    device: str | torch.device = "auto",
-    validation: int | None = None,
-    validation_eps: Radius | None = None,
-    limit_train: int | None = None,
-    image_size: int | None = None,
-    data_dir: StrPath = Path("data"),
-    dataset_name: str | None = None,
-    robustbench_dataset: RobustBenchDataset | None = None,
-    threat: Norm | None = None,
-    run_dir: StrPath | None = None,
-    zoo: StrPath | None = None,
-    weights_dtype: Literal["float32", "float16"] = "float32",
-    authors: str = "",
-    resume: bool = False,
-    keep: int = 1,
-    save_every: float = 10.0,
-    select: Literal["last", "best"] = "last",
-    on_nan: Literal["stop", "rollback"] = "stop",
-    micro_batch: int | None = None,
-    sync_ascent: bool = False,
-    sync_bn: bool = False,
-    allow_large_eps: bool = False,
-    reporter: Reporter | None = None,
-    command: str = "",
-) -> TrainResult:
-    """Train a model and register it in the zoo.
+@dataclass(frozen=True)
+class Prepared:
+    """A training that can begin: everything is loaded, checked and decided.
 
-    Started by `torchrun`, the processes share the run: each takes its part of every batch of the
-    recipe's size, the first writes and speaks, and all return the same.
-
-    Args:
-        recipe: A recipe's name, a YAML file, or a `Recipe`.
-        dataset: `cifar10`, `cifar100`, `svhn`, `digits`, a `.npz` file or a folder of images.
-        arch: `preactresnet18` and its kin, or `timm:NAME`.
-        arch_options: What the architecture takes: `{"width": 16}`, `{"patch_size": 4}`.
-        settings: Settings of the recipe to replace, by bare name (`{"rho": 0.1, "epochs": 10}`).
-        faithful: Take the settings of the published code where the recipe's are others.
-        name: Name in the zoo; by default made of recipe, perturbations' settings, architecture and a seed other than 0.
-        seed: Decides initial weights, order, augmentation and every perturbation's draws.
-        precision: `auto`, `bf16` or `fp32`.
-        compile: Run the network through `torch.compile`: faster from some thousand steps on; `auto` decides by
-            the length of the run.
-        device: `auto`, `cpu`, `cuda`, ….
-        validation: Training images held out to watch the run; default one in 50, at most 1,000; 0 for none.
-        validation_eps: Radius of the PGD-10 run on 512 of them; default: the recipe's own, else Linf 2/255, or L2
-            32/255 where that is the threat model.
-        limit_train: Train on the first so many images only; of a folder, whose images are sorted by class, on the
-            first of every class in turn.
-        image_size: Resize to this many pixels (`digits` and folders).
-        data_dir: Where torchvision's data sets are kept.
-        dataset_name: What the data set is called on the card; default its own name.
-        robustbench_dataset: The RobustBench data set whose inputs and classes it shares.
-        threat: The threat model it is listed under; default the recipe's norm, else Linf.
-        run_dir: Folder of the run; default `runs/<name>`.
-        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
-        weights_dtype: How the weights are stored; `float16` halves the file and is what is then evaluated.
-        authors: For the card.
-        resume: Continue the run in `run_dir` if there is one.
-        keep: How many epochs' checkpoints stay in `run_dir`.
-        save_every: Minutes after which a checkpoint is written in the middle of an epoch.
-        select: Register the weights of the `last` epoch, or of the one with the `best` robust accuracy on
-            the validation images, exactly as it was measured.
-        on_nan: When the loss becomes NaN or infinite, `stop`, or `rollback` to the last checkpoint with half
-            the learning rate, at most three times.
-        micro_batch: Examples differentiated at a time on a device, in training and validation, where a batch does not
-            fit into it.
-        sync_ascent: On several devices, SAM's ascent along the gradient of the whole batch.
-        sync_bn: On several devices, BatchNorm over the whole batch.
-        allow_large_eps: Accept a radius that was probably meant in units of 1/255.
-        reporter: Where progress goes; default nowhere.
-        command: For the card.
-
-    Raises:
-        InputError: Something given is wrong, or the zoo could not take the result; the message names it.
-        SamBenchError: Training diverged, or a file could not be written.
+    Attributes:
+        spec: What was asked for, with everything that was left open decided.
+        data: The data set.
+        place: Where the model goes in the zoo.
+        device: Where it is trained.
+        run: What the training itself needs.
     """
-    check_main_module()
-    reporter = reporter or SilentReporter()
-    for option, value, choices in (
-        ("--compile", compile, ("auto", "on", "off")),
-        ("--threat", threat or "Linf", ("Linf", "L2")),
-        ("--robustbench-dataset", robustbench_dataset or "cifar10", get_args(RobustBenchDataset)),
-        ("--weights-dtype", weights_dtype, ("float32", "float16")),
-        ("--select", select, ("last", "best")),
-        ("--on-nan", on_nan, ("stop", "rollback")),
-    ):
-        check_choice(option, value, choices)
-    keep, micro_batch = whole_number("--keep", keep, least=1), whole_or_none("--micro-batch", micro_batch, least=1)
-    validation, limit_train = whole_or_none("--validation", validation), whole_or_none("--limit-train", limit_train)
-    image_size, seed = whole_or_none("--image-size", image_size), whole_number("--seed", seed)
-    check_seed(seed)
-    run_dir, zoo = path_of("--run-dir", run_dir), path_of("--zoo", zoo)
-    data_dir = path_of("--data-dir", data_dir) or Path("data")
-    settings, device = settings_of("settings", settings), device_of(device)
-    dataset = dataset_of(dataset)
-    check_text("--arch", arch, "an architecture's name")
-    chosen = load_recipe(recipe, faithful=faithful)
-    method = build_method(override(chosen, settings))
-    ball = method.inputs.ball
-    norm: Norm = ball.norm if ball else threat or "Linf"
-    check_lengths(method, allow_large=allow_large_eps)
-    if validation_eps is not None:
-        check_eps(norm, validation_eps, allow_large=allow_large_eps, option="--validation-eps")
-    if limit_train is not None and limit_train < 2:
-        raise InputError(f"--limit-train {limit_train} must be at least 2: BatchNorm needs two images in a batch")
-    if validation is not None:
-        _check_selection(select, validation)
-    if name is None:
-        name = default_name(method.recipe, chosen, arch, arch_options or {}, seed=seed)
-    elif not re.fullmatch(NAME_PATTERN, name):
-        raise InputError(
-            f"--name {name!r} cannot name a model: use letters, digits, '.', '_' and '-', starting with a letter "
-            "or digit, at most 100 characters"
-        )
-    with joined() as team:
-        if not team.is_main:
-            reporter = SilentReporter()
-        store = zoos.Zoo(zoos.zoo_dir(zoo))
-        if team.is_main:
-            # What would keep the result out of the zoo is said before the work, as far as it can be known by then.
-            called = known_name(dataset, name=dataset_name, image_size=image_size)
-            if called is None:
-                store.check_writable()
-            else:
-                store.check_place(zoos.Place(name, called, threat or norm, robustbench_dataset))
-        where, why_device = choose_device(device)
-        kind, why_precision = choose_precision(precision, where)
 
-        if not team.is_main:
-            team.wait()  # until rank 0 has the data set, which it may have to download
-        whole = method.recipe.augmentation.random_resized_crop
-        data = open_dataset(dataset, stream=whole, data_dir=data_dir, name=dataset_name, image_size=image_size)
-        robustbench_dataset = robustbench_dataset or data.robustbench
-        place = zoos.Place(name, data.name, threat or norm, robustbench_dataset)
-        if team.is_main:
-            store.check_place(place)
-            team.wait()
-        if data.train is None:
-            raise InputError(f"data set {data.name} has no training images")
-        # A recipe from a file or an object says what its user wants; one of the package suits photographs.
-        own = isinstance(recipe, (Path, Recipe)) or recipe.endswith((".yaml", ".yml"))
-        augmentation, said = suited_augmentation(
-            data,
-            method.recipe.augmentation,
-            {*settings, *(chosen.augmentation.model_fields_set if own else ())},
-        )
-        suited = method.recipe.model_copy(update={"augmentation": augmentation})
-        method = replace(method, recipe=suited)
-        # Rank 0 decides for all, by the memory that is free before any of them takes some.
-        (mean, std), streams = team.share(_decided(data, where, whole=whole) if team.is_main else (((), ()), False))
-        if isinstance(data, StreamedDataset) and not streams:
-            data = data.load()
-        assert data.train is not None
-        architecture = architecture_for(
-            arch,
-            num_classes=data.num_classes,
-            in_channels=data.in_channels,
-            image_size=data.image_size,
-            mean=mean,
-            std=std,
-            options=arch_options or {},
-        )
-        learnt = first_examples(data.train, limit_train) if limit_train is not None else data.train
-        held_out = min(1000, len(learnt) // _VALIDATION_SHARE) if validation is None else validation
-        if not 0 <= held_out <= len(learnt) - 2:
-            raise InputError(
-                f"--validation {held_out} must be between 0 and {len(learnt) - 2}: there are {len(learnt)} training "
-                "images, and at least two must be left to learn from"
-            )
-        _check_selection(select, held_out)
-        watched = None
-        if held_out:
-            learnt, watched = hold_out(learnt, held_out, seed)
+    spec: TrainSpec
+    data: Dataset | StreamedDataset
+    place: zoos.Place
+    device: torch.device
+    run: Ready
 
-        torch.manual_seed(seed)
-        module: nn.Module = create_model(architecture).to(where)
-        compiled, why_compiled = choose_compile(
-            compile,
-            module,
-            method,
-            shape=(data.in_channels, data.image_size, data.image_size),
-            examples=len(learnt),
-            device=where,
-        )
-        if sync_bn and team.size > 1:
-            from sam_bench.training.sync_bn import synchronised  # loads timm, which other runs need not wait for
 
-            module = synchronised(module, where)
-        config = RunConfig(
-            name=name,
-            recipe=method.recipe,
-            architecture=architecture,
-            dataset=data.name,
-            train_fingerprint=team.share(learnt.fingerprint if team.is_main else ""),
-            train_examples=len(learnt),
-            validation_examples=held_out,
-            validation_norm=norm,
-            validation_eps=(
-                validation_eps
-                if validation_eps is not None
-                else Radius(method.recipe.inputs.settings.get("eps", _VALIDATION_EPS[norm]))
-            ),
-            seed=seed,
-            precision=kind,
-            compiled=compiled,
-            micro_batch=micro_batch,
-            sync_ascent=sync_ascent,
-            sync_bn=sync_bn,
-            on_nan=on_nan,
-            select=select,
-        )
-        folder = run_dir or Path("runs") / name
-        if team.is_main:
-            RunFolder(folder).check(config, resume=resume)
-            tells_apart = ("recipe", "architecture", "seed", "precision", "train_fingerprint")
-            store.check_run(place, {field: getattr(config, field) for field in tells_apart})
-        parameters = count_parameters(module)
-        reporter.say(f"{name}: {describe(method.recipe)}")
-        if said:
-            reporter.say(said)
-        reporter.say(
-            f"{arch} with {parameters:,} parameters on {len(learnt):,} images of {data.name}"
-            + (f", {held_out:,} more held out for validation" if held_out else "")
-            + (", read from disk as they are needed" if isinstance(learnt, StreamedSplit) else "")
-        )
-        reporter.say(
-            f"device {where} ({why_device}), precision {kind} ({why_precision}), "
-            f"{'compiled' if compiled else 'not compiled'} ({why_compiled}), seed {seed}"
-        )
-        if team.size > 1:
-            reporter.say(_shared(method.recipe.batch_size, team, sync_ascent=sync_ascent, sync_bn=sync_bn))
-        ready = Ready(
-            module,
-            method,
-            learnt.to(where),
-            watched.to(where) if watched else None,
-            config,
-            Saving(folder, resume=resume, keep=keep, save_every=60 * save_every),
-            reporter,
-            team,
-        )
-        trained = TrainingRun(ready).fit()
-        store_as(trained.model, weights_dtype)
-        registered = None
-        if team.is_main:
-            registered = register(
-                trained,
-                config,
-                data,
-                threat=threat or norm,
-                robustbench_dataset=robustbench_dataset,
-                device=where,
-                store=store,
-                weights_dtype=weights_dtype,
-                authors=authors,
-                command=command,
-            )
-        registered = team.share(registered)
+def run_training(spec: TrainSpec, *, reporter: Reporter | None = None, command: str = "") -> TrainResult:
+    """Train as the spec says and register the model. See `sam_bench.train`."""
+    spec.check()
+    with random_state_kept(), joined() as team:
+        reporter = reporter if reporter is not None and team.is_main else SilentReporter()
+        store = zoos.Zoo(zoos.zoo_dir(spec.zoo))
+        ready = prepare(spec, store, team=team, reporter=reporter)
+        trained = TrainingRun(ready.run).fit()
+        store_as(trained.model, spec.weights_dtype)
+        registered = register(trained, ready, store, command=command) if team.is_main else None
+        registered = team.broadcast(registered)
         assert registered is not None
         card, path = registered
         reporter.say(
-            f"clean accuracy {card.clean_accuracy:.2%} on {len(data.test):,} test images; registered as {path}"
+            f"clean accuracy {card.clean_accuracy:.2%} on {len(ready.data.test):,} test images; registered as {path}"
         )
-        return TrainResult(card=card, card_path=path, model=trained.model.eval(), run_dir=folder)
+        return TrainResult(card=card, card_path=path, model=trained.model.eval(), run_dir=ready.run.saving.folder)
+
+
+def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter) -> Prepared:
+    """Load, check and decide everything that a training needs.
+
+    Raises:
+        InputError: The data, the network or a field do not fit, or the zoo could not take the result.
+    """
+    name = spec.name or spec.default_name()
+    if team.is_main:
+        _check_zoo(spec, name, store)
+    device, why_device = choose_device(spec.device)
+    precision, why_precision = choose_precision(spec.precision, device)
+    data, place = _open(spec, name, store, team)
+    spec, images = _suited(spec, data)
+    data, (mean, std) = _in_memory_or_streamed(spec, data, device, team)
+    architecture = architecture_for(
+        spec.arch,
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        mean=mean,
+        std=std,
+        options=spec.arch_options,
+    )
+    learnt, watched = _split(spec, data)
+    torch.manual_seed(spec.seed)
+    module: nn.Module = create_model(architecture).to(device)
+    shape = (data.in_channels, data.image_size, data.image_size)
+    compiled, why_compiled = choose_compile(
+        spec.compile, module, spec.method, shape=shape, examples=len(learnt), device=device
+    )
+    if spec.sync_bn and team.size > 1:
+        from sam_bench.training.sync_bn import synchronised  # loads timm, which other runs need not wait for
+
+        module = synchronised(module, device)
+    settled = spec.but(
+        image_size=data.image_size,
+        limit_train=len(learnt) + (len(watched) if watched else 0),
+        validation=len(watched) if watched else 0,
+        validation_eps=_validation_eps(spec),
+        precision=precision,
+        compile="on" if compiled else "off",
+    )
+    fingerprint = team.broadcast(learnt.fingerprint if team.is_main else "")
+    config = _config(settled, name, architecture, data.name, examples=len(learnt), fingerprint=fingerprint)
+    folder = spec.run_dir or Path("runs") / name
+    if team.is_main:
+        RunFolder(folder).check(config, resume=spec.resume)
+        store.check_run(place, {field: getattr(config, field) for field in _on_the_card()})
+    saving = Saving(folder, resume=spec.resume, keep=spec.keep, save_every=60 * spec.save_every)
+    on_device = learnt.to(device), watched.to(device) if watched else None
+    run = Ready(module, spec.method, *on_device, config, saving, reporter, team)
+    ready = Prepared(settled, data, place, device, run)
+    _announce(ready, images, {"device": why_device, "precision": why_precision, "compile": why_compiled})
+    return ready
+
+
+def _check_zoo(spec: TrainSpec, name: str, store: zoos.Zoo) -> None:
+    """Say before the work, as far as it can be known by then, what would keep the result out of the zoo."""
+    called = known_name(spec.dataset, name=spec.dataset_name, image_size=spec.image_size)
+    if called is None:
+        store.check_writable()
+    else:
+        store.check_place(zoos.Place(name, called, _threat(spec), spec.robustbench_dataset))
+
+
+def _threat(spec: TrainSpec) -> Norm:
+    return spec.threat or spec.norm
+
+
+def _open(spec: TrainSpec, name: str, store: zoos.Zoo, team: Team) -> tuple[Dataset | StreamedDataset, zoos.Place]:
+    """The data set, and the model's place in the zoo, which depends on what the data set is called."""
+    with main_first():  # it may have to download the data set
+        data = open_dataset(
+            spec.dataset,
+            stream=spec.method.recipe.augmentation.random_resized_crop,
+            data_dir=spec.data_dir,
+            name=spec.dataset_name,
+            image_size=spec.image_size,
+        )
+        place = zoos.Place(name, data.name, _threat(spec), spec.robustbench_dataset or data.robustbench)
+        if team.is_main:
+            store.check_place(place)
+    if data.train is None:
+        raise InputError(f"data set {data.name} has no training images")
+    return data, place
+
+
+def _suited(spec: TrainSpec, data: Dataset | StreamedDataset) -> tuple[TrainSpec, str]:
+    """The spec with an augmentation that suits the images, and a sentence about it.
+
+    A recipe of the package suits photographs; one from a file or an object says what its user wants.
+    """
+    own = isinstance(spec.recipe, (Path, Recipe)) or spec.recipe.endswith((".yaml", ".yml"))
+    given = {*spec.settings, *(spec.base.augmentation.model_fields_set if own else ())}
+    recipes = spec.method.recipe.augmentation
+    suited, images = suited_augmentation(data, recipes, given)
+    changed = {name: value for name, value in suited if value != getattr(recipes, name)}
+    return (spec.but(settings={**spec.settings, **changed}) if changed else spec), images
+
+
+def _in_memory_or_streamed(
+    spec: TrainSpec, data: Dataset | StreamedDataset, device: torch.device, team: Team
+) -> tuple[Dataset | StreamedDataset, Stats]:
+    """The data set as it is used, and its mean and standard deviation.
+
+    Rank 0 decides for all, by the memory that is free before any of them takes some.
+    """
+    whole = spec.method.recipe.augmentation.random_resized_crop
+    stats, streams = team.broadcast(_decided(data, device, whole=whole) if team.is_main else (((), ()), False))
+    if isinstance(data, StreamedDataset) and not streams:
+        data = data.load()
+    return data, stats
+
+
+def _split(
+    spec: TrainSpec, data: Dataset | StreamedDataset
+) -> tuple[Split | StreamedSplit, Split | StreamedSplit | None]:
+    """The images to learn from, and those held out."""
+    assert data.train is not None
+    learnt = first_examples(data.train, spec.limit_train) if spec.limit_train is not None else data.train
+    held_out = min(1000, len(learnt) // _VALIDATION_SHARE) if spec.validation is None else spec.validation
+    if not 0 <= held_out <= len(learnt) - 2:
+        raise InputError(
+            f"must be between 0 and {len(learnt) - 2}: there are {len(learnt)} training images, and at least two must "
+            "be left to learn from",
+            field="validation",
+            value=held_out,
+        )
+    spec.check_selection(held_out)
+    return hold_out(learnt, held_out, spec.seed) if held_out else (learnt, None)
+
+
+def _validation_eps(spec: TrainSpec) -> Radius:
+    if spec.validation_eps is not None:
+        return spec.validation_eps
+    return Radius(spec.method.recipe.inputs.settings.get("eps", _VALIDATION_EPS[spec.norm]))
+
+
+def _config(
+    settled: TrainSpec, name: str, architecture: Architecture, dataset: str, *, examples: int, fingerprint: str
+) -> RunConfig:
+    """What decides the run, as its folder keeps it: the fields of the spec that it has, and what follows from them."""
+    fields = {field: getattr(settled, field) for field in RunConfig.model_fields if field in type(settled).model_fields}
+    return RunConfig(
+        **fields
+        | {
+            "name": name,
+            "recipe": settled.method.recipe,
+            "architecture": architecture,
+            "dataset": dataset,
+            "train_fingerprint": fingerprint,
+            "train_examples": examples,
+            "validation_examples": settled.validation,
+            "validation_norm": settled.norm,
+            "compiled": settled.compile == "on",
+            "identity": settled.identity(),
+        }
+    )
+
+
+def _on_the_card() -> list[str]:
+    """The fields that a run's card takes from its config: they tell it from another run's."""
+    return [field for field in RunConfig.model_fields if field in ModelCard.model_fields]
+
+
+def _announce(ready: Prepared, images: str, why: dict[str, str]) -> None:
+    """Say what begins, what is done to the images, and the reason of everything that was decided."""
+    spec, run = ready.spec, ready.run
+    config, watched, say = run.config, run.validation, run.reporter.say
+    say(f"{config.name}: {describe(config.recipe)}")
+    if images:
+        say(images)
+    say(
+        f"{spec.arch} with {count_parameters(run.model):,} parameters on {len(run.train):,} images of "
+        f"{ready.data.name}"
+        + (f", {len(watched):,} more held out for validation" if watched else "")
+        + (", read from disk as they are needed" if isinstance(run.train, StreamedSplit) else "")
+    )
+    say(
+        f"device {ready.device} ({why['device']}), precision {config.precision} ({why['precision']}), "
+        f"{'compiled' if config.compiled else 'not compiled'} ({why['compile']}), seed {spec.seed}"
+    )
+    if run.team.size > 1:
+        say(_shared(config.recipe.batch_size, run.team, sync_ascent=spec.sync_ascent, sync_bn=spec.sync_bn))
 
 
 def _shared(batch_size: int, team: Team, *, sync_ascent: bool, sync_bn: bool) -> str:
     """How a team shares a batch, in a sentence."""
     part = f"{batch_size // team.size}" if batch_size % team.size == 0 else f"about {batch_size / team.size:.1f}"
-    ascent = "by the whole batch's gradient" if sync_ascent else "by each one's own (--sync-ascent: the whole's)"
+    ascent = "by the whole batch's gradient" if sync_ascent else "by each one's own (sync_ascent: the whole's)"
     return (
         f"{team.size} devices share every batch of {batch_size}, {part} examples each; weights perturbed {ascent}; "
-        f"BatchNorm over {'the whole batch' if sync_bn else 'each part (--sync-bn: the whole)'}"
+        f"BatchNorm over {'the whole batch' if sync_bn else 'each part (sync_bn: the whole)'}"
     )
-
-
-def _check_selection(select: str, held_out: int) -> None:
-    if select == "best" and not held_out:
-        raise InputError("--select best needs validation images to tell the best epoch by; give --validation N above 0")
 
 
 def _decided(data: Dataset | StreamedDataset, device: torch.device, *, whole: bool) -> tuple[Stats, bool]:

@@ -2,122 +2,65 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from sam_bench import api
 from sam_bench.cli import common
+from sam_bench.cli.options import Command, Option, field_options, given_fields, given_settings, setting_options
 from sam_bench.cli.speaking import speaks
+from sam_bench.records import EvaluationRecord
 
-_SETTINGS: dict[str, Any] = api.settings_of_attacks()
+_SETTINGS: dict[str, Any] = {
+    name: [("attack", method, field) for method, field in owners] for name, owners in api.settings_of_attacks().items()
+}
 _ATTACKS = [*api.attack_names(), *api.attack_families()]
 
+_SHORTHANDS: list[click.Parameter] = [
+    Option(
+        ["--search-precision"],
+        heading="Attack",
+        type=click.Choice(["fp32", "bf16"]),
+        default="fp32",
+        show_default=True,
+        help="What AutoAttack searches in; bf16 is short for --attack autoattack-bf16, which goes under its own name.",
+    ),
+    Option(
+        ["--screen"],
+        heading="Attack",
+        is_flag=True,
+        help="Short for --attack autoattack-screen: APGD-CE and APGD-T alone, an upper bound.",
+    ),
+]
 
-class _BatchSize(click.IntRange):
-    """A number of examples, or `auto`."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == "auto" else super().convert(value, param, ctx)
+def spec_of(options: dict[str, Any]) -> api.EvalSpec:
+    """The spec that the values of the options amount to."""
+    fields = given_fields(api.EvalSpec, options)
+    settings = given_settings(options, _SETTINGS)
+    others = common.key_values(options["settings"], "--attack-setting")
+    if twice := sorted(settings.keys() & others.keys()):
+        raise click.UsageError(f"--attack-setting {twice[0]} is given by its own option, too; leave one of them")
+    fields["attack"] = _variant(fields["attack"], bf16=options["search_precision"] == "bf16", screen=options["screen"])
+    return api.EvalSpec(**fields, settings=settings | others)
 
 
-@click.command("evaluate")
-@click.argument("model")
-@click.option("--attack", default="autoattack", show_default=True, help=f"{', '.join(_ATTACKS)}.")
-@click.option(
-    "--search-precision",
-    type=click.Choice(["fp32", "bf16"]),
-    default="fp32",
-    show_default=True,
-    help="What AutoAttack searches in; bf16 is short for --attack autoattack-bf16, which goes under its own name.",
+@click.command(
+    "evaluate",
+    cls=Command,
+    params=[
+        click.Argument(["model"]),
+        *field_options(
+            api.EvalSpec, called={"settings": "attack_settings"}, helps={"attack": f"{', '.join(_ATTACKS)}."}
+        ),
+        *_SHORTHANDS,
+        *setting_options(_SETTINGS),
+    ],
 )
-@click.option(
-    "--screen", is_flag=True, help="Short for --attack autoattack-screen: APGD-CE and APGD-T alone, an upper bound."
-)
-@click.option(
-    "--attack-setting",
-    "attack_settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="A setting that has no option of its own, as other packages' attacks have; may be given several times.",
-)
-@click.option(
-    "--norm", type=click.Choice(["Linf", "L2", "L1"]), default="Linf", show_default=True, help="Norm of the ball."
-)
-@click.option(
-    "--eps",
-    help="Radius of the ball, for inputs in [0, 1]; a,b,…: a curve, on which what is broken stays so.  "
-    "[default: 8/255; L2: 0.5; L1: 12]",
-)
-@click.option("--dataset", help="As for `train`.  [default: the one on the model's card]")
-@click.option(
-    "--n-examples",
-    type=int,
-    help="The first so many test images; of every class in turn where they are sorted by it.  [default: all]",
-)
-@click.option(
-    "--batch-size",
-    type=_BatchSize(min=1),
-    metavar="INT|auto",
-    default="auto",
-    show_default=True,
-    help="Examples at a time; auto: what a GPU has room for, else 128.",
-)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The record's file (….json).  [default: evaluations/MODEL/ATTACK-NORM-EPS….json]",
-)
-@click.option("--resume", is_flag=True, help="Go on with what an interrupted evaluation has found.")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Processes that share the examples.  [default: 1; with Ray: as many as there is room for]",
-)
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where the work is done: on this machine, or on a Ray cluster.",
-)
-@click.option(
-    "--ray-address",
-    metavar="ADDRESS",
-    help="auto or HOST:PORT of a Ray cluster; local: start one here.  [default: $RAY_ADDRESS, else local]",
-)
-@click.option(
-    "--task-size",
-    type=click.IntRange(min=1),
-    help=f"Examples of a task on Ray, at most.  [default: {api.TASK_SIZE}]",
-)
-@click.option("--save-adversarial", is_flag=True, help="Write the adversarial examples, too (….adversarial.npz).")
-@click.option(
-    "--second-opinion",
-    is_flag=True,
-    help="Run pgd-margin on what the attack left standing, and warn where it breaks more than half a point.",
-)
-@click.option("--allow-large-eps", is_flag=True, help="Accept an eps that was probably meant in units of 1/255.")
-@common.data_options
-@common.seed_option
-@common.device_option
-@common.zoo_option
 @common.quiet_option
 @common.json_option
-@common.setting_options(_SETTINGS)
-def command(
-    model: str,
-    attack: str,
-    search_precision: str,
-    screen: bool,
-    eps: str | None,
-    output: Path | None,
-    attack_settings: tuple[str, ...],
-    quiet: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def command(model: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Attack MODEL and write a record with a verdict for every example.
 
     MODEL is a name in the zoo, a path to a card or checkpoint, robustbench:NAME or timm:NAME.
@@ -128,26 +71,14 @@ def command(
     sam-bench evaluate sam-preactresnet18 --attack torchattacks:PGD --attack-setting alpha=1/255
     sam-bench evaluate robustbench:Wong2020Fast --dataset cifar10 --eps 8/255 --n-examples 200
     """
-    settings = common.given_settings(options, _SETTINGS)
-    others = common.key_values(attack_settings, "--attack-setting")
-    if twice := sorted(settings.keys() & others.keys()):
-        raise click.UsageError(f"--attack-setting {twice[0]} is given by its own option, too; leave one of them")
-    settings |= others
-    for name in _SETTINGS:
-        options.pop(name)
-    radii = api.parse_radii(eps, options["norm"], allow_large_eps=options["allow_large_eps"])
     records = api.evaluate_curve(
-        model,
-        radii,
-        output=output,
-        attack=_variant(attack, bf16=search_precision == "bf16", screen=screen),
-        settings=settings,
-        reporter=common.reporter(quiet),
-        command=common.command_line(),
-        **options,
+        model, spec_of(options), reporter=common.reporter(quiet), command=common.command_line()
     )
-    if not speaks():
-        return  # another process of the team says it
+    if speaks():  # else another process of the team says it
+        _show(model, records, as_json)
+
+
+def _show(model: str, records: list[EvaluationRecord], as_json: bool) -> None:
     for record in records:
         for warning in record.warnings:
             click.echo(f"warning: {warning}", err=True)

@@ -1,10 +1,20 @@
-"""Groups of commands that answer a misspelt one with the nearest names and the list."""
+"""Groups of commands: a misspelt command is answered with the nearest names, an error knows its command."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from sam_bench.errors import unknown_name
+from sam_bench.errors import CutShortError, SamBenchError, unknown_name
+
+
+class CommandFailedError(Exception):
+    """An error on its way to the entry point, with the command whose options its message may name."""
+
+    def __init__(self, error: SamBenchError | CutShortError, command: click.Command | None) -> None:
+        super().__init__(error, command)
+        self.error, self.command = error, command
 
 
 class Group(click.Group):
@@ -18,3 +28,11 @@ class Group(click.Group):
         if args and args[0] not in known and not args[0].startswith("-"):
             raise unknown_name("command", args[0], known)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does; what fails is told with its command."""
+        try:
+            return super().invoke(ctx)
+        except (SamBenchError, CutShortError) as error:
+            name = ctx.invoked_subcommand
+            raise CommandFailedError(error, self.get_command(ctx, name) if name else None) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 import time
 import warnings
@@ -15,9 +14,9 @@ from typing import Any, NoReturn
 import click
 
 from sam_bench._version import __version__
-from sam_bench.cli.groups import Group
+from sam_bench.cli.groups import CommandFailedError, Group
 from sam_bench.cli.speaking import speaks
-from sam_bench.cli.spelling import as_option
+from sam_bench.cli.spelling import spelling_of
 from sam_bench.errors import CutShortError, SamBenchError
 
 _COMMANDS = {
@@ -110,13 +109,15 @@ def main() -> NoReturn:
             warnings.showwarning = _show_warning
             result = cli.main(prog_name="sam-bench", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
+    except CommandFailedError as failed:
+        _fail(failed.error.render(spelling_of(failed.command)), failed.error.exit_code)
     except SamBenchError as error:
-        _fail(_as_typed(error.render(as_option)), error.exit_code)
+        _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt) as error:
-        _fail(_interrupted(error), 130)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", CutShortError.exit_code)
     except (_ReaderGoneError, BrokenPipeError):
         # Whoever read our output has stopped reading (`| head`): that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -124,29 +125,6 @@ def main() -> NoReturn:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", SamBenchError.exit_code)
-
-
-def _interrupted(error: BaseException) -> str:
-    """What was kept, if the command knows it; click has put an exception of its own around that of Ctrl-C."""
-    for each in (error, error.__cause__):
-        if isinstance(each, CutShortError):
-            return each.render(as_option)
-    if "train" in sys.argv[1:2]:
-        return "interrupted; add --resume to the same command to continue from the last checkpoint"
-    return "interrupted"
-
-
-def _as_typed(message: str) -> str:
-    """A setting is called by the option that sets it, not by its place in a recipe."""
-    part = "attack|inputs|weights|objective|averaging|optimizer|schedule|augmentation"
-    found = re.match(rf"(?:({part})\.)?(\w+): ", message)
-    if not found:
-        return message
-    option = f"--{found[2].replace('_', '-')}"
-    typed = any(word == option or word.startswith(f"{option}=") for word in sys.argv)
-    # Every setting of an attack is an option of `evaluate`; of what a recipe says, only some may have been typed.
-    is_option = typed or (found[1] == "attack" and sys.argv[1:2] == ["evaluate"])
-    return f"{option}: {message[found.end() :]}" if is_option else message
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

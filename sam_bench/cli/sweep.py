@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
 from sam_bench import api
+from sam_bench.api.specs.sweep import attack_fields
 from sam_bench.cli import common
-from sam_bench.cli.evaluate import command as evaluate
+from sam_bench.cli.options import Command, Option, field_options
+from sam_bench.cli.spelling import spelling_of
 from sam_bench.cli.train import command as train
 from sam_bench.errors import InputError, SamBenchError
-
-_OF_A_RUN = {"name", "run_dir", "resume", "quiet", "as_json"}
-_THE_SAME = {"arch_option", "zoo", "data_dir", "device", "authors", "dataset_name", "keep", "save_every"}
-
-_NORM = next(option for option in evaluate.params if option.name == "norm")
 
 
 class _Several(click.ParamType):  # generic only in newer versions of click than we ask for
@@ -38,7 +33,7 @@ class _Several(click.ParamType):  # generic only in newer versions of click than
         return [self._one.convert(part, param, ctx) for part in parts]
 
 
-def _varying(option: click.Option) -> click.Option:
+def _varying(option: Option) -> Option:
     """The same option of `train`, for a list of values."""
     varying, several = copy.copy(option), option.metavar == "A,B,…"
     metavar = "|".join(option.type.choices) if isinstance(option.type, click.Choice) else option.metavar
@@ -48,46 +43,47 @@ def _varying(option: click.Option) -> click.Option:
     return varying
 
 
-def _options_of_train(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`train`'s options: a list of values where a value is asked for, else as they are."""
-    options = [each for each in train.params if isinstance(each, click.Option) and each.name not in _OF_A_RUN]
-    kept = [each if each.is_flag or each.name in _THE_SAME else _varying(each) for each in options]
-    shared = [each for each in evaluate.params if each.name in ("executor", "ray_address")]
-    below = getattr(function, "__click_params__", [])
-    function.__click_params__ = [*below, *reversed(shared), *reversed(kept)]  # type: ignore[attr-defined]
-    return function
+_ATTACK = "Attack each model when it is trained, as `evaluate` does.  [default: none]"
 
 
-@click.command("sweep")
-@_options_of_train
-@click.option("--attack", help="Attack each model when it is trained, as `evaluate` does.  [default: none]")
-@click.option("--attack-norm", type=_NORM.type, default="Linf", show_default=True, help="Its norm.")
-@click.option("--attack-eps", help="Its radius, or several: a,b,….  [default: as for `evaluate`]")
-@click.option("--attack-setting", multiple=True, metavar="KEY=VALUE", help="A setting of the attack: steps=20.")
-@click.option("--n-examples", type=click.IntRange(min=1), help="Attack the first so many test images.  [default: all]")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Runs side by side.  [default: 1; with Ray: as many as there is room for]",
-)
-@click.option(
-    "--run-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of the runs' folders.",
-)
+def _options() -> list[click.Parameter]:
+    """The options of `train`, for lists of values where a sweep may vary them; the attack's; the sweep's own."""
+    found: list[click.Parameter] = []
+    for each in train.params:
+        described = getattr(each, "described", None)
+        if not isinstance(each, Option) or (described is not None and described.sweep is None):
+            continue  # it is of one run only
+        once = each.is_flag or each.multiple or (described is not None and not described.sweep)
+        found.append(each if once else _varying(each))
+    called = dict.fromkeys(api.EvalSpec.options(), "") | {name: own for own, name in attack_fields().items()}
+    for each in field_options(api.EvalSpec, called=called, helps={"attack": _ATTACK}):
+        each.name = called[each.name or ""]
+        found.append(each)
+    attack = next(each for each in found if each.name == "attack")
+    assert isinstance(attack, Option)
+    attack.default, attack.show_default = None, False
+    return [*found, *field_options(api.SweepSpec)]
+
+
+def spec_of(options: dict[str, Any]) -> api.SweepSpec:
+    """The spec that the values of the options amount to."""
+    if options["attack"] is None:
+        _refuse_idle_attack_options()
+    pairs = {
+        name: common.key_values(options.pop(name), f"--{name.replace('_', '-').removesuffix('s')}")
+        for name in ("arch_options", "attack_settings")
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    own = {name: given.pop(name) for name in {*api.SweepSpec.options(), *attack_fields()} & given.keys()}
+    varying = {name: value for name, value in given.items() if isinstance(value, list)}
+    once = {name: [value] for name, value in given.items() if name not in varying}
+    return api.SweepSpec.of({**once, **varying}, **own, **pairs)
+
+
+@click.command("sweep", cls=Command, params=_options())
 @common.quiet_option
 @common.json_option
-def command(
-    quiet: bool,
-    as_json: bool,
-    arch_option: tuple[str, ...],
-    attack_setting: tuple[str, ...],
-    attack_norm: Any,
-    attack_eps: str | None,
-    **options: Any,
-) -> None:
+def command(quiet: bool, as_json: bool, **options: Any) -> None:
     """Train a model for every combination of values, register and, with --attack, attack each.
 
     Options that take a value in `train` take several here, separated by commas; a setting that is a list of
@@ -98,28 +94,16 @@ def command(
     sam-bench sweep --recipe sam --rho 0.1,0.2,0.4 --seed 0,1,2 --attack pgd --attack-eps 1/255,2/255
     sam-bench sweep --recipe standard,sam,at --dataset cifar10 --executor ray
     """
-    names = ("executor", "ray_address", "attack", "n_examples", "workers", "run_dir", "zoo", "data_dir", "device")
-    given = {name: options.pop(name) for name in names}
-    if given["attack"] is None:
-        _refuse_idle_attack_options()
-    grid = {name: value if isinstance(value, list) else [value] for name, value in options.items() if value is not None}
-    result = api.sweep(
-        grid,
-        arch_options=common.key_values(arch_option, "--arch-option"),
-        attack_settings=common.key_values(attack_setting, "--attack-setting"),
-        norm=attack_norm,
-        radii=attack_eps,
-        reporter=common.reporter(quiet),
-        command=common.command_line(),
-        **given,
-    )
+    spec = spec_of(options)
+    result = api.sweep(spec, reporter=common.reporter(quiet), command=common.command_line())
     if as_json:
         common.print_json(api.sweep_as_json(result))
     else:
-        for line in _table(result, given["n_examples"]):
+        for line in _table(result, spec.evaluation.n_examples if spec.evaluation else None):
             click.echo(line)
+    spell = spelling_of(click.get_current_context().command)
     for row in result.failed:
-        click.echo(f"{row.name} failed: {row.error}", err=True)
+        click.echo(f"{row.name} failed: {row.failure.render(spell) if row.failure else row.error}", err=True)
     if result.failed:
         raise SamBenchError(
             f"{len(result.failed)} of {len(result.rows)} runs failed: {', '.join(row.name for row in result.failed)}; "
@@ -130,11 +114,9 @@ def command(
 def _refuse_idle_attack_options() -> None:
     """Without --attack nothing is attacked: who gave one of its options would wait for nothing."""
     context = click.get_current_context()
-    for name in ("attack_norm", "attack_eps", "attack_setting", "n_examples"):
+    for name in attack_fields():
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            raise InputError(
-                f"--{name.replace('_', '-')} does nothing without --attack; add --attack pgd, or --attack autoattack"
-            )
+            raise InputError("does nothing without `attack`; add `attack='pgd'`, or `attack='autoattack'`", field=name)
 
 
 def _table(result: api.SweepResult, n_examples: int | None) -> list[str]:

@@ -21,7 +21,7 @@ def check_augmentation(augmentation: Augmentation, image_size: int) -> None:
     padding = augmentation.crop_padding
     if augmentation.padding_mode == "reflect" and padding >= image_size:
         raise InputError(
-            f"augmentation.crop_padding: {padding} pixels cannot be reflected in images of "
+            f"`crop_padding`: {padding} pixels cannot be reflected in images of "
             f"{image_size}x{image_size}; use at most {image_size - 1}, or padding_mode 'zeros'"
         )
 

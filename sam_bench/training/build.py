@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sam_bench.averaging import AVERAGES, Averaging
-from sam_bench.errors import InputError, unknown_name
+from sam_bench.errors import InputError, unknown_name, with_field
 from sam_bench.objectives import OBJECTIVES, Objective
 from sam_bench.perturb import INPUT_PERTURBATIONS, WEIGHT_PERTURBATIONS, InputPerturbation, WeightPerturbation
 from sam_bench.perturb.inputs import USUAL_L2
@@ -126,7 +126,7 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             | _words(recipe, fields)
         )
     except ValidationError as error:
-        raise InputError(first_problem(error)) from error
+        raise InputError(with_field(first_problem(error))) from error
 
 
 def _words(recipe: Recipe, fields: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,6 @@ import pickle
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,24 +26,6 @@ from sam_bench.training.step import Passes
 _FORMAT = 4
 """What a checkpoint's `state` and tensors mean; raised with every change of either, so that no version of this
 program goes on from what it would misread. Checkpoints before the second had no number."""
-
-_SAID = {
-    "dataset": "data set",
-    "recipe.name": "recipe",
-    "architecture.name": "--arch",
-    "images": "--limit-train",
-    "validation_examples": "--validation",
-    "train_fingerprint": "training images of SHA-256",
-}
-"""What the user calls a field whose own name no option has."""
-
-# A default name is made of recipe and architecture, so that they are named before it.
-_GIVEN = ("dataset", "seed", "recipe", "architecture.name", "architecture.options", "architecture.image_size", "name")
-_DERIVED = (
-    *("train_fingerprint", "validation_norm", "architecture.num_classes", "architecture.in_channels"),
-    *("architecture.mean", "architecture.std", "recipe.summary", "recipe.good_for", "recipe.source"),
-)
-"""Fields that follow from others, or from files: named when nothing that was given differs."""
 
 
 class RunFolder:
@@ -89,7 +70,7 @@ class RunFolder:
                 another one, in which case the first option that differs is named.
         """
         if self.config_file.exists():
-            difference = _first_difference(read_record(self.config_file, RunConfig), config)
+            difference = read_record(self.config_file, RunConfig).first_difference(config)
             if difference and resume:
                 raise InputError(f"cannot resume {self.path}: {difference}{self._hint()}")
             if difference:
@@ -219,61 +200,3 @@ def _damage(path: Path) -> str | None:
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         return str(error)
     return None if altered is None else f"altered: the CRC-32 of {altered} is not the one stored with it"
-
-
-def _first_difference(before: RunConfig, now: RunConfig) -> str | None:
-    """In which option two runs differ, as a clause; what the user gave comes before what follows from it."""
-    started, given = _fields(before), _fields(now)
-    for path in sorted(dict.fromkeys([*started, *given]), key=_rank):
-        if started.get(path) != given.get(path):
-            return (
-                f"it was started with {_as_given(path, started.get(path))} "
-                f"and this command gives {_as_given(path, given.get(path))}"
-            )
-    return None
-
-
-def _fields(config: RunConfig) -> dict[str, Any]:
-    """Every field by its path; the training images as `--limit-train` counts them, those held out among them."""
-    fields = dict(_leaves(config.model_dump(mode="json")))
-    fields["images"] = fields.pop("train_examples") + config.validation_examples
-    return fields
-
-
-def _leaves(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
-
-
-def _rank(path: str) -> int:
-    if path in _DERIVED:
-        return len(_GIVEN) + 2 + _DERIVED.index(path)
-    places = [place for place, field in enumerate(_GIVEN) if path == field or path.startswith(f"{field}.")]
-    # Without --validation, how many are held out follows from how many there are.
-    return places[0] if places else len(_GIVEN) + (path != "images")
-
-
-def _as_given(path: str, value: Any) -> str:
-    """A field as the user says it: by the option that sets it, where there is one."""
-    part, _, name = path.rpartition(".")
-    if path == "train_fingerprint":
-        value = f"{value[:12]}…"
-    if path in _SAID:
-        return f"{_SAID[path]} {value}"
-    if path in _DERIVED:
-        return f"{path} {value!r}"
-    if path == "compiled":
-        return f"--compile {'on' if value else 'off'}"
-    if part == "architecture.options" and name != "width":
-        return f"no --arch-option {name}" if value is None else f"--arch-option {name}={value}"
-    option = f"--{(part.rpartition('.')[2] if name == 'method' else name).replace('_', '-')}"
-    if value is False and part:
-        return f"--no-{option[2:]}"
-    if value is None or value is False:
-        return f"no {option}"
-    if value is True:
-        return option
-    return f"{option} {','.join(map(str, value)) if isinstance(value, list) else value}"

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from pydantic import Field
 
 from sam_bench.records import Architecture, Name, Norm, Precision, Recipe, Record
 from sam_bench.records.fields import SCHEMA_VERSION, Radius, Sha256
+from sam_bench.training.differences import Difference, first_difference
 from sam_bench.training.metrics import NO_SUMS, Sums
 from sam_bench.training.step import Passes
 
 
 class RunConfig(Record):
-    """Everything that decides what a run learns: two runs with equal configs are the same run."""
+    """Everything that decides what a run learns: two runs are the same one if `first_difference` finds nothing."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Name
     recipe: Recipe
     architecture: Architecture
     dataset: Name
-    train_fingerprint: Sha256
+    seed: int
     train_examples: int
+    train_fingerprint: Sha256
     validation_examples: int = Field(ge=0)
     validation_norm: Norm
     validation_eps: Radius
-    seed: int
     precision: Precision
     compiled: bool = False
     micro_batch: int | None = Field(default=None, ge=1)
@@ -34,6 +35,21 @@ class RunConfig(Record):
     sync_bn: bool = False
     on_nan: Literal["stop", "rollback"] = "stop"
     select: Literal["last", "best"] = "last"
+    identity: dict[str, Any] = Field(default_factory=dict, repr=False)
+    """What the user asked for: field to value. It names what differs; older runs do not have it."""
+
+    def first_difference(self, other: RunConfig) -> Difference | None:
+        """Where another config differs first, named as the user names it; None where it is of the same run.
+
+        The name is not compared: a run may be registered under another one.
+        """
+        fields = {"name", "identity"}
+        decided = first_difference(*(each.model_dump(mode="json", exclude=fields) for each in (self, other)))
+        if decided is None:
+            return None
+        asked = first_difference(self.identity, other.identity) if self.identity and other.identity else None
+        path = decided.field.removeprefix("recipe.").removesuffix(".method")
+        return asked or replace(decided, field=path)
 
 
 LogRow = dict[str, float]

@@ -12,11 +12,10 @@ from cli_runner import DIGITS, CommandLine
 from pydantic.fields import FieldInfo
 
 from sam_bench import api
-from sam_bench.cli import common
 from sam_bench.cli import evaluate as evaluate_command
 from sam_bench.cli import train as train_command
 from sam_bench.records import Augmentation, Radius
-from sam_bench.training import PARTS, build_method, load_recipe, override
+from sam_bench.training import PARTS
 
 _EVALUATE = ["evaluate", "tiny", "--n-examples", "4", "--attack", "pgd"]
 _LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; add --allow-large-eps to insist"
@@ -60,7 +59,10 @@ _LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; ad
         ),
         (["--milestones", "50,75"], "milestones: 50,75: they are shares of the run between 0 and 1, each larger than"),
         (["--recipe", "swa", "--epochs", "3"], "--average-from 0.75 leaves the weights after 1 of 3 epochs to average"),
-        (["--recipe", "at-awp", "--perturb-only", "bn"], "--perturb-only bn: awp moves tensors of two or more"),
+        (
+            ["--recipe", "at-awp", "--perturb-only", "bn"],
+            "--perturb-only bn does not fit: awp moves tensors of two or more",
+        ),
         (["--recipe", "sam", "--interval", "9", "--epochs", "4", "--start-epoch", "1", "--batch-size", "16"], "none"),
         (["--limit-train", "0"], "--limit-train 0 must be at least 2: BatchNorm needs two images in a batch"),
         (["--limit-train", "1"], "--limit-train 1 must be at least 2: BatchNorm needs two images in a batch"),
@@ -73,7 +75,7 @@ _LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; ad
         (["--image-size", "x"], "Invalid value for '--image-size': 'x' is not a valid integer."),
         (["--seed", "-1"], "--seed -1 must be between 0 and 9223372036854775807"),
         (["--seed", "99999999999999999999999"], "must be between 0 and 9223372036854775807"),
-        (["--name", "../up"], "--name '../up' cannot name a model: use letters, digits, '.', '_' and '-', starting"),
+        (["--name", "../up"], "--name ../up cannot name a model: use letters, digits, '.', '_' and '-', starting"),
         (["--name", "two words"], "--name 'two words' cannot name a model: use letters, digits"),
         (["--name", ""], "--name '' cannot name a model: use letters, digits"),
         (["--threat", "Linff"], "Invalid value for '--threat': 'Linff' is not one of 'Linf', 'L2'."),
@@ -252,9 +254,7 @@ def test_every_setting_of_every_method_is_an_option_of_train(
     needed += ["--eps", "0.5"] if name == "norm" else []
     arguments = [f"--{part}", method, option, *given, *moving, *needed]
     context = train_command.command.make_context("train", arguments)
-    names = [name for names in ([*PARTS], train_command._SETTINGS) for name in names]
-    settings = common.given_settings(context.params, names)
-    recipe = build_method(override(load_recipe("standard"), settings)).recipe
+    recipe = train_command.spec_of(context.params).method.recipe
     spec = getattr(recipe, part)
     assert spec.method == method
     assert spec.model_dump(mode="json")[name] == expected

@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam_bench import api
-from sam_bench.api import sweeping
-from sam_bench.api.grid import plan_runs
+from sam_bench.api import SweepSpec, sweeping
 from sam_bench.errors import InputError
 from sam_bench.parallel import Job
 from sam_bench.progress import SilentReporter
@@ -85,7 +84,7 @@ def test_of_several_gpus_each_worker_has_one(
     monkeypatch.setattr(sweeping, "run_jobs", looked_at)
     monkeypatch.setattr(sweeping, "_finished", lambda *_: SimpleNamespace(clean_accuracy=0.5, cost=Mock()))
     grid = {"recipe": ["standard"], "dataset": ["digits"], "seed": [0, 1, 2]}
-    rows = sweeping.sweep(grid, workers=3, device=device, run_dir=tmp_path, zoo=tmp_path).rows
+    rows = api.sweep(grid, workers=3, device=device, run_dir=tmp_path, zoo=tmp_path).rows
     assert [row.error for row in rows] == [None] * 3 and chosen == gpus
 
 
@@ -190,7 +189,7 @@ def test_a_sweep_attacks_its_own_model_whatever_else_has_the_name(cli: CommandLi
         (["--rho", "0.1,0.2"], "--rho does not apply: it belongs to weights "),
         (["--eps", "1/255", "--attack", "pgd"], "the radius of the attack on the trained models is --attack-eps"),
         (["--attack", "pdg"], "unknown attack 'pdg'. Did you mean 'pgd'"),
-        (["--attack", "pgd", "--attack-setting", "stepz=3"], "attack.stepz: attack 'pgd' takes "),
+        (["--attack", "pgd", "--attack-setting", "stepz=3"], "--attack-setting stepz does not apply to attack 'pgd'"),
         (["--attack", "pgd", "--attack-eps", "8"], "--attack-eps 8 is too large for Linf"),
         (["--attack-eps", "1/255"], "--attack-eps does nothing without --attack; add --attack pgd"),
         (["--n-examples", "20"], "--n-examples does nothing without --attack"),
@@ -229,19 +228,19 @@ values = st.lists(st.integers(0, 10_000), min_size=1, max_size=3, unique=True)
 def test_the_grid_is_the_product_of_its_values_and_names_differ(
     seed: list[int], epochs: list[int], width: list[int]
 ) -> None:
-    runs = plan_runs({"recipe": ["sam", "at"], "seed": seed, "epochs": epochs, "width": width}, arch_options={})
+    runs = SweepSpec.of({"recipe": ["sam", "at"], "seed": seed, "epochs": epochs, "width": width}).runs()
     assert len(runs) == 2 * math.prod(map(len, (seed, epochs, width)))
     assert len({run.name for run in runs}) == len(runs) and all(len(run.name) <= 100 for run in runs)
     points = {
-        (a["recipe"], a["seed"], a["settings"]["epochs"], a["arch_options"]["width"])
-        for a in (run.arguments for run in runs)
+        (spec.recipe, spec.seed, spec.settings["epochs"], spec.arch_options["width"])
+        for spec in (run.spec for run in runs)
     }
     assert len(points) == len(runs)
 
 
 def test_a_name_too_long_is_cut_and_still_its_own() -> None:
     options = {f"option_{number}": "long" * 5 for number in range(6)}
-    names = [run.name for run in plan_runs({"seed": [0, 1]}, arch_options=options)]
+    names = [run.name for run in SweepSpec.of({"seed": [0, 1]}, arch_options=options).runs()]
     assert len(set(names)) == 2 and {len(name) for name in names} == {100}
 
 

@@ -191,16 +191,16 @@ def test_a_run_is_not_overwritten_unasked_nor_continued_as_another(tmp_path: Pat
     other = digits().select(torch.arange(24, 48))
 
     def images(train: Split) -> str:
-        return f"training images of SHA-256 {train.fingerprint[:12]}…"
+        return f"train_fingerprint='{train.fingerprint[:12]}…'"
 
     differing: list[tuple[dict[str, Any], str]] = [
-        ({"method": method_of("sam", {"rho": 0.3})}, r"--rho 0\.2 and this command gives --rho 0\.3"),
-        ({"method": method_of("sam"), "seed": 1}, r"--seed 0 and this command gives --seed 1"),
+        ({"method": method_of("sam", {"rho": 0.3})}, r"weights\.rho=0\.2 and this command gives weights\.rho=0\.3"),
+        ({"method": method_of("sam"), "seed": 1}, r"seed=0 and this command gives seed=1"),
         (
             {"method": method_of("sam"), "precision": "bf16"},
-            r"--precision fp32 and this command gives --precision bf16",
+            r"precision='fp32' and this command gives precision='bf16'",
         ),
-        ({"method": method_of("sam"), "train": digits().head(20)}, r"--limit-train 24 and .* --limit-train 20"),
+        ({"method": method_of("sam"), "train": digits().head(20)}, r"train_examples=24 and .* train_examples=20"),
         ({"method": method_of("sam"), "train": other}, rf"{images(digits().head(24))} and .* {images(other)}"),
     ]
     for changes, message in differing:

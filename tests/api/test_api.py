@@ -13,7 +13,7 @@ import torch
 
 import sam_bench
 from sam_bench import build_leaderboard, evaluate, load_model, train
-from sam_bench.api import parse_radii, submit
+from sam_bench.api import EvalSpec, submit
 from sam_bench.data import load_dataset, to_float
 from sam_bench.errors import InputError
 from sam_bench.progress import SilentReporter
@@ -101,6 +101,15 @@ def test_equal_arguments_give_equal_weights_and_another_seed_gives_others() -> N
     assert first.card.weights.sha256 == again.card.weights.sha256 != other.card.weights.sha256
 
 
+def test_the_callers_random_numbers_go_on_as_if_nothing_had_been_trained() -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    first = _train(name="first", settings={"epochs": 1})
+    assert torch.equal(torch.rand(3), expected)
+    assert _train(name="again", settings={"epochs": 1}).card.weights.sha256 == first.card.weights.sha256
+
+
 def test_a_recipe_may_be_given_as_an_object_and_a_silent_run_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     gentle = load_recipe("sam").model_copy(update={"name": "gentle"})
     card = _train(gentle, settings={"epochs": 1, "rho": 0.05}).card
@@ -134,20 +143,20 @@ def test_half_precision_weights_are_what_is_measured() -> None:
         ({"arch": "preactresnet81"}, "unknown architecture 'preactresnet81'"),
         ({"settings": {"roh": 1}}, "unknown setting 'roh'. Did you mean 'rho'"),
         ({"settings": {"epochs": 0}}, "epochs: must be greater than or equal to 1"),
-        ({"name": "../up"}, "'../up' cannot name a model"),
+        ({"name": "../up"}, "name='../up' cannot name a model"),
         ({"seed": -1}, "seed=-1 must be between 0 and"),
         ({"arch_options": {"width": 1.5}}, "width: must be a valid integer"),
-        ({"threat": "linf"}, "unknown --threat 'linf'. Did you mean 'Linf'"),
-        ({"robustbench_dataset": "mnist"}, "unknown --robustbench-dataset 'mnist'"),
-        ({"weights_dtype": "fp16"}, "unknown --weights-dtype 'fp16'"),
-        ({"select": "Best"}, "unknown --select 'Best'. Did you mean 'best'"),
-        ({"on_nan": "skip"}, "unknown --on-nan 'skip'"),
-        ({"compile": True}, "unknown --compile 'True'"),
-        ({"dataset": None}, "--dataset must be a name, a FILE.npz or a FOLDER, not None"),
-        ({"arch": None}, "--arch must be an architecture's name, not None"),
-        ({"seed": 0.0}, "--seed must be a whole number, not 0.0"),
-        ({"keep": 0}, "--keep must be a whole number of at least 1, not 0"),
-        ({"micro_batch": 0}, "--micro-batch must be a whole number of at least 1, not 0"),
+        ({"threat": "linf"}, "unknown threat 'linf'. Did you mean 'Linf'"),
+        ({"robustbench_dataset": "mnist"}, "unknown robustbench_dataset 'mnist'"),
+        ({"weights_dtype": "fp16"}, "unknown weights_dtype 'fp16'"),
+        ({"select": "Best"}, "unknown select 'Best'. Did you mean 'best'"),
+        ({"on_nan": "skip"}, "unknown on_nan 'skip'"),
+        ({"compile": True}, "unknown compile 'True'"),
+        ({"dataset": None}, "dataset must be a name, a FILE.npz or a FOLDER, not None"),
+        ({"arch": None}, "arch must be an architecture's name, not None"),
+        ({"seed": 0.0}, "seed must be a whole number, not 0.0"),
+        ({"keep": 0}, "keep must be a whole number of at least 1, not 0"),
+        ({"micro_batch": 0}, "micro_batch must be a whole number of at least 1, not 0"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(
@@ -188,7 +197,7 @@ def test_names_that_only_a_file_tells_are_checked_before_the_training(
         np.savez(workplace / f"{name}.npz", **arrays)
     arguments: dict[str, Any] = {"name": "m", "image_size": None, "settings": {"epochs": 1, "batch_size": 4}}
     _train(dataset="set-1.npz", **arguments)
-    monkeypatch.setattr("sam_bench.api.training.fit", _must_not)
+    monkeypatch.setattr("sam_bench.api.training.TrainingRun", _must_not)
     with pytest.raises(
         InputError, match=r"set_1/Linf/m cannot be saved: .* both it and set-1/Linf/m as 'm_set_1_linf'"
     ):
@@ -240,7 +249,7 @@ def test_a_module_of_ones_own_and_a_checkpoint_of_a_run_are_evaluated(workplace:
     assert Path("own.json").exists() and record.checkpoint_sha256 != state_dict_sha256(module)
     assert record.model == f"Linear-{record.checkpoint_sha256[:8]}"
     assert module.training, "its mode is given back"
-    with pytest.raises(InputError, match=r"a module does not say what it was trained on: give dataset="):
+    with pytest.raises(InputError, match=r"a module does not say what it was trained on: give dataset"):
         evaluate(module, attack="fgsm")
     said = _Said()
     evaluate(Linear(classes=12), **options, reporter=said)
@@ -280,27 +289,27 @@ class _Said(SilentReporter):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"norm": "linf"}, "unknown --norm 'linf'. Did you mean 'Linf'"),
-        ({"batch_size": 0}, "--batch-size must be a whole number of at least 1, not 0"),
-        ({"workers": 0}, "--workers must be a whole number of at least 1, not 0"),
-        ({"output": "."}, "--output . is a folder; give the file to write, as in record.json"),
-        ({"output": 3}, "--output must be a path, not 3"),
+        ({"norm": "linf"}, "unknown norm 'linf'. Did you mean 'Linf'"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
+        ({"workers": 0}, "workers must be a whole number of at least 1, not 0"),
+        ({"output": "."}, "output=. is a folder; give the file to write, as in record.json"),
+        ({"output": 3}, "output must be a path, not 3"),
         ({"model": Linear}, "not the class Linear: give an instance, as in Linear()"),
         ({"model": {"w": torch.ones(1)}}, "not a dict: load the state dict into its module, and give that"),
         ({"model": lambda x: x}, "not a function: call it in the forward method of a module, and give that"),
         ({"model": None}, "the model must be a name, a path or a torch.nn.Module, not None"),
-        ({"attack": None}, "--attack must be an attack's name, as in pgd, not None"),
-        ({"norm": None}, "unknown --norm 'None'. Available: L1, L2, Linf."),
-        ({"seed": None}, "--seed must be a whole number, not None"),
+        ({"attack": None}, "attack must be an attack's name, as in pgd, not None"),
+        ({"norm": None}, "unknown norm 'None'. Available: L1, L2, Linf."),
+        ({"seed": None}, "seed must be a whole number, not None"),
         ({"seed": np.int64(-1)}, "seed=-1 must be between 0 and"),
-        ({"device": None}, "--device must be auto, cpu or cuda, not None"),
-        ({"n_examples": "10"}, "--n-examples must be a whole number, not '10'"),
-        ({"n_examples": 10.0}, "--n-examples must be a whole number, not 10.0"),
-        ({"workers": True}, "--workers must be a whole number of at least 1, not True"),
+        ({"device": None}, "device must be auto, cpu or cuda, not None"),
+        ({"n_examples": "10"}, "n_examples must be a whole number, not '10'"),
+        ({"n_examples": 10.0}, "n_examples must be a whole number, not 10.0"),
+        ({"workers": True}, "workers must be a whole number of at least 1, not True"),
         ({"dataset": (np.ones(1), np.ones(1))}, "not a tuple: write arrays into a file with numpy.savez('mine.npz'"),
         ({"eps": [0.1, 0.2]}, "evaluate takes one eps, not [0.1, 0.2]; evaluate_curve(model, radii) takes several"),
         ({"eps": torch.tensor(0.1)}, "evaluate takes one eps, not tensor(0.1000)"),
-        ({"eps": 1j}, "--eps must be a number or a text such as '8/255', not a complex"),
+        ({"eps": 1j}, "eps must be a number or a text such as '8/255', not a complex"),
         ({"settings": ["steps"]}, "settings must be a dict, as in {'steps': 20}, not a list"),
     ],
 )
@@ -322,7 +331,7 @@ def test_wrong_arguments_of_evaluate_are_refused_before_the_model_is_looked_for(
     ],
 )
 def test_radii_of_numpys_types_are_understood(radii: Any, texts: list[str]) -> None:
-    found = parse_radii(radii, "L2")
+    found = EvalSpec(eps=radii, norm="L2").radii
     assert [str(radius) for radius in found] == texts
     if isinstance(radii, np.float32):
         assert np.float32(float(found[0])) == radii
