@@ -67,8 +67,8 @@ def settled(path: Path) -> list[int]:
 verdicts = st.builds(
     Verdict,
     example=st.integers(0, 50),
-    verdict=st.sampled_from(["robust", "misclassified", "pgd", None]),
-    withstood=st.integers(0, 4),
+    outcome=st.sampled_from(["robust", "misclassified", "pgd", None]),
+    attacks_survived=st.integers(0, 4),
 )
 
 
