@@ -30,7 +30,7 @@ import cloudpickle
 from sam_bench.errors import SamBenchError
 from sam_bench.progress import Reporter, Stage
 
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
 Send = Callable[[Any], None]
 
 _OUT_OF_MEMORY = (-signal.SIGKILL, 128 + signal.SIGKILL)  # how the system ends a process that takes too much

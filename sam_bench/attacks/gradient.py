@@ -160,7 +160,7 @@ class RestartedAscent(GradientAttack):
                     break
             yield from examples.verdicts(standing, ROBUST)
 
-    @true_float32()  # it leaves an example at the first error, which has to be the judge's, too
+    @true_float32()  # it leaves an example at the first error, which has to be the verifier's, too
     def _attack_batch(
         self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: Steps, gradients: _Gradients
     ) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from second_attack_samples import ShortMargin
 from torch import Tensor, nn
 
 from sam_bench import api
+from sam_bench.attacks import Event, Verdict
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.errors import InputError
 from sam_bench.evaluation import results
@@ -66,7 +67,7 @@ def refused(wavy: Wavy, *radii: int, monkeypatch: pytest.MonkeyPatch, **options:
 
     before = files()
     with monkeypatch.context() as patched, pytest.raises(InputError) as message:
-        patched.setattr(PGDAttack, "seek", attacked)
+        patched.setattr(PGDAttack, "events", attacked)
         curve(wavy, *radii, **options)
     assert files() == before
     return str(message.value)
@@ -166,19 +167,18 @@ def test_what_was_found_at_a_radius_is_used_by_a_curve_with_smaller_ones(
         pass
 
     settled: list[int] = []
-    seek = PGDAttack.seek
+    events = PGDAttack.events
 
-    def killed_half_way(self: PGDAttack, model: nn.Module, task: Any) -> list[str]:
-        def withstand(position: int, attacks: int) -> None:
-            if len(settled) == 5:
-                raise KilledError
-            settled.append(position)
-            task.withstand(position, attacks)
-
-        return seek(self, model, replace(task, withstand=withstand))
+    def killed_half_way(*args: Any, **how: Any) -> Iterator[Event]:
+        for event in events(*args, **how):
+            if isinstance(event, Verdict) and event.outcome == ROBUST:
+                if len(settled) == 5:
+                    raise KilledError
+                settled.append(event.example)
+            yield event
 
     with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(PGDAttack, "seek", killed_half_way)
+        patched.setattr(PGDAttack, "events", killed_half_way)
         curve(wavy, 32)
     records = curve(wavy, 8, 32, resume=True)
     assert [record.verdicts for record in records] == expected

@@ -124,7 +124,7 @@ CUSTOM = {"version": "custom", "suite": ("apgd-ce", "square")}
 @pytest.mark.parametrize(
     ("module", "attack", "changes", "message"),
     [
-        (Few, AutoAttack(), {}, "needs at least 4 classes .* and the model has 3: use .* --suite apgd-ce,fab-t,square"),
+        (Few, AutoAttack(), {}, "needs at least 4 classes .* and the model has 3: use .* suite='apgd-ce,fab-t,square'"),
         (Few, AutoAttack(engine="reference"), {}, "needs at least 4 classes"),
         (Few, ATTACKS.get("autoattack-screen")(), {}, "needs at least 4 classes"),
         (Nearest, AutoAttack(**CUSTOM), {"norm": "L2", "size": 4}, "needs images of at least 5x5 pixels, not 4x4"),
@@ -337,13 +337,13 @@ def test_the_inputs_that_are_held_at_a_time_are_bounded(
 ) -> None:
     whole = evaluate(nearest, test_split, attack, batch_size=16)
     held: list[int] = []
-    run = type(attack).run
+    run = type(attack).run_events
 
-    def watched(self: Attack, model: nn.Module, x: Tensor, *args: Any, **options: Any) -> Any:
-        held.append(len(x))
-        return run(self, model, x, *args, **options)
+    def watched(self: Attack, model: nn.Module, examples: Examples, **options: Any) -> Any:
+        held.append(len(examples))
+        return run(self, model, examples, **options)
 
-    monkeypatch.setattr(type(attack), "run", watched)
+    monkeypatch.setattr(type(attack), "run_events", watched)
     monkeypatch.setattr(local, "_PIECE", 17 * 4 * 64)
     parts = evaluate(nearest, test_split, attack, batch_size=16)
     assert held == [17, 17, 17, 9]

@@ -55,7 +55,7 @@ class APGD(Ascent[APGDState]):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        # The first tick only evaluates the start, so that iteration i of the paper ends in tick i + 1.
+        # The first step only evaluates the start, so that iteration i of the paper ends in step i + 1.
         self._window = torch.tensor([0, *checkpoint_windows(self._iterations)], device=self.device)
 
     @property

@@ -106,7 +106,7 @@ class Square(Search[SquareState]):
         height, width = self.examples.x.shape[-2:]
         sizes = sides(queries, height, width, norm=self.ball.norm)
         device = self.device
-        # The first tick evaluates the start; its side is never used.
+        # The first step evaluates the start; its side is never used.
         each = [sizes[0], *sizes] if sizes else [1]
         self._sides = torch.tensor(each, device=device)
         self._rows = torch.arange(height, device=device).view(1, -1, 1)
@@ -175,15 +175,15 @@ class Square(Search[SquareState]):
     def on_rejected(self, state: SquareState, which: Tensor) -> Tensor:
         """A row stops at margin zero, as upstream's does, misclassified or not, but not at one of bfloat16 or TF32."""
         # With upstream's draws, rows fill a batch as large as the search's: the size decides how margins are rounded.
-        judged = state if self.rng.in_step else state.take(which)
-        margin = self._margin(self.model.exact_logits(judged.best), judged.label)
+        checked = state if self.rng.in_step else state.take(which)
+        margin = self._margin(self.model.exact_logits(checked.best), checked.label)
         margin = margin[which] if self.rng.in_step else margin
         state.margin[which] = margin
         return (margin <= 0).cpu()
 
     def _margin(self, logits: Tensor, label: Tensor) -> Tensor:
         margin = losses.margin(logits, label)
-        # NaN is no right answer to the judge, and no smaller margin than any to upstream.
+        # NaN is no right answer to the verifier, and no smaller margin than any to upstream.
         return margin if self.rng.in_step else margin.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
     def _propose(self, state: SquareState) -> Tensor:
