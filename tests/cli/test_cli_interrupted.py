@@ -86,7 +86,7 @@ def test_an_evaluation_that_finds_the_disk_full_leaves_the_old_record(with_tiny:
     before = (with_tiny.folder / "record.json").read_bytes()
     with _largest_file(2000):
         outcome = with_tiny(*evaluate)
-    journal = "record.progress/part-0001-0000.jsonl"
+    journal = "record.progress/part-0001.jsonl"
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == f"sam-bench: cannot write {journal}: File too large; what was written is whole\n"
     assert (with_tiny.folder / "record.json").read_bytes() == before
