@@ -202,7 +202,7 @@ def test_each_attack_of_an_ensemble_is_counted_in_its_order(nearest: Nearest, te
     record = evaluate(nearest, test_split, Chain(), eps=Radius("0.6"))
     first, second = record.verdicts.count("first"), record.verdicts.count("second")
     right = 60 - record.verdicts.count(MISCLASSIFIED)
-    assert first and second and record.warnings == ["dynamic: doubt"]
+    assert first and second and record.warnings == ["dynamic: a doubt"]
     assert list(record.accuracy_after.items()) == [
         ("first", pytest.approx((right - first) / 60)),
         ("second", pytest.approx((right - first - second) / 60)),
