@@ -97,8 +97,6 @@ class Team:
         if self.size > 1:
             self.all_reduce_max(0)
 
-    agree, share, collect, wait = all_reduce_max, broadcast, all_gather, barrier  # until the branches are merged
-
 
 ALONE = Team()
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
-from sam_bench.attacks.judge import classes_of
+from sam_bench.attacks.verify import classes_of
 from sam_bench.data import Split, StreamedSplit, make_batches
 from sam_bench.device import device_name, package_versions, true_float32
 from sam_bench.modes import attacking

@@ -76,11 +76,6 @@ class Attack(Component):
         """What holds whatever the attack finds, even where nothing is left to attack."""
         return []
 
-    @property
-    def caveats(self) -> list[str]:
-        """See `warnings`."""  # until the branches are merged
-        return [str(each) for each in self.warnings]
-
     def check(self, norm: Norm) -> None:
         """Refuse a ball that this attack does not search, before anything is attacked; here none is.
 

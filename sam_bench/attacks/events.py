@@ -62,10 +62,6 @@ class Verdict:
     attacks_survived: int = 0
     x_adv: Tensor | None = None
 
-    verdict = property(lambda self: self.outcome)  # until the branches are merged
-    withstood = property(lambda self: self.attacks_survived)  # until the branches are merged
-    witness = property(lambda self: self.x_adv)  # until the branches are merged
-
 
 @dataclass(frozen=True)
 class AttackWarning:

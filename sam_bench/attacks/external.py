@@ -26,7 +26,7 @@ from sam_bench.attacks.external_settings import parameters, settings_of, unsayab
 from sam_bench.attacks.random_state import seed_generators
 from sam_bench.attacks.verify import SMALLEST_BATCH, Verifier, pad
 from sam_bench.errors import InputError, SamBenchError, unknown_name
-from sam_bench.integrations.overwritten import MEND
+from sam_bench.integrations.shadowing import FIX
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import ROBUST, Norm
 
@@ -170,7 +170,7 @@ def torchattacks_attack(name: str) -> type[Attack]:
         InputError: The package is not installed, has no such attack, or one that cannot be run from here.
     """
     # Its 3.5 puts an old copy of RobustBench over the installed one, which must be put back.
-    package = _package("torchattacks", name, f"pip install torchattacks, then {MEND}, which torchattacks overwrites")
+    package = _package("torchattacks", name, f"pip install torchattacks, then {FIX}, which torchattacks overwrites")
     return _made(TorchattacksAttack, package, name, tuple(package.__all__))
 
 

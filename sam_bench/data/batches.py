@@ -131,8 +131,6 @@ class Batches:
         first = shard * total // shards
         return first, (shard + 1) * total // shards - first, total
 
-    place = share_of  # until the branches are merged
-
     def _order(self, epoch: int) -> Tensor:
         draws = generator(self.seed, "order", epoch)
         return send(torch.randperm(len(self.split), generator=draws), self.split.device)

@@ -137,8 +137,6 @@ class StreamedBatches:
         """As `Batches.share_of`."""
         return self._plan.share_of(batch)
 
-    place = share_of  # until the branches are merged
-
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch.
 

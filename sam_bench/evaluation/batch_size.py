@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sam_bench.attacks import Attack
-from sam_bench.attacks.judge import SMALLEST_BATCH
+from sam_bench.attacks.verify import SMALLEST_BATCH
 from sam_bench.modes import attacking
 from sam_bench.perturb.inputs import input_gradient
 

@@ -50,6 +50,7 @@ class Log:
         self._identity_file = path / "identity.json"
         self._allowed = {ROBUST, MISCLASSIFIED, *problem.attack.attacks}
         self._file: int | None = None
+        self._part = path
         self._started = self._synced = 0.0
         self._forget()
 
@@ -179,11 +180,11 @@ class Log:
     def session(self) -> Iterator[None]:
         """A new file for what is added in the block."""
         taken = [int(part.stem.split("-")[1]) for part in self._parts()]
-        path = self.path / f"part-{max(taken, default=0) + 1:04d}.jsonl"
+        self._part = self.path / f"part-{max(taken, default=0) + 1:04d}.jsonl"
         before = self.seconds
         # Without a buffer of our own: a line is with the system when `_write` returns.
         with self._refused():
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+            self._file = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self._started = self._synced = time.monotonic()
         try:
             yield
@@ -272,7 +273,7 @@ class Log:
         try:
             yield
         except OSError as error:
-            raise SamBenchError(f"cannot write {self.path}: {error.strerror}; what was written is whole") from error
+            raise SamBenchError(f"cannot write {self._part}: {error.strerror}; what was written is whole") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

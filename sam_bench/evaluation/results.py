@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sam_bench.attacks import Attack
-from sam_bench.attacks.doubts import second_opinion_doubts, square_doubts
 from sam_bench.attacks.margin import PGDMarginAttack
+from sam_bench.attacks.warnings import second_attack_warnings, square_warnings
 from sam_bench.device import package_versions
 from sam_bench.errors import InputError
 from sam_bench.evaluation.problem import Problem, differences, in_words, settings_of, version_of
@@ -19,7 +19,7 @@ from sam_bench.records import (
     ROBUST,
     EvaluationRecord,
     Norm,
-    SecondOpinion,
+    SecondAttack,
     accuracies,
     read_record,
 )
@@ -157,7 +157,7 @@ def _in_curve(record: EvaluationRecord, problem: Problem) -> EvaluationRecord:
         record,
         verdicts=verdicts,
         carried=len(problem.carried),
-        warnings=others + [str(each) for each in square_doubts(verdicts, attacks)],
+        warnings=others + [str(each) for each in square_warnings(verdicts, attacks)],
         second_opinion=None,
         **accuracies(verdicts, attacks),
     )
@@ -212,7 +212,7 @@ def with_second_attack(record: EvaluationRecord, second: Problem, found: Found) 
     return _counted(record, about, lost, found.warnings)
 
 
-def recounted(record: EvaluationRecord, second: SecondOpinion, broken: Iterable[int] = ()) -> EvaluationRecord:
+def recounted(record: EvaluationRecord, second: SecondAttack, broken: Iterable[int] = ()) -> EvaluationRecord:
     """The record with a second attack that has run already, as a curve has it: it works example by example.
 
     Args:
@@ -229,10 +229,10 @@ def _counted(
 ) -> EvaluationRecord:
     standing = {place for place, verdict in enumerate(record.verdicts) if verdict == ROBUST}
     lost, total = sorted(standing.intersection(broken)), record.n_examples
-    added = SecondOpinion(
+    added = SecondAttack(
         **about, robust_accuracy=(len(standing) - len(lost)) / total, gap=len(lost) / total, broken=lost
     )
-    gap = [str(each) for each in second_opinion_doubts(record.attack, added.attack, added.gap)]
+    gap = [str(each) for each in second_attack_warnings(record.attack, added.attack, added.gap)]
     others = [each for each in record.warnings if not each.startswith("second-opinion")]
     return _changed(record, second_opinion=added, warnings=list(dict.fromkeys([*others, *warnings, *gap])))
 

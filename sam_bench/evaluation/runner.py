@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from sam_bench.attacks import Attack
-from sam_bench.attacks.doubts import square_doubts
 from sam_bench.attacks.events import Event, Progress
+from sam_bench.attacks.warnings import square_warnings
 from sam_bench.errors import CutShortError, InputError, SamBenchError
 from sam_bench.evaluation.adversarial import has_adversarial, write_adversarial
 from sam_bench.evaluation.executors import Executor
@@ -77,9 +77,19 @@ def evaluate_curve_of(
         InputError: A record or a log is in the way; before anything is attacked.
         SamBenchError: A file could not be written, or a worker failed.
     """
-    problems = [replace(problem, eps=eps) for eps in radii]
-    run = _Run(executor, resume, reporter or SilentReporter(), second_attack, why_batch_size, len(problems) > 1)
-    return executor.lead(problem, lambda: run.records(problems, paths))
+    records: list[EvaluationRecord] | None = executor.follow(problem)
+    if records is not None:
+        return records
+    run = _Run(executor, resume, reporter or SilentReporter(), second_attack, why_batch_size, len(radii) > 1)
+    for eps, path, smaller in zip(radii, paths, [None, *paths[:-1]], strict=True):
+        run.check(replace(problem, eps=eps), path, smaller=smaller)
+    records = []
+    for eps, path in zip(radii, paths, strict=True):
+        before = records[-1] if records else None
+        carried = broken(before) if before else {}
+        records.append(run.record(replace(problem, eps=eps, carried=carried), path, before))
+    executor.finish(records)
+    return records
 
 
 @dataclass(frozen=True)
@@ -91,21 +101,11 @@ class _Run:
     why_batch_size: str
     curve: bool
 
-    def records(self, problems: Sequence[Problem], paths: Sequence[Path]) -> list[EvaluationRecord]:
-        for problem, path, smaller in zip(problems, paths, [None, *paths[:-1]], strict=True):
-            self._check(problem, path, smaller=smaller)
-        records: list[EvaluationRecord] = []
-        for problem, path in zip(problems, paths, strict=True):
-            before = records[-1] if records else None
-            carried = broken(before) if before else {}
-            records.append(self._record(replace(problem, carried=carried), path, before))
-        return records
-
-    def _check(self, problem: Problem, path: Path, *, smaller: Path | None) -> None:
+    def check(self, problem: Problem, path: Path, *, smaller: Path | None) -> None:
         """Refuse, before anything is attacked, what would be found in the way hours later.
 
         Args:
-            problem: As `_record` will be given it, but for what will be carried over.
+            problem: As `record` will be given it, but for what will be carried over.
             path: The record's file.
             smaller: The file of the record at the next smaller eps of the curve, which was checked before.
         """
@@ -130,7 +130,7 @@ class _Run:
             )
         return None  # it is being made anew for their sake
 
-    def _record(self, problem: Problem, path: Path, smaller: EvaluationRecord | None) -> EvaluationRecord:
+    def record(self, problem: Problem, path: Path, smaller: EvaluationRecord | None) -> EvaluationRecord:
         logs = Log(_folders(path)[0], problem), Log(_folders(path)[1], problem)
         record = self._finished(problem, path)
         before = smaller.second_opinion if smaller else None
@@ -146,7 +146,13 @@ class _Run:
         if record is None:
             if self.resume is True and smaller is None and logs[0].is_empty:
                 self.reporter.say(f"nothing to resume at {logs[0].path}; beginning")
-            record = self._first(problem, path)
+            self.reporter.say(
+                f"{problem.attack.method} in the {problem.norm} ball of radius {problem.eps} on {len(problem.test):,} "
+                f"test images of {problem.dataset}; {self.executor.describe()}, precision fp32, batch size "
+                f"{problem.batch_size} ({self.why_batch_size}), seed {problem.seed}"
+            )
+            found = self.attacked(problem, _folders(path)[0], _bundles(path)[0])
+            record = record_of(problem, found, device=self.executor.ran_on())
             if not self.resume:
                 logs[1].remove()  # it was of an earlier record
         if self.second is not None:
@@ -169,15 +175,6 @@ class _Run:
             self.reporter.say(f"{path}: the second attack is run again, to keep its adversarial examples")
         return kept
 
-    def _first(self, problem: Problem, path: Path) -> EvaluationRecord:
-        self.reporter.say(
-            f"{problem.attack.method} in the {problem.norm} ball of radius {problem.eps} on {len(problem.test):,} test "
-            f"images of {problem.dataset}; {self.executor.describe()}, precision fp32, batch size "
-            f"{problem.batch_size} ({self.why_batch_size}), seed {problem.seed}"
-        )
-        found = self._attacked(problem, _folders(path)[0], _bundles(path)[0])
-        return record_of(problem, found, device=self.executor.ran_on())
-
     def _second(
         self, attack: Attack, record: EvaluationRecord, problem: Problem, path: Path, broken: Sequence[int]
     ) -> EvaluationRecord:
@@ -186,9 +183,9 @@ class _Run:
         self.reporter.say(
             f"second attack: {attack.method} on the {left:,} examples that {problem.attack.method} left standing"
         )
-        return with_second_attack(record, second, self._attacked(second, _folders(path)[1], _bundles(path)[1]))
+        return with_second_attack(record, second, self.attacked(second, _folders(path)[1], _bundles(path)[1]))
 
-    def _attacked(self, problem: Problem, folder: Path, bundle: Path) -> Found:
+    def attacked(self, problem: Problem, folder: Path, bundle: Path) -> Found:
         """What the attack finds; its adversarial examples are in `bundle` if they are to be kept."""
         self.executor.check(problem)
         log = Log(folder, problem)
@@ -238,8 +235,8 @@ def _found(problem: Problem, log: Log) -> Found:
     """What a log of which nothing is left to do says; warnings that compare attacks come from all examples."""
     known = {place: str(verdict.outcome) for place, verdict in log.verdicts.items()} | dict(problem.carried)
     verdicts = [known[place] for place in range(len(problem.test))]
-    told = [*problem.attack.caveats, *log.warnings]
-    warnings = [*dict.fromkeys(map(str, told)), *map(str, square_doubts(verdicts, problem.attack.attacks))]
+    told = [*problem.attack.warnings, *log.warnings]
+    warnings = [*dict.fromkeys(map(str, told)), *map(str, square_warnings(verdicts, problem.attack.attacks))]
     return Found(verdicts, warnings, log.seconds)
 
 

@@ -130,14 +130,14 @@ class Ball:
             )
 
 
-def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False, option: str = "eps") -> None:
+def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False, field: str = "eps") -> None:
     """Refuse a radius that was surely meant in units of 1/255.
 
     Args:
         norm: The ball's.
         eps: Its radius.
         allow_large: Accept it all the same.
-        option: The field it was given for.
+        field: The field it was given for.
 
     Raises:
         InputError: `eps` is at least 1 in Linf, where the ball holds every image, 10 in L2, or 1000 in L1.
@@ -145,10 +145,9 @@ def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False, option: str
     if allow_large or eps < _LARGEST_SENSIBLE[norm]:
         return
     fraction = f"{eps}/255" if "/" not in str(eps) else str(eps)
-    option = option.lstrip("-").replace("-", "_")  # until the branches are merged
     raise InputError(
         f"is too large for {norm}: inputs are in [0, 1], so you probably mean {fraction}",
-        field=option,
+        field=field,
         value=str(eps),
         hint="add `allow_large_eps=True` to insist",
     )

@@ -11,7 +11,6 @@ from sam_bench.records.evaluation import (
     ROBUST,
     EvaluationRecord,
     SecondAttack,
-    SecondOpinion,
     accuracies,
 )
 from sam_bench.records.fields import NAME_PATTERN, SCHEMA_VERSION, Name, Norm, Radius, Record
@@ -40,7 +39,6 @@ __all__ = [
     "Record",
     "RobustBenchDataset",
     "SecondAttack",
-    "SecondOpinion",
     "WeightsFile",
     "accuracies",
     "atomic_file",

@@ -25,9 +25,6 @@ class SecondAttack(Record):
     seconds: float = Field(ge=0)
 
 
-SecondOpinion = SecondAttack  # until the branches are merged
-
-
 class EvaluationRecord(Record):
     """One attack at one radius on one checkpoint.
 

@@ -5,20 +5,15 @@ from sam_bench.training.loop import Ready, Saving, Trained, TrainingRun
 from sam_bench.training.recipes import load_recipe, recipe_names, recipe_text
 from sam_bench.training.state import RunConfig, RunState
 
-Method = BuiltRecipe  # until the branches are merged
-build_method = build_recipe  # until the branches are merged
-
 __all__ = [
     "PARTS",
     "BuiltRecipe",
-    "Method",
     "Ready",
     "RunConfig",
     "RunState",
     "Saving",
     "Trained",
     "TrainingRun",
-    "build_method",
     "build_recipe",
     "load_recipe",
     "override",

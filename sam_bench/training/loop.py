@@ -212,7 +212,7 @@ class TrainingRun:
     def _one_more_epoch(self) -> Iterator[Tensor]:
         """The inputs of another epoch, in the microbatches that are learned from."""
         for batch, (x, _) in enumerate(self._batches.epoch(self._config.recipe.epochs)):
-            *_, total = self._batches.place(batch)
+            *_, total = self._batches.share_of(batch)
             shards = total // self._team.size, -(-total // self._team.size)
             for rows, _ in Microbatches(self._step.model, self._config.micro_batch, shards).cut(len(x)):
                 yield x[rows]
@@ -226,7 +226,7 @@ class TrainingRun:
         timer = Timer(self._device, state.epoch_seconds, joules_before, meters=self._meters)
         next_save = timer.seconds + save_every
         for batch, (x, y) in enumerate(batches.epoch(state.epoch, start=state.batch), start=state.batch):
-            first, count, total = batches.place(batch)
+            first, count, total = batches.share_of(batch)
             index, last = self._done, batch == len(batches) - 1
             result = step(
                 x.contiguous(memory_format=self._memory_format),

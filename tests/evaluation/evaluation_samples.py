@@ -87,7 +87,7 @@ def attacked(
 ) -> Found:
     """What an attack finds, by a log in the folder `path` that stays."""
     run = _Run(executor or Local(CPU), resume, reporter or SilentReporter(), None, "", curve=False)
-    return run._attacked(problem, path, path.with_suffix(".npz"))
+    return run.attacked(problem, path, path.with_suffix(".npz"))
 
 
 def log_of(problem: Problem, path: Path) -> Log:

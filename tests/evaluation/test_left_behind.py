@@ -18,9 +18,9 @@ from torch import Tensor, nn
 import sam_bench.attacks.autoattack.attack as autoattack
 from sam_bench import api
 from sam_bench.attacks import ATTACKS, Attack
-from sam_bench.attacks.doubts import square_doubts
 from sam_bench.attacks.events import Event, Verdict
 from sam_bench.attacks.gradient import PGDAttack
+from sam_bench.attacks.warnings import square_warnings
 from sam_bench.errors import InputError
 from sam_bench.evaluation import Local, Log, Problem, evaluate_problem
 from sam_bench.progress import Reporter, SilentReporter
@@ -157,10 +157,10 @@ def test_squares_gain_is_a_share_of_all_examples() -> None:
     """As upstream counts it: 0.2 % of all, not of those that the model gets right without an attack."""
     attacks = ["apgd-ce", "square"]
     few = ["misclassified"] * 600 + ["square"] * 2 + ["robust"] * 398
-    assert square_doubts(few, attacks) == []
-    (doubt,) = square_doubts([*few[:-1], "square"], attacks)
+    assert square_warnings(few, attacks) == []
+    (doubt,) = square_warnings([*few[:-1], "square"], attacks)
     assert doubt.startswith("square-better: ") and "0.30% of all examples" in doubt
-    assert square_doubts([*few[:-1], "square"], ["square"]) == [] == square_doubts([], attacks)
+    assert square_warnings([*few[:-1], "square"], ["square"]) == [] == square_warnings([], attacks)
 
 
 def test_witnesses_that_are_missing_are_told_of_and_those_of_an_earlier_record_go(

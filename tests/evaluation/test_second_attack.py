@@ -17,14 +17,14 @@ from second_attack_samples import ShortMargin
 
 from sam_bench import api
 from sam_bench.attacks import Attack
-from sam_bench.attacks.doubts import second_opinion_doubts
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.attacks.margin import PGDMarginAttack
+from sam_bench.attacks.warnings import second_attack_warnings
 from sam_bench.data import to_float
 from sam_bench.errors import InputError
 from sam_bench.evaluation import Local, Log, Processes, results, second_attack_for
 from sam_bench.evaluation.results import left_by, with_second_attack
-from sam_bench.records import ROBUST, EvaluationRecord, Radius, SecondOpinion, read_record, write_record
+from sam_bench.records import ROBUST, EvaluationRecord, Radius, SecondAttack, read_record, write_record
 
 WEAK = PGDAttack(steps=1, step_size="4/255", random_start=False)
 RECORDS = sorted((Path(__file__).parents[2] / "leaderboards").rglob("records/*.json"))
@@ -75,7 +75,7 @@ def test_where_it_breaks_nothing_there_is_no_doubt(nearest: Nearest, tmp_path: P
 @given(broken=st.integers(0, 10_000), total=st.integers(1, 10_000))
 def test_it_is_a_doubt_from_more_than_half_a_point_on(broken: int, total: int) -> None:
     gap = min(broken, total) / total
-    assert bool(second_opinion_doubts("autoattack", "pgd-margin", gap)) == (gap > 0.005)
+    assert bool(second_attack_warnings("autoattack", "pgd-margin", gap)) == (gap > 0.005)
 
 
 @pytest.mark.slow
@@ -212,7 +212,7 @@ def test_it_is_added_to_a_finished_record_and_not_asked_twice(options: dict[str,
 
 def test_on_a_curve_each_radius_has_one_and_what_it_broke_stays_broken(options: dict[str, Any]) -> None:
     curve = api.evaluate_curve(options.pop("model"), ["2/255", "8/255", "16/255"], **options, save_adversarial=True)
-    opinions: list[SecondOpinion] = [record.second_opinion for record in curve if record.second_opinion is not None]
+    opinions: list[SecondAttack] = [record.second_opinion for record in curve if record.second_opinion is not None]
     assert len(opinions) == 3
     left = [added.robust_accuracy for added in opinions]
     assert left == sorted(left, reverse=True) and left[0] > left[-1]

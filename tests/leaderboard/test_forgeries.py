@@ -20,7 +20,7 @@ from sam_bench.errors import InputError
 from sam_bench.leaderboard import build_leaderboard, make_entry
 from sam_bench.leaderboard.entries import row_from_record
 from sam_bench.records import (
-    SecondOpinion,
+    SecondAttack,
     WeightsFile,
     accuracies,
     sha256_file,
@@ -147,7 +147,7 @@ def _told_less(model: Model) -> None:
 
 def _second(model: Model) -> None:
     broken = list(range(10))
-    opinion = SecondOpinion(
+    opinion = SecondAttack(
         attack="pgd-margin", engine="sam-bench 0.1.0", robust_accuracy=0.2, gap=0.1, broken=broken, seconds=1
     )
     model.set("aa", second_opinion=opinion)

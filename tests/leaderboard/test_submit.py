@@ -20,7 +20,7 @@ from sam_bench.errors import InputError
 from sam_bench.leaderboard import attack_name, method_label, read_entries, submit_entry
 from sam_bench.leaderboard.tables import make_boards
 from sam_bench.records import Architecture, ComponentSpec, LeaderboardEntry, read_record, sha256_file, write_record
-from sam_bench.training import build_method, load_recipe, override
+from sam_bench.training import build_recipe, load_recipe, override
 
 
 def test_an_entry_is_filled_from_card_and_record_alone(bench: Bench) -> None:
@@ -392,7 +392,7 @@ def test_recipes_that_ship_are_labelled_as_papers_write_them() -> None:
     noisy = override(load_recipe("standard"), {"inputs": "gaussian"})
     recipes = [override(load_recipe("at-linf-1"), {"eps": "3/255"}), noisy]
     recipes += [load_recipe(name) for name in ("at-l2-32", "fast-at", "at-rice", "vit-sam", "looksam", "ssam")]
-    assert [method_label(build_method(recipe).recipe) for recipe in recipes] == [
+    assert [method_label(build_recipe(recipe).recipe) for recipe in recipes] == [
         "AT Linf 3/255",
         "Standard Gaussian std=8/255",
         "AT L2 32/255",

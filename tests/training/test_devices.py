@@ -75,7 +75,7 @@ def ten_steps(recipe: str, team: Any, micro_batch: int | None = None) -> dict[st
         digits().head(150), batch_size=15, seed=0, augmentation=AUGMENTATION, shard=(team.rank, team.size)
     )
     for number, (x, y) in enumerate(batches.epoch(0)):
-        first, _, total = batches.place(number)
+        first, _, total = batches.share_of(number)
         step.at(x.double(), y, step=number, progress=number / 10, first=first, total=total)
     return {name: value.clone() for name, value in model.state_dict().items()}
 

@@ -192,7 +192,7 @@ class EvalSpec(RunSpec):
             InputError: A radius or a setting is wrong, or the attack does not search in this norm; names the field.
         """
         for eps in self.radii if self.eps is not None else ():
-            check_eps(self.norm, eps, allow_large=self.allow_large_eps, option="eps")
+            check_eps(self.norm, eps, allow_large=self.allow_large_eps, field="eps")
         if self.output is not None and len(self.radii) > 1:
             raise InputError("`output` names one file, but `eps` gives several radii; leave `output` away")
         self.built.check(self.norm)

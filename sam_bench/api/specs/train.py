@@ -287,9 +287,9 @@ class TrainSpec(RunSpec):
             length = getattr(self.method.inputs, name)
             if isinstance(length, Radius):
                 norm = self.method.inputs.ball.norm if self.method.inputs.ball else "Linf"
-                check_eps(norm, length, allow_large=self.allow_large_eps, option=name)
+                check_eps(norm, length, allow_large=self.allow_large_eps, field=name)
         if self.validation_eps is not None:
-            check_eps(self.norm, self.validation_eps, allow_large=self.allow_large_eps, option="validation_eps")
+            check_eps(self.norm, self.validation_eps, allow_large=self.allow_large_eps, field="validation_eps")
         if self.limit_train is not None and self.limit_train < 2:
             raise InputError("must be at least 2: BatchNorm needs two images in a batch", **self._said("limit_train"))
         if self.validation is not None:

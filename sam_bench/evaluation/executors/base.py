@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from sam_bench.attacks.events import Event
 from sam_bench.errors import InputError
 from sam_bench.evaluation.problem import Problem
-
-T = TypeVar("T")
 
 
 class Executor(ABC):
@@ -47,14 +45,20 @@ class Executor(ABC):
             SamBenchError: A worker failed. What was forwarded before is right.
         """
 
-    def lead(self, problem: Problem, work: Callable[[], T]) -> T:
-        """Do `work` in the one process that decides and writes, and give its result to all of them.
+    def follow(self, problem: Problem) -> Any:
+        """Work for the process that decides and writes, where that is another one; None in that process itself.
 
         Args:
             problem: What `run` will be given variants of: other attacks, other balls.
-            work: Calls `run`.
+
+        Returns:
+            What `finish` was given there.
         """
-        return work()
+        return None
+
+    def finish(self, result: Any) -> None:
+        """Let the processes in `follow` go on with a result."""
+        return None
 
     @abstractmethod
     def describe(self) -> str:

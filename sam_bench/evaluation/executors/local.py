@@ -9,11 +9,10 @@ import torch
 
 from sam_bench.allocator import freed_memory_kept
 from sam_bench.attacks.events import Event, Examples, Progress, Verdict
-from sam_bench.attacks.judge import SMALLEST_BATCH
+from sam_bench.attacks.verify import SMALLEST_BATCH
 from sam_bench.data import to_float
 from sam_bench.device import device_name
 from sam_bench.errors import SamBenchError
-from sam_bench.evaluation.bridge import run_events
 from sam_bench.evaluation.executors.base import Executor
 from sam_bench.evaluation.problem import Problem
 from sam_bench.records import ROBUST
@@ -56,7 +55,7 @@ def attack_here(problem: Problem, stored: Examples, device: torch.device) -> Ite
     Args:
         problem: What is evaluated.
         stored: As `Problem.stored` gives them.
-        device: Where to run; the model is moved there.
+        device: Where to run; the model is moved there. Out of memory, it goes on with half as many at a time.
 
     Yields:
         The attack's events.
@@ -64,66 +63,55 @@ def attack_here(problem: Problem, stored: Examples, device: torch.device) -> Ite
     Raises:
         SamBenchError: The memory does not suffice.
     """
+    attack, batch_size, survived = problem.attack, problem.batch_size, _survived(stored)
+    module, row_of = problem.model.module.to(device), {place: row for row, place in enumerate(stored.index.tolist())}
     # What an example meets does not depend on the others, except for attacks whose batches have to be whole.
-    count = max(problem.batch_size, _PIECE // (4 * max(1, stored.x[:1].numel())))
-    pieces = torch.arange(len(stored)).split(count) if problem.attack.per_example else [torch.arange(len(stored))]
-    standing = len(stored)  # of all examples here, as far as is known
-    for piece in pieces:
-        others = standing - len(piece)
-        for event in _attack_piece(problem, stored.take(piece), device):
-            if isinstance(event, Verdict) and event.outcome not in (None, ROBUST):
-                standing -= 1
-            if isinstance(event, Progress) and event.robust is not None:
-                event = replace(event, robust=event.robust + others)
-            yield event
-
-
-def _attack_piece(problem: Problem, stored: Examples, device: torch.device) -> Iterator[Event]:
-    """Out of memory, the attack goes on with what is left, half as many examples at a time."""
-    batch_size, per_example, attack = problem.batch_size, problem.attack.per_example, problem.attack
-    module = problem.model.module.to(device)
-    while len(stored):
-        survived = dict(zip(stored.index.tolist(), stored.attacks_survived.tolist(), strict=True))
+    most = max(batch_size, _PIECE // (4 * max(1, stored.x[:1].numel()))) if attack.per_example else len(stored)
+    robust = 0
+    while survived:
+        piece = list(survived)[:most]
         held: list[Verdict] = []
         try:
             with freed_memory_kept(device):
-                examples = replace(stored, x=to_float(stored.x))
-                events = run_events(
-                    attack,
+                rows = stored.take(torch.tensor([row_of[place] for place in piece]))
+                behind = torch.tensor([survived[place] for place in piece])
+                events = attack.run_events(
                     module,
-                    examples,
+                    replace(rows, x=to_float(rows.x), attacks_survived=behind),
                     ball=problem.ball,
                     seed=problem.seed,
                     batch_size=batch_size,
                     device=device,
                 )
+                others = robust + len(survived) - len(piece)  # that may still be robust
                 for event in events:
+                    if isinstance(event, Progress) and event.robust is not None:
+                        event = replace(event, robust=event.robust + others)
                     if not isinstance(event, Verdict):
                         yield event
                         continue
                     if not problem.save_adversarial:
                         event = replace(event, x_adv=None)
-                    if not per_example:
+                    if not attack.per_example:
                         held.append(event)  # told at the end: a resumed run would form other batches
                         continue
                     if event.outcome is None:
                         survived[event.example] = event.attacks_survived
-                    else:
-                        survived.pop(event.example, None)
+                    elif survived.pop(event.example, None) is not None:
+                        robust += event.outcome == ROBUST
                     yield event
             yield from held
-            return
+            for place in piece:
+                survived.pop(place, None)
+            continue
         except torch.OutOfMemoryError:
             pass
         # Outside the `except` block: inside it, the traceback keeps every tensor alive.
-        stored = _left(stored, survived)
         batch_size = _halved(problem, batch_size)
 
 
-def _left(stored: Examples, survived: Mapping[int, int]) -> Examples:
-    open_ = torch.tensor([place in survived for place in stored.index.tolist()], dtype=torch.bool)
-    left = stored.take(open_)
-    return replace(left, attacks_survived=torch.tensor([survived[place] for place in left.index.tolist()]))
+def _survived(stored: Examples) -> dict[int, int]:
+    return dict(zip(stored.index.tolist(), stored.attacks_survived.tolist(), strict=True))
 
 
 def _halved(problem: Problem, batch_size: int) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,8 +17,6 @@ from sam_bench.errors import SamBenchError
 from sam_bench.evaluation.executors.base import Executor, dealt
 from sam_bench.evaluation.executors.local import Local, attack_here
 from sam_bench.evaluation.problem import Problem
-
-T = TypeVar("T")
 
 _POLL = 0.1  # seconds between two looks at what the others have sent
 
@@ -42,25 +40,25 @@ class Torchrun(Executor):
         super().check(problem)
         self._here.check(problem)
 
-    def lead(self, problem: Problem, work: Callable[[], T]) -> T:
-        """See `Executor.lead`: the other processes attack what rank 0's `run` gives them until it has a result."""
-        if self._team.is_main:
-            result = work()
-            self._team.share(("result", result))
-            return result
-        while True:
+    def follow(self, problem: Problem) -> Any:
+        """See `Executor.follow`: rank 0's `run` says what to attack."""
+        while not self._team.is_main:
             told: tuple[str, Any] = ("", None)
-            kind, content = self._team.share(told)
+            kind, content = self._team.broadcast(told)
             if kind == "result":
-                done: T = content
-                return done
+                return content
             variant, todo = content
             self._send(replace(problem, **variant), todo)
+        return None
+
+    def finish(self, result: Any) -> None:
+        """See `Executor.finish`."""
+        self._team.broadcast(("result", result))
 
     def run(self, problem: Problem, todo: Mapping[int, int]) -> Iterator[Event]:
         """See `Executor.run`; in rank 0 alone."""
         fields = ("attack", "norm", "eps", "seed", "batch_size", "carried", "save_adversarial")
-        self._team.share(("run", ({name: getattr(problem, name) for name in fields}, dict(todo))))
+        self._team.broadcast(("run", ({name: getattr(problem, name) for name in fields}, dict(todo))))
         self._runs += 1
         mine, *others = dealt(todo, self._team.size)
         read, open_ = dict.fromkeys(range(1, len(others) + 1), 0), set(range(1, len(others) + 1))
