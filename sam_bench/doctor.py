@@ -1,4 +1,4 @@
-"""What is installed, what device there is, what is wrong, and how to mend it."""
+"""What is installed, what device there is, what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Finding:
         what: What was looked at.
         status: "ok", "note" (works, worth knowing) or "wrong" (something will fail).
         detail: What was found.
-        mend: What to do about it; empty when nothing.
+        fix: What to do about it; empty when nothing.
     """
 
     what: str
     status: Status
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine(*, data_dir: Path = Path("data"), zoo: Path | None = None) -> list[Finding]:
@@ -57,7 +57,7 @@ def examine(*, data_dir: Path = Path("data"), zoo: Path | None = None) -> list[F
         _robustbench(),
         _package("autoattack", "autoattack", "pip install pyautoattack"),
         _package("timm", "timm", "pip install 'timm>=1.0.9'"),
-        _writable("data folder", data_dir, "--data-dir"),
+        _writable("data folder", data_dir, "`data_dir`"),
         _zoo(zoo_dir(zoo)),
         _plugins(),
         _compiler(),
@@ -90,13 +90,13 @@ def _precision() -> Finding:
     return Finding("precision", "ok", detail + (f"; CPU has {', '.join(units)}" if units else ""))
 
 
-def _package(module: str, what: str, mend: str) -> Finding:
+def _package(module: str, what: str, fix: str) -> Finding:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = importlib.import_module(module)
     except Exception as error:  # whatever is wrong with somebody's package is what a doctor reports
-        return Finding(what, "wrong", f"import {module} fails: {type(error).__name__}: {error}", mend)
+        return Finding(what, "wrong", f"import {module} fails: {type(error).__name__}: {error}", fix)
     origin = getattr(loaded, "__file__", None) or "sam_bench's shim"
     if "sam_bench" in origin:
         return Finding(what, "ok", f"imports, through sam-bench's adapter ({origin})")
@@ -129,7 +129,7 @@ def _writable(what: str, path: Path, option: str) -> Finding:
 
 
 def _zoo(root: Path) -> Finding:
-    place = _writable("zoo", root, "--zoo or $SAM_BENCH_ZOO")
+    place = _writable("zoo", root, "`zoo` or $SAM_BENCH_ZOO")
     if not root.is_dir() or place.status == "wrong":
         return place
     cards = [card for _, card in Zoo(root).scan()]
@@ -138,7 +138,7 @@ def _zoo(root: Path) -> Finding:
     holds = f"{root} holds {usable} model{'' if usable == 1 else 's'}"
     if broken:
         unread = f"{len(broken)} card{'' if len(broken) == 1 else 's'} that cannot be used"
-        return Finding("zoo", "wrong", f"{holds}, and {unread}: {'; '.join(broken)}", "mend or delete the file named")
+        return Finding("zoo", "wrong", f"{holds}, and {unread}: {'; '.join(broken)}", "fix or delete the file named")
     return place if place.status == "note" else Finding("zoo", "ok", holds)
 
 
@@ -152,7 +152,7 @@ def _plugins() -> Finding:
     groups = [*(registry.plugins for registry in kinds), PLUGINS]
     broken = [problem for group in groups for problem in group.broken.values()]
     if broken:
-        return Finding("plug-ins", "wrong", "; ".join(broken), "mend or uninstall the package named")
+        return Finding("plug-ins", "wrong", "; ".join(broken), "fix or uninstall the package named")
     used = [name for group in groups for name in group.used]
     return Finding("plug-ins", "ok", ", ".join(used) or "none of other packages")
 

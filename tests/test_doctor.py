@@ -1,4 +1,4 @@
-"""The doctor: all is well here, and what is not is named with the way to mend it."""
+"""The doctor: all is well here, and what is not is named with the way to fix it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_on_the_machine_that_runs_the_tests_all_is_well(there: dict[str, Path]) 
     wrong = [finding for finding in findings.values() if finding.status == "wrong"]
     assert wrong == []
     for what in ("Python", "versions", "device", "precision", "robustbench.benchmark", "autoattack", "timm"):
-        assert findings[what].status == "ok" and findings[what].detail and not findings[what].mend
+        assert findings[what].status == "ok" and findings[what].detail and not findings[what].fix
     assert "will be made when needed" in findings["data folder"].detail
     assert not any(path.exists() for path in there.values()), "a look changes nothing"
 
 
 @pytest.mark.parametrize(
-    ("module", "what", "mend"),
+    ("module", "what", "fix"),
     [
         ("robustbench", "robustbench.benchmark", "pip install 'robustbench>=1.1.1'"),
         ("autoattack", "autoattack", "pip install pyautoattack"),
@@ -44,12 +44,12 @@ def test_on_the_machine_that_runs_the_tests_all_is_well(there: dict[str, Path]) 
     ],
 )
 def test_a_package_that_cannot_be_imported_is_reported_with_the_way_to_mend_it(
-    module: str, what: str, mend: str, there: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    module: str, what: str, fix: str, there: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # This is how Python itself marks a module as not importable.
     monkeypatch.setitem(sys.modules, module, None)
     finding = by_name(examine(**there))[what]
-    assert finding.status == "wrong" and finding.mend == mend
+    assert finding.status == "wrong" and finding.fix == fix
     assert finding.detail.startswith(f"import {module} fails: ModuleNotFoundError: ")
 
 
@@ -74,7 +74,7 @@ def test_a_package_that_breaks_on_import_is_reported_with_its_error(
 def test_a_missing_compiler_is_worth_a_note(there: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     finding = by_name(examine(**there))["C compiler"]
-    assert finding.status == "note" and "torch.compile" in finding.detail and "gcc" in finding.mend
+    assert finding.status == "note" and "torch.compile" in finding.detail and "gcc" in finding.fix
 
 
 @pytest.mark.parametrize("below", [(), ("data",)])
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_made_is_wrong(below: tuple[str, ...], tmp_path:
     where = tmp_path.joinpath("file", *below)
     findings = by_name(examine(data_dir=where, zoo=where))
     assert findings["data folder"].status == findings["zoo"].status == "wrong"
-    assert findings["data folder"].mend == "choose another with --data-dir"
+    assert findings["data folder"].fix == "choose another with `data_dir`"
     assert findings["zoo"].detail == f"{where} cannot be written"
 
 
@@ -99,7 +99,7 @@ def test_a_card_that_cannot_be_read_is_wrong_in_every_form(there: dict[str, Path
     done = doctor("--data-dir", str(there["data_dir"]), "--zoo", str(there["zoo"]), "--json")
     assert done.exit_code == 1 and not done.stderr
     (zoo,) = (finding for finding in json.loads(done.stdout)["findings"] if finding["what"] == "zoo")
-    assert zoo["status"] == "wrong" and zoo["mend"] == "mend or delete the file named"
+    assert zoo["status"] == "wrong" and zoo["fix"] == "fix or delete the file named"
     assert f"holds 0 models, and 1 card that cannot be used: {card} is not a valid ModelCard" in zoo["detail"]
 
 
@@ -121,7 +121,7 @@ def test_the_command_prints_a_line_for_each_finding_or_one_json_object(there: di
     plain, machine = doctor(*where), doctor(*where, "--json")
     assert plain.exit_code == machine.exit_code == 0
     findings = json.loads(machine.stdout)["findings"]
-    assert all(set(finding) == {"what", "status", "detail", "mend"} for finding in findings)
+    assert all(set(finding) == {"what", "status", "detail", "fix"} for finding in findings)
     for finding in findings:
         assert f"{finding['status']:<6} {finding['what']}: {finding['detail']}" in plain.stdout
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,10 +55,15 @@ class Prepared:
     why_batch_size: str
 
 
-def run_evaluations(
+@contextmanager
+def prepared_evaluation(
     model: str | Path | nn.Module, spec: EvalSpec, *, reporter: Reporter | None = None, command: str = ""
-) -> list[EvaluationRecord]:
-    """Attack the model as the spec says: a record for each radius, the smallest first. See `sam_bench.evaluate`."""
+) -> Iterator[Callable[[], list[EvaluationRecord]]]:
+    """The evaluation that the spec describes, ready to run in this block.
+
+    Yields:
+        What attacks the model: it returns a record for each radius, the smallest first. See `sam_bench.evaluate`.
+    """
     check_record_file(spec.output)
     spec.check()
     model = model_of(model)
@@ -70,7 +78,8 @@ def run_evaluations(
     with joined(LONG_PATIENCE) as team, chosen as away:
         reporter = reporter if reporter is not None and team.is_main else SilentReporter()
         ready = prepare(model, spec, team=team, away=away, reporter=reporter, command=command)
-        return evaluate_curve_of(
+        yield partial(
+            evaluate_curve_of,
             ready.problem,
             [*ready.paths],
             [*ready.paths.values()],

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sam_bench import zoo as zoos
-from sam_bench.api.evaluation import run_evaluations
+from sam_bench.api.evaluation import prepared_evaluation
 from sam_bench.api.model_and_data import is_named_dataset
 from sam_bench.api.specs.sweep import Run, SweepSpec
 from sam_bench.api.specs.train import TrainSpec
@@ -145,7 +145,8 @@ def _do(run: Run, plan: _Plan, *, gpu: int | None = None, reporter: Reporter) ->
                 resume="if-any",
             )
             # The name alone may be another model's, too, of other data or another threat model.
-            records = run_evaluations(full_name(card), attack, reporter=reporter, command=plan.command)
+            with prepared_evaluation(full_name(card), attack, reporter=reporter, command=plan.command) as evaluate:
+                records = evaluate()
     except StoppedError as error:
         error.args = (f"{error}; the same sweep goes on with it",)
         raise

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from sam_bench.api.evaluation import run_evaluations
+from sam_bench.api.evaluation import prepared_evaluation
 from sam_bench.api.specs import EvalSpec, SweepSpec, TrainSpec
 from sam_bench.api.sweeping import SweepResult, run_sweep
 from sam_bench.api.training import TrainResult, run_training
@@ -65,7 +65,8 @@ def evaluate(
     spec = EvalSpec.of(*given, **fields)
     if len(spec.radii) > 1:
         raise InputError(f"evaluate takes one `eps`, not {eps!r}; evaluate_curve(model, radii) takes several")
-    (record,) = run_evaluations(model, spec, reporter=reporter, command=command)
+    with prepared_evaluation(model, spec, reporter=reporter, command=command) as attack:
+        (record,) = attack()
     return record
 
 
@@ -94,7 +95,8 @@ def evaluate_curve(
         A record for each radius, the smallest first.
     """
     spec = EvalSpec.of(radii, **fields) if isinstance(radii, EvalSpec) else EvalSpec(**{"eps": radii, **fields})
-    return run_evaluations(model, spec, reporter=reporter, command=command)
+    with prepared_evaluation(model, spec, reporter=reporter, command=command) as attack:
+        return attack()
 
 
 def sweep(*given: Any, reporter: Reporter | None = None, command: str = "", **fields: Any) -> SweepResult:

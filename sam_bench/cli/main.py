@@ -38,7 +38,7 @@ _SUMMARIES = {
     "recipes": "The training methods that come with sam-bench.",
     "zoo": "The models that were trained, and whether their files are whole.",
     "leaderboard": "Tables and a page of what the records say.",
-    "doctor": "What is installed, what device, what is wrong and how to mend it.",
+    "doctor": "What is installed, what device, what is wrong and how to fix it.",
 }
 
 

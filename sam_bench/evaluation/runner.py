@@ -86,8 +86,14 @@ def evaluate_curve_of(
     records = []
     for eps, path in zip(radii, paths, strict=True):
         before = records[-1] if records else None
-        carried = broken(before) if before else {}
-        records.append(run.record(replace(problem, eps=eps, carried=carried), path, before))
+        problem = replace(problem, eps=eps, carried=broken(before) if before else {})
+        record = run.finished(problem, path, before)
+        complete = record is not None and run.is_complete(record, problem, path)
+        if record is None:
+            run.announce(problem, path, first=before is None)
+            found = run.attacked(problem, _folders(path)[0], _bundles(path)[0])
+            record = record_of(problem, found, device=executor.ran_on())
+        records.append(record if complete else run.completed(record, problem, path, before))
     executor.finish(records)
     return records
 
@@ -113,11 +119,11 @@ class _Run:
         if smaller is not None and smaller.exists() and not (self.resume and problem.attack.per_example):
             # Made anew or taken as it is, it breaks what it broke; one that is built on may break more.
             carries, problem = False, replace(problem, carried=broken(read_record(smaller, EvaluationRecord)))
-        self._finished(problem, path, carries=carries)
+        self._taken(problem, path, carries=carries)
         if not self.resume:
             Log(_folders(path)[0], problem).check_unused()
 
-    def _finished(self, problem: Problem, path: Path, *, carries: bool = False) -> EvaluationRecord | None:
+    def _taken(self, problem: Problem, path: Path, *, carries: bool = False) -> EvaluationRecord | None:
         """The record that is to be taken as it is, if there is one; `carries` as for `existing`."""
         kept = not problem.save_adversarial or has_adversarial(_bundles(path)[0], problem)
         record = existing(path, problem, resume=bool(self.resume), carries=carries, curve=self.curve, usable=kept)
@@ -130,32 +136,46 @@ class _Run:
             )
         return None  # it is being made anew for their sake
 
-    def record(self, problem: Problem, path: Path, smaller: EvaluationRecord | None) -> EvaluationRecord:
-        logs = Log(_folders(path)[0], problem), Log(_folders(path)[1], problem)
-        record = self._finished(problem, path)
+    def finished(self, problem: Problem, path: Path, smaller: EvaluationRecord | None) -> EvaluationRecord | None:
+        """The record that is there already and to be taken, with what the second attack broke in a smaller ball."""
+        record = self._taken(problem, path)
         before = smaller.second_opinion if smaller else None
         if record is not None and record.second_opinion is not None and before is not None:
             record = recounted(record, record.second_opinion, before.broken)
-        if record is not None and self._is_complete(record, problem, path):
-            self.reporter.say(f"{path} is finished: nothing to resume")
-            if read_record(path, EvaluationRecord) != record:
-                _write(path, record)  # that of an evaluation alone or of another curve, as this curve has it
-            if logs[0].is_of_problem():  # of a process that was killed as it was done
-                logs[0].remove()
-            return record
-        if record is None:
-            if self.resume is True and smaller is None and logs[0].is_empty:
-                self.reporter.say(f"nothing to resume at {logs[0].path}; beginning")
-            self.reporter.say(
-                f"{problem.attack.method} in the {problem.norm} ball of radius {problem.eps} on {len(problem.test):,} "
-                f"test images of {problem.dataset}; {self.executor.describe()}, precision fp32, batch size "
-                f"{problem.batch_size} ({self.why_batch_size}), seed {problem.seed}"
-            )
-            found = self.attacked(problem, _folders(path)[0], _bundles(path)[0])
-            record = record_of(problem, found, device=self.executor.ran_on())
-            if not self.resume:
-                logs[1].remove()  # it was of an earlier record
+        return record
+
+    def is_complete(self, record: EvaluationRecord, problem: Problem, path: Path) -> bool:
+        """Whether a finished record has all that is asked for. Then it is said, and nothing is left beside it."""
+        if not self._has_second(record, problem, path):
+            return False
+        self.reporter.say(f"{path} is finished: nothing to resume")
+        if read_record(path, EvaluationRecord) != record:
+            _write(path, record)  # that of an evaluation alone or of another curve, as this curve has it
+        log = Log(_folders(path)[0], problem)
+        if log.is_of_problem():  # of a process that was killed as it was done
+            log.remove()
+        return True
+
+    def announce(self, problem: Problem, path: Path, *, first: bool) -> None:
+        """Say what begins; `first`: at the smallest eps."""
+        log = Log(_folders(path)[0], problem)
+        if self.resume is True and first and log.is_empty:
+            self.reporter.say(f"nothing to resume at {log.path}; beginning")
+        self.reporter.say(
+            f"{problem.attack.method} in the {problem.norm} ball of radius {problem.eps} on {len(problem.test):,} "
+            f"test images of {problem.dataset}; {self.executor.describe()}, precision fp32, batch size "
+            f"{problem.batch_size} ({self.why_batch_size}), seed {problem.seed}"
+        )
+
+    def completed(
+        self, record: EvaluationRecord, problem: Problem, path: Path, smaller: EvaluationRecord | None
+    ) -> EvaluationRecord:
+        """The record with its second attack, on disk; the logs go."""
+        logs = Log(_folders(path)[0], problem), Log(_folders(path)[1], problem)
+        if not self.resume:
+            logs[1].remove()  # it was of an earlier record
         if self.second is not None:
+            before = smaller.second_opinion if smaller else None
             record = self._second(self.second, record, problem, path, before.broken if before else [])
         _write(path, record)
         self.reporter.say(f"record written to {path}")
@@ -164,7 +184,7 @@ class _Run:
             logs[1].remove()
         return record
 
-    def _is_complete(self, record: EvaluationRecord, problem: Problem, path: Path) -> bool:
+    def _has_second(self, record: EvaluationRecord, problem: Problem, path: Path) -> bool:
         """Whether a finished record has all that is asked of a second attack."""
         if self.second is None:
             return True

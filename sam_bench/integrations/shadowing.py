@@ -16,7 +16,7 @@ from types import ModuleType
 # Reading every file would cost every import of RobustBench; these differ in any other copy of it.
 _TELLING = ("robustbench/__init__.py", "robustbench/eval.py", "robustbench/utils.py")
 
-FIX = "pip install --force-reinstall --no-deps robustbench"
+FIX = "pip uninstall -y robustbench and pip install robustbench"
 
 
 def detect_shadowing() -> str | None:
@@ -37,7 +37,7 @@ def warn_if_shadowed(module: ModuleType) -> None:
     """Say so at RobustBench's import, before anything that is missing fails."""
     culprit = detect_shadowing()
     if culprit is not None:
-        warnings.warn(f"robustbench's files were overwritten by {culprit}; mend with: {FIX}", stacklevel=2)
+        warnings.warn(f"robustbench's files were overwritten by {culprit}; to fix it: {FIX}", stacklevel=2)
 
 
 def _differs(file: metadata.PackagePath) -> bool:

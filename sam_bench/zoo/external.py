@@ -45,7 +45,7 @@ def from_robustbench(name: str, dataset: str | None, threat: str) -> External:
         from robustbench.utils import load_model
     except ImportError as error:
         raise SamBenchError(
-            f"RobustBench cannot be imported ({error}); `sam-bench doctor` says how to mend it"
+            f"RobustBench cannot be imported ({error}); `sam-bench doctor` says how to fix it"
         ) from error
     dataset = dataset or "cifar10"
     if dataset not in _CLASSES:

@@ -234,7 +234,7 @@ def test_numbers_are_read_as_they_are_written_on_a_command_line() -> None:
     ("package", "remedy"),
     [
         ("foolbox", "pip install foolbox$"),
-        ("torchattacks", "pip install torchattacks, then pip install --force-reinstall --no-deps robustbench, which"),
+        ("torchattacks", "pip install torchattacks, then pip uninstall -y robustbench and pip install robustbench"),
     ],
 )
 def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(

@@ -43,8 +43,12 @@ def model_warnings(
     """
     found = []
     x, y = (pad(each[:batch_size], SMALLEST_BATCH).to(device) for each in (examples.x, examples.y))
-    if not random_expected and _is_random(model, x, y):
-        found.append(warning("randomized"))
+    if not random_expected:
+        outputs = []
+        for _ in range(_RANDOM_PASSES):
+            outputs.append(model(x))
+        if _are_random(outputs, y):
+            found.append(warning("randomized"))
     logits = model(x)
     if _are_probabilities(logits):
         found.append(warning("probabilities"))
@@ -53,8 +57,7 @@ def model_warnings(
     return found
 
 
-def _is_random(model: nn.Module, x: Tensor, y: Tensor) -> bool:
-    outputs = [model(x) for _ in range(_RANDOM_PASSES)]
+def _are_random(outputs: list[Tensor], y: Tensor) -> bool:
     counts = {int((output.argmax(1) == y).sum()) for output in outputs}
     unit = torch.stack([output / (output.norm(dim=1, keepdim=True) + 1e-10) for output in outputs])
     farthest = (unit[:, None] - unit[None]).norm(dim=-1).max()

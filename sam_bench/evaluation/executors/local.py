@@ -85,13 +85,10 @@ def attack_here(problem: Problem, stored: Examples, device: torch.device) -> Ite
                 )
                 others = robust + len(survived) - len(piece)  # that may still be robust
                 for event in events:
-                    if isinstance(event, Progress) and event.robust is not None:
-                        event = replace(event, robust=event.robust + others)
+                    event = _of_all(event, others, x_adv=problem.save_adversarial)
                     if not isinstance(event, Verdict):
                         yield event
                         continue
-                    if not problem.save_adversarial:
-                        event = replace(event, x_adv=None)
                     if not attack.per_example:
                         held.append(event)  # told at the end: a resumed run would form other batches
                         continue
@@ -108,6 +105,15 @@ def attack_here(problem: Problem, stored: Examples, device: torch.device) -> Ite
             pass
         # Outside the `except` block: inside it, the traceback keeps every tensor alive.
         batch_size = _halved(problem, batch_size)
+
+
+def _of_all(event: Event, others: int, *, x_adv: bool) -> Event:
+    """An event of a piece, with the robust examples of the other pieces; without `x_adv` where nobody keeps it."""
+    if isinstance(event, Progress) and event.robust is not None:
+        return replace(event, robust=event.robust + others)
+    if isinstance(event, Verdict) and not x_adv:
+        return replace(event, x_adv=None)
+    return event
 
 
 def _survived(stored: Examples) -> dict[int, int]:
