@@ -111,7 +111,7 @@ def test_a_text_file_as_the_model_is_called_that(cli: CommandLine, content: str)
     (cli.folder / "my.yaml").write_text(content, encoding="utf-8")
     assert cli.refused("evaluate", "my.yaml", *_EVALUATE) == (
         "sam-bench: my.yaml is a text file, not a model; give a model's name, its card (.json) or a checkpoint; a "
-        "training takes such a file as its --recipe"
+        "training takes such a file as its recipe"
     )
 
 

@@ -225,7 +225,7 @@ def test_submit_needs_an_autoattack_record_of_these_weights(with_tiny: CommandLi
     with_tiny.done(*_EVALUATE, "--output", "fgsm.json")
     message = with_tiny.refused("leaderboard", "submit", "tiny", "fgsm.json")
     assert message.startswith("sam-bench: tiny has no AutoAttack (standard) record in Linf")
-    assert "evaluate it with --attack autoattack, --norm Linf, --eps 8/255" in message
+    assert "evaluate it with autoattack in Linf at eps 8/255" in message
     with_tiny.done(*DIGITS, "--name", "other")
     message = with_tiny.refused("leaderboard", "submit", "other", "fgsm.json")
     assert "fgsm.json evaluates checkpoint " in message and "evaluate this model's own weights" in message

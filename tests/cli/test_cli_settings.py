@@ -69,8 +69,8 @@ _LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; ad
         (["--validation", "-1"], "--validation -1 must be between 0 and 30: there are 32 training images, and at"),
         (["--validation", "31"], "--validation 31 must be between 0 and 30: there are 32 training images, and at"),
         (["--validation-eps", "x"], "Invalid value for '--validation-eps': 'x' is not a radius: write a number or"),
-        (["--precision", "fp8"], "--precision 'fp8' is not one of auto, bf16, fp32"),
-        (["--device", "quantum"], "--device 'quantum' cannot be used here"),
+        (["--precision", "fp8"], "--precision fp8 is not one of auto, bf16, fp32"),
+        (["--device", "quantum"], "--device quantum cannot be used here"),
         (["--image-size", "2"], "--image-size 2 is too small: at least 4 pixels"),
         (["--image-size", "x"], "Invalid value for '--image-size': 'x' is not a valid integer."),
         (["--seed", "-1"], "--seed -1 must be between 0 and 9223372036854775807"),
@@ -132,7 +132,7 @@ def test_train_says_what_is_wrong_with_an_option(cli: CommandLine, arguments: li
         (["--norm", "L0"], "Invalid value for '--norm': 'L0' is not one of 'Linf', 'L2', 'L1'."),
         (["--norm", "L1", "--attack", "pgd"], "--norm L1: pgd searches in L2 and Linf; attack with autoattack"),
         (["--seed", "-1"], "--seed -1 must be between 0 and 9223372036854775807"),
-        (["--device", "quantum"], "--device 'quantum' cannot be used here"),
+        (["--device", "quantum"], "--device quantum cannot be used here"),
         (["--eps", "1/255,2/255", "--output", "a.json"], "--output names one file, but --eps gives several radii"),
         (["--output", "model_zoo"], "Invalid value for '--output': File 'model_zoo' is a directory"),
         (["--output", "results/"], "--output results must be a file that ends in .json, as in results.json"),
@@ -176,7 +176,7 @@ def test_autoattack_searched_otherwise_goes_under_a_name_of_its_own(
 @pytest.mark.parametrize("arguments", [DIGITS, _EVALUATE])
 def test_a_gpu_that_is_not_there_is_named(with_tiny: CommandLine, arguments: list[str]) -> None:
     message = with_tiny.refused(*arguments, "--device", "cuda")
-    assert message.startswith("sam-bench: --device 'cuda' cannot be used here (")
+    assert message.startswith("sam-bench: --device cuda cannot be used here (")
     assert message.endswith("; use auto, cpu or cuda")
 
 

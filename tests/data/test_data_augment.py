@@ -114,9 +114,7 @@ def test_the_images_given_stay_untouched():
 
 def test_reflection_beyond_the_image_is_refused_before_the_first_batch():
     split = Split(random_images(4, size=4), torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(
-        InputError, match=r"augmentation.crop_padding: 4 pixels cannot be reflected .* 4x4; use at most 3"
-    ):
+    with pytest.raises(InputError, match=r"crop_padding: 4 pixels cannot be reflected .* 4x4; use at most 3"):
         Batches(split, batch_size=2, seed=0, augmentation=Augmentation())
     zeros = Batches(split, batch_size=2, seed=0, augmentation=Augmentation(padding_mode="zeros"))
     assert len(list(zeros.epoch(0))) == 2

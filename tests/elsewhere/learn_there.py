@@ -24,7 +24,7 @@ from sam_bench.training.loop import TrainingStep
 _QUICK: dict[str, dict[str, Any]] = {
     # What it keeps of two gradients is their difference, made as long as they are: with a short ascent that is
     # mostly rounding, which is another one there.
-    "looksam": {"rho": 0.5},
+    "looksam": {"rho": 1.0},
     "pgd": {"steps": 2},
     "entropy-sgd": {"inner_steps": 2},
     "swa": {"average_from": 0.0},

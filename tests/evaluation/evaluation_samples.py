@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sam_bench.attacks import Attack
+from sam_bench.attacks import Attack, Event
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.data import Split, load_dataset, to_float
+from sam_bench.errors import SamBenchError
 from sam_bench.evaluation import Executor, Local, Log, Problem
 from sam_bench.evaluation.results import Found, record_of
 from sam_bench.evaluation.runner import _Run
@@ -95,3 +98,14 @@ def log_of(problem: Problem, path: Path) -> Log:
     log = Log(path, problem)
     log.read()
     return log
+
+
+class Dying(PGDAttack):
+    """Its process ends, or it fails, where it is run. Here, because workers find a class by its module."""
+
+    how: str
+
+    def events(self, *_: Any, **__: Any) -> Iterator[Event]:
+        if self.how == "dies":
+            os._exit(3)
+        raise SamBenchError("by hand") if self.how == "refuses" else ZeroDivisionError("by hand")

@@ -153,7 +153,7 @@ def test_on_a_curve_built_on_a_second_opinion_what_it_broke_in_a_small_ball_stay
 
 def test_one_file_is_not_asked_of_several_radii(wavy: Wavy, monkeypatch: pytest.MonkeyPatch) -> None:
     said = refused(wavy, 8, 16, output="record.json", monkeypatch=monkeypatch)
-    assert said == "--output names one file, but --eps gives several radii; leave --output away"
+    assert said == "output names one file, but eps gives several radii; leave output away"
     assert not Path("record.json").exists()
 
 

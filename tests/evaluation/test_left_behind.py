@@ -159,7 +159,7 @@ def test_squares_gain_is_a_share_of_all_examples() -> None:
     few = ["misclassified"] * 600 + ["square"] * 2 + ["robust"] * 398
     assert square_warnings(few, attacks) == []
     (doubt,) = square_warnings([*few[:-1], "square"], attacks)
-    assert doubt.startswith("square-better: ") and "0.30% of all examples" in doubt
+    assert doubt.code == "square-better" and "0.30% of all examples" in doubt.text
     assert square_warnings([*few[:-1], "square"], ["square"]) == [] == square_warnings([], attacks)
 
 

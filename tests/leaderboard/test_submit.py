@@ -90,7 +90,7 @@ def test_without_autoattack_there_is_no_entry_but_the_command_that_makes_it_one(
         make_record(card, clean=80, robust=40, norm="L2", eps="0.5"),
     ]
     for record in weaker:
-        with pytest.raises(InputError, match=r"evaluate it with attack='autoattack', norm='Linf', eps='8/255'"):
+        with pytest.raises(InputError, match=r"evaluate it with autoattack in Linf at eps 8/255"):
             bench.submit(card, record)
     assert not bench.folder.exists()
 

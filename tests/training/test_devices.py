@@ -245,6 +245,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from sam_bench import train
 from sam_bench.api import training
 from sam_bench.data import StreamedSplit
 from sam_bench.distributed import joined
@@ -256,7 +257,7 @@ with joined() as team:
             path = Path("pets") / ("train" if number % 2 else "test") / "ab"[number // 16] / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((8, 8, 3), 7 * number, np.uint8)).save(path)
-    team.wait()
+    team.barrier()
     # Rank 0 finds little memory free, the other one enough; and each would find other statistics.
     training.must_stream = lambda *_, copies: (print("copies", copies, flush=True), team.is_main)[1]
     training.channel_stats = lambda _: ((0.1 + team.rank,) * 3, (0.5,) * 3)
@@ -265,7 +266,7 @@ with joined() as team:
         forms.append(isinstance(ready.train, StreamedSplit))
         run(self, ready)
     TrainingRun.__init__ = watched
-    trained = training.train(
+    trained = train(
         "standard", "pets", arch="preactresnet10", arch_options={"width": 2}, device="cpu", precision="fp32",
         settings={"epochs": 1, "batch_size": 8, "crop_padding": 0}, validation=0,
     )
@@ -338,7 +339,7 @@ def test_shards_of_a_batch_are_the_batch(shards: int) -> None:
         count = min(len(x), len(expected[0]))
         assert torch.equal(x[: count - 2], expected[0][: count - 2]) or number == 2
         assert torch.equal(y[:16], expected[1])
-        places = [part.place(number) for part in parts]
+        places = [part.share_of(number) for part in parts]
         assert sum(count for _, count, _ in places) == len(x) == places[0][2]
         assert max(count for _, count, _ in places) - min(count for _, count, _ in places) <= 1
 

@@ -197,7 +197,7 @@ def test_held_out_images_are_never_trained_on_and_test_images_not_looked_at_befo
 @pytest.mark.parametrize("validation", [0, None])  # None: one in 50, of 48 images none
 def test_the_best_epoch_cannot_be_told_without_validation_images(validation: int | None, tmp_path: Path) -> None:
     data = npz(tmp_path / "noise.npz", test_seed=1)
-    with pytest.raises(InputError, match=r"--select best needs validation images .*--validation N above 0"):
+    with pytest.raises(InputError, match=r"select='best' needs validation images .*validation above 0"):
         train_on(data, tmp_path, validation=validation, select="best")
     assert list(tmp_path.iterdir()) == [data]
 
