@@ -307,10 +307,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from evaluation_samples import Dying, CPU, Nearest, attacked, digits, log_of, problem_of
+from evaluation_samples import CPU, Nearest, attacked, digits, log_of, problem_of
 from sam_bench.attacks.autoattack import AutoAttack
-from sam_bench.evaluation import Journal, run_evaluation
-from sam_bench.progress import SilentReporter
 
 folder, kills = Path(sys.argv[2]), int(sys.argv[3])
 suite = AutoAttack(version="custom", suite=("apgd-ce", "apgd-dlr"))
