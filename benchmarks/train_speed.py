@@ -21,14 +21,14 @@ import common
 import textbook
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sam_bench.attacks.base import predict
+from sam_bench.attacks import Examples, Verifier
 from sam_bench.data import Batches, Dataset, Split, to_float
 from sam_bench.device import fastest_convolutions
 from sam_bench.modes import attacking, frozen
-from sam_bench.perturb.weights import StepContext
+from sam_bench.perturb import Ball, StepContext
 from sam_bench.training import BuiltRecipe
 
 WARM_UP = 3  # steps
@@ -340,8 +340,9 @@ def learn_ours(
 def clean(model: nn.Module, data: Dataset, device: torch.device) -> float:
     """Accuracy on the test set, in float32."""
     with attacking(model):
-        predicted: Tensor = predict(model, to_float(data.test.images), batch_size=256, device=device)
-    return float((predicted == data.test.labels).float().mean())
+        verifier = Verifier(model, ball=Ball(norm="Linf", eps=0.0), batch_size=256, device=device)
+        right = verifier.clean(Examples.of(to_float(data.test.images), data.test.labels))
+    return float(right.float().mean())
 
 
 def say(text: str) -> None:
