@@ -44,13 +44,13 @@ def test_files_as_they_were_installed_are_nobodys_fault(site: Path, recwarn: pyt
     assert detect_shadowing() is None and not recwarn.list
 
 
-def test_the_package_that_overwrote_them_is_named_with_the_mend(site: Path, tmp_path: Path) -> None:
+def test_the_package_that_overwrote_them_is_named_with_the_fix(site: Path, tmp_path: Path) -> None:
     install(site, "torchattacks", "3.5.1", {**FILES, "robustbench/__init__.py": b"# from .eval import benchmark\n"})
     assert detect_shadowing() == "torchattacks 3.5.1"
     with pytest.warns(UserWarning, match=r"overwritten by torchattacks 3\.5\.1; to fix it: pip uninstall"):
         warn_if_shadowed(pytest)
     finding = next(each for each in examine(data_dir=tmp_path, zoo=tmp_path) if each.what == "robustbench.benchmark")
-    assert finding.status == "wrong" and "torchattacks 3.5.1" in finding.detail and finding.mend == FIX
+    assert finding.status == "wrong" and "torchattacks 3.5.1" in finding.detail and finding.fix == FIX
 
 
 def test_a_file_changed_by_nobody_known_is_told_too(site: Path) -> None:
