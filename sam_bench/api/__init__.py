@@ -11,7 +11,7 @@ from sam_bench.api.specs import DataSpec, EvalSpec, SweepSpec, TrainSpec
 from sam_bench.api.sweeping import SweepResult, SweepRow
 from sam_bench.api.sweeping import as_json as sweep_as_json
 from sam_bench.api.training import TrainResult
-from sam_bench.api.verbs import evaluate, evaluate_curve, sweep, train
+from sam_bench.api.verbs import analyze, evaluate, evaluate_curve, sweep, train
 from sam_bench.evaluation import TASK_SIZE
 from sam_bench.leaderboard import build_leaderboard
 from sam_bench.training import load_recipe, recipe_text, settings_of_methods
@@ -25,6 +25,7 @@ __all__ = [
     "SweepSpec",
     "TrainResult",
     "TrainSpec",
+    "analyze",
     "attack_families",
     "attack_names",
     "build_leaderboard",

@@ -110,7 +110,7 @@ def prepare(
     second = second_attack_for(spec.built, spec.norm) if spec.second_attack else None
     # What is done elsewhere needs no more of the device here than to look at the model once.
     device, why_device = choose_device("cpu" if away else spec.device)
-    loaded, data = model_and_data(model, spec, device=device)
+    loaded, data = model_and_data(model, spec, norm=spec.norm, device=device)
     test = _examples(spec, data)
     if loaded.num_classes != data.num_classes:
         reporter.say(
