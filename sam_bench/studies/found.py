@@ -8,7 +8,7 @@ from sam_bench.api import TrainSpec
 from sam_bench.errors import InputError
 from sam_bench.records import EvaluationRecord, ModelCard, read_record
 from sam_bench.studies.jobs import Job, Measurement, Model, Study
-from sam_bench.studies.notes import Distances, Fault, Matched, Note
+from sam_bench.studies.notes import Clean, Distances, Fault, Matched, Note
 from sam_bench.studies.plan import Evaluation
 from sam_bench.zoo import Zoo
 
@@ -94,8 +94,10 @@ def note_of(study: Study, measurement: Measurement, card: ModelCard, kind: type[
     return note if same else None
 
 
-def kind_of(evaluation: Evaluation) -> type[Note] | None:
-    """What an evaluation writes besides records."""
+def kind_of(evaluation: Evaluation | None) -> type[Note] | None:
+    """What an evaluation writes besides records; None stands for clean accuracy, which every model is asked for."""
+    if evaluation is None:
+        return Clean
     if evaluation.fault is not None:
         return Fault
     if evaluation.temperature is not None:
@@ -114,8 +116,8 @@ def is_done(study: Study, job: Job) -> bool:
     card = card_of(study, job.model)
     if card is None:
         return False
-    evaluation = study.plan.evaluations[job.evaluation]
+    evaluation = study.plan.evaluations.get(job.evaluation)
     kind = kind_of(evaluation)
-    if kind in (Fault, Distances):
-        return note_of(study, job, card, kind) is not None
+    if evaluation is None or kind in (Fault, Distances):
+        return note_of(study, job, card, kind or Note) is not None
     return len(records_of(study, job, card)) == len(evaluation.eps)

@@ -16,6 +16,9 @@ from sam_bench.studies.plan import Evaluation, Plan, PlanFile, Row, Scale
 STANDARD = "standard"
 """The row that the others are compared with."""
 
+CLEAN = "clean"
+"""The measurement that every model gets: what it gets right on the whole test set, without an attack."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -119,6 +122,7 @@ class Study:
                     if row.seeds == kind and seed in self.seeds(name):
                         model = Model(name, seed)
                         yield model
+                        yield Measurement(model, CLEAN)
                         yield from (Measurement(model, each) for each in self.evaluations(name))
 
     def training(self, model: Model) -> TrainSpec:

@@ -12,17 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench import api
+from sam_bench.attacks.verify import classes_of
 from sam_bench.data import Dataset, first_examples, load_dataset, to_float
 from sam_bench.device import choose_device, device_name, true_float32
 from sam_bench.errors import InputError
+from sam_bench.modes import attacking
 from sam_bench.progress import Reporter
 from sam_bench.records import ModelCard, write_record
 from sam_bench.studies import published
 from sam_bench.studies.found import card_of
-from sam_bench.studies.jobs import STANDARD, Measurement, Model, Study
-from sam_bench.studies.notes import Distances, Fault, Matched, conditions
+from sam_bench.studies.jobs import CLEAN, STANDARD, Measurement, Model, Study
+from sam_bench.studies.notes import Clean, Distances, Fault, Matched, conditions
 from sam_bench.zoo import load_model
 from sam_bench.zoo.names import full_name
+
+_BATCH = 250  # images at a time
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class Work:
 
     def measure(self, job: Measurement, card: ModelCard) -> None:
         """Do what the plan asks for, and write it down."""
+        if job.evaluation == CLEAN:
+            self.clean(job, card)
+            return
         evaluation = self.study.plan.evaluations[job.evaluation]
         if evaluation.fault is not None:
             self.fault(job, card)
@@ -49,6 +56,16 @@ class Work:
             self.distances(job, card)
         else:
             self.attack(job, card)
+
+    def clean(self, job: Measurement, card: ModelCard) -> None:
+        """What is right without an attack; its mean is the card's clean accuracy."""
+        began = time.monotonic()
+        x, y, shared = self._images(job, card)
+        model = self._model(card)
+        with attacking(model), torch.no_grad(), true_float32():
+            right = torch.cat([classes_of(model(some)) for some in x.split(_BATCH)]) == y
+        digits = "".join("01"[hit] for hit in right.tolist())
+        self._keep(job, Clean(**shared, right=digits, **self._made(began)))
 
     def attack(self, job: Measurement, card: ModelCard) -> None:
         """The plain evaluation: records of an attack on the model of the zoo."""
@@ -107,7 +124,7 @@ class Work:
         data = _loaded(self.study.dataset, self.study.data_dir, card.architecture.image_size)
         if data.test.fingerprint != card.test_fingerprint:
             raise InputError(f"the test images of {data.name} here are not those of the card of {card.name}")
-        count = self.study.scale.first[job.evaluation]
+        count = self.study.scale.first.get(job.evaluation, len(data.test))
         if count > len(data.test):
             raise InputError(f"{job.evaluation} asks for {count} test images, and {data.name} has {len(data.test)}")
         test = first_examples(data.test, count)

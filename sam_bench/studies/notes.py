@@ -27,6 +27,17 @@ class Note(Record):
     command: str = ""
 
 
+class Clean(Note):
+    """What a model gets right without an attack, on the whole test set."""
+
+    right: str = Field(pattern="^[01]+$", description="a digit for each test image; 1: right")
+
+    @property
+    def verdicts(self) -> list[bool]:
+        """For each image whether it is right."""
+        return [digit == "1" for digit in self.right]
+
+
 class Matched(Note):
     """A temperature, and the wrapped model that was attacked in place of the model itself."""
 

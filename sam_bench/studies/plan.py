@@ -137,6 +137,8 @@ class Plan(Part):
     def _names_are_known(self) -> Plan:
         if self.rows.get("standard") is None:
             raise ValueError("rows has no `standard`, which all others are compared with")
+        if "clean" in self.evaluations:
+            raise ValueError("evaluations.clean: the name is taken, every model's clean accuracy is measured")
         for name, evaluation in self.evaluations.items():
             _check_names(f"evaluations.{name}.only", evaluation.only, self.rows)
         for name, scale in self.scales.items():

@@ -153,7 +153,8 @@ def _is_ready(study: Study, job: Job) -> bool:
     if isinstance(job, Model):
         return True
     needed = [job.model]
-    if study.plan.evaluations[job.evaluation].temperature is not None:
+    evaluation = study.plan.evaluations.get(job.evaluation)
+    if evaluation is not None and evaluation.temperature is not None:
         needed.append(Model(STANDARD, job.model.seed))
     return all(card_of(study, model) is not None for model in needed)
 
