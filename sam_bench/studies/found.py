@@ -88,10 +88,8 @@ def note_of(study: Study, measurement: Measurement, card: ModelCard, kind: type[
     if not path.exists():
         return None
     note = read_record(path, kind)
-    same = (
-        note.checkpoint_sha256 == card.weights.sha256 and note.n_examples == study.scale.first[measurement.evaluation]
-    )
-    return note if same else None
+    count = study.scale.first.get(measurement.evaluation, note.n_examples)
+    return note if (note.checkpoint_sha256, note.n_examples) == (card.weights.sha256, count) else None
 
 
 def kind_of(evaluation: Evaluation | None) -> type[Note] | None:

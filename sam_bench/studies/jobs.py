@@ -11,13 +11,11 @@ from typing import Any
 from sam_bench.api import EvalSpec, TrainSpec
 from sam_bench.errors import InputError
 from sam_bench.records import Radius
+from sam_bench.studies.claims import CLEAN
 from sam_bench.studies.plan import Evaluation, Plan, PlanFile, Row, Scale
 
 STANDARD = "standard"
 """The row that the others are compared with."""
-
-CLEAN = "clean"
-"""The measurement that every model gets: what it gets right on the whole test set, without an attack."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ A plan is a YAML file that is committed before its runs. Here it becomes frozen 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.records import Norm, Radius, first_problem
+from sam_bench.studies.claims import CLEAN, Claim, Family, Passes
+from sam_bench.studies.statistics import Bootstrap
 
 WEI2023 = Path(__file__).with_name("wei2023.yaml")
 
@@ -113,14 +115,6 @@ class Scale(Part):
     first: Mapping[str, int]
 
 
-class Statistics(Part):
-    """Of the intervals: draws of the bootstrap, level, seed."""
-
-    draws: int = Field(ge=100)
-    level: float = Field(gt=0, lt=1)
-    seed: int = 0
-
-
 class Plan(Part):
     """The whole file; see the comments in `wei2023.yaml`."""
 
@@ -130,17 +124,19 @@ class Plan(Part):
     rows: Mapping[str, Row]
     evaluations: Mapping[str, Evaluation]
     scales: Mapping[str, Scale]
-    statistics: Statistics
-    claims: Mapping[str, Any]
+    statistics: Bootstrap
+    claims: Mapping[str, Claim]
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Plan:
         if self.rows.get("standard") is None:
             raise ValueError("rows has no `standard`, which all others are compared with")
-        if "clean" in self.evaluations:
+        if CLEAN in self.evaluations:
             raise ValueError("evaluations.clean: the name is taken, every model's clean accuracy is measured")
         for name, evaluation in self.evaluations.items():
             _check_names(f"evaluations.{name}.only", evaluation.only, self.rows)
+        for name, claim in self.claims.items():
+            self._check_claim(f"claims.{name}", claim)
         for name, scale in self.scales.items():
             _check_names(f"scales.{name}.rows", scale.rows, self.rows)
             _check_names(f"scales.{name}.leave_out", scale.leave_out, self.rows)
@@ -149,6 +145,20 @@ class Plan(Part):
                 if scale.first.get(each, 0) < 1:
                     raise ValueError(f"scales.{name}.first.{each} must be a number of test images of at least 1")
         return self
+
+    def _check_claim(self, where: str, claim: Claim) -> None:
+        families = {row.family for row in self.rows.values()}
+        for part in claim.parts:
+            sides = (part.a, part.b) if isinstance(part.b, str) else (part.a,)
+            _check_names(where, sides, self.rows)
+            if isinstance(part.b, Family):
+                _check_names(where, [part.b.family], families)
+            if isinstance(part, Passes) or part.of == CLEAN:
+                continue
+            _check_names(where, [part.of], self.evaluations)
+            for eps in part.eps:
+                if eps not in self.evaluations[part.of].eps:
+                    raise ValueError(f"{where} asks for {part.of} at {eps}, a radius that is not attacked")
 
     def scale(self, name: str) -> Scale:
         """The scale of that name.
@@ -161,7 +171,7 @@ class Plan(Part):
         return self.scales[name]
 
 
-def _check_names(where: str, names: Any, known: Mapping[str, Any]) -> None:
+def _check_names(where: str, names: Iterable[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             raise ValueError(f"{where} names {name!r}, which is not there; there are {', '.join(known)}")
