@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutants import ROOMS, ROOT, files, mutants_of, room_tests, sample
+from mutants_made import ROOMS, ROOT, files, mutants_of, sample
 
 SOURCE = '''
 def f(a: int, b: float = 0.5) -> int | None:
@@ -44,11 +44,11 @@ def test_every_kind_of_change_is_made_and_texts_types_and_messages_are_left_alon
     }
 
 
-def test_every_mutant_of_this_package_is_another_program_with_tests_of_its_room() -> None:
+def test_every_mutant_of_this_package_is_another_program() -> None:
     mutants = list(islice(sample(seed=0), 100))
     assert len({mutant.key for mutant in mutants}) == 100
     for mutant in mutants:
         source = (ROOT / mutant.file).read_text()
         assert ast.dump(ast.parse(mutant.applied(source))) != ast.dump(ast.parse(source))
-        assert mutant.diff(source).startswith("-") and room_tests(mutant.room, mutant.file)
+        assert mutant.diff(source).startswith("-")
     assert all((ROOT / room).exists() for room in ROOMS) and len(files()) > 20
