@@ -21,7 +21,7 @@ from sam_bench.studies.jobs import Measurement, Model, Study
 from sam_bench.studies.measured import Measured
 from sam_bench.studies.notes import Distances, Fault, Matched
 from sam_bench.studies.opening import plan_of
-from sam_bench.studies.statistics import Interval, Scores, median
+from sam_bench.analysis.statistics import Interval, Scores, median
 from sam_bench.studies.verdicts import decide
 from sam_bench.zoo import Zoo
 

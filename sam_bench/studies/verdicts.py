@@ -10,7 +10,7 @@ from typing import Protocol
 from sam_bench.errors import InputError
 from sam_bench.records import Radius
 from sam_bench.studies.claims import CLEAN, Claim, Comparison, Family, Part, Passes, Verdict
-from sam_bench.studies.statistics import (
+from sam_bench.analysis.statistics import (
     Bootstrap,
     Interval,
     NotComparable,
