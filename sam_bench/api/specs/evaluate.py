@@ -195,4 +195,6 @@ class EvalSpec(RunSpec):
             check_eps(self.norm, eps, allow_large=self.allow_large_eps, field="eps")
         if self.output is not None and len(self.radii) > 1:
             raise InputError("`output` names one file, but `eps` gives several radii; leave `output` away")
+        if len(self.radii) > 1 and not self.built.curves:
+            raise InputError(f"takes one radius with attack {self.attack!r}; ask for each by itself", field="eps")
         self.built.check(self.norm)
