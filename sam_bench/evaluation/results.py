@@ -185,7 +185,7 @@ def second_attack_for(first: Attack, norm: Norm) -> Attack:
     """
     other = PGDMarginAttack()
     if first.method == other.method:
-        raise InputError(f"`second_attack` runs {other.method}, which is the attack itself; leave one of them away")
+        raise InputError(f"`second_attack` runs {other.method}, which is the attack itself; leave one out")
     other.check(norm)
     return other
 
