@@ -30,7 +30,7 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any
 
-from mutants_made import ROOMS, ROOT, Mutant, sample
+from mutants_made import ROOT, Mutant, sample
 from mutants_tests import Test, run_tests, tests_in, tests_of, warm
 
 RESULTS = ROOT / "build" / "mutants.jsonl"
@@ -122,13 +122,13 @@ def main() -> None:
     if todo:
         warm()
         with copied_tree() as copy:
-            for folder in dict.fromkeys(ROOMS.values()):
-                of_room = [mutant for mutant in todo if ROOMS[mutant.room] == folder]
-                tests = tests_in(copy, folder) if of_room else {}
-                for mutant in of_room:
-                    result = judge(copy, mutant, tests)
-                    _write(result)
-                    show(result)
+            of_room: dict[str, dict[str, Test]] = {}
+            for mutant in todo:
+                if mutant.room not in of_room:
+                    of_room[mutant.room] = tests_in(copy, mutant.room)
+                result = judge(copy, mutant, of_room[mutant.room])
+                _write(result)
+                show(result)
     done = known()
     report([done[mutant.key] for mutant in chosen if mutant.key in done])
 

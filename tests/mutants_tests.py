@@ -244,11 +244,11 @@ def _union(parts: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list[int]]
     return {file: sorted({line for part in parts for line in part.get(file, ())}) for file in sorted(names)}
 
 
-def tests_in(copy: Path, folder: str) -> dict[str, Test]:
-    """The tests of a folder with what they run: as it is kept, or anew if code or test have changed."""
+def tests_in(copy: Path, room: str) -> dict[str, Test]:
+    """The tests of a room with what they run: as it is kept, or anew if code or test have changed."""
     known, found = json.loads(MAP.read_text()) if MAP.exists() else {}, dict[str, Test]()
     shared = _digest(sorted([*(copy / "sam_bench").rglob("*.py"), *_helpers(copy)]))
-    for path in sorted((copy / folder).rglob("test_*.py")):
+    for path in sorted(path for pattern in ROOMS[room] for path in (copy / "tests").glob(pattern)):
         name, digest = str(path.relative_to(copy)), shared + _digest([path])
         if known.get(name, {}).get("digest") != digest:
             tests = record(copy, name)
