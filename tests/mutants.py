@@ -31,7 +31,7 @@ from py_compile import PycInvalidationMode
 from typing import Any
 
 from mutants_made import ROOT, Mutant, sample
-from mutants_tests import Test, run_tests, tests_in, tests_of, warm
+from mutants_tests import Traced, chosen_for, room_tests, run_tests, warm
 
 RESULTS = ROOT / "build" / "mutants.jsonl"
 
@@ -65,11 +65,11 @@ def _write(result: dict[str, Any]) -> None:
         file.write(json.dumps(result) + "\n")
 
 
-def judge(copy: Path, mutant: Mutant, tests: Mapping[str, Test]) -> dict[str, Any]:
+def judge(copy: Path, mutant: Mutant, tests: Mapping[str, Traced]) -> dict[str, Any]:
     """Run the tests of a mutant in a copy of the tree, which is as before afterwards."""
     target, began = copy / mutant.file, time.monotonic()
     source = target.read_text()
-    chosen = tests_of(mutant, source, tests)
+    chosen = chosen_for(mutant, source, tests)
     target.write_text(mutant.applied(source))
     try:
         outcome, test = run_tests(copy, chosen) if chosen else ("passed", "no test runs this line")
@@ -122,10 +122,10 @@ def main() -> None:
     if todo:
         warm()
         with copied_tree() as copy:
-            of_room: dict[str, dict[str, Test]] = {}
+            of_room: dict[str, dict[str, Traced]] = {}
             for mutant in todo:
                 if mutant.room not in of_room:
-                    of_room[mutant.room] = tests_in(copy, mutant.room)
+                    of_room[mutant.room] = room_tests(copy, mutant.room)
                 result = judge(copy, mutant, of_room[mutant.room])
                 _write(result)
                 show(result)

@@ -35,7 +35,7 @@ _PATIENCE = 120  # seconds for what is no test: imports, the end
 
 
 @dataclass(frozen=True)
-class Test:
+class Traced:
     """One test without a mutation."""
 
     seconds: float
@@ -104,7 +104,7 @@ class _Clock:
             signal.alarm(_PATIENCE)
 
 
-def run_tests(copy: Path, tests: Mapping[str, Test]) -> tuple[str, str]:
+def run_tests(copy: Path, tests: Mapping[str, Traced]) -> tuple[str, str]:
     """Run tests until one fails, in the order given.
 
     Returns:
@@ -205,7 +205,7 @@ def _name_context() -> None:
         coverage.switch_context(os.environ[_CONTEXT])
 
 
-def record(copy: Path, test_file: str) -> dict[str, Test]:
+def record(copy: Path, test_file: str) -> dict[str, Traced]:
     """Run a test file without a mutation, and see which of the mutated files' lines each test runs."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         config, kept = Path(folder) / "coveragerc", Path(folder) / "kept.json"
@@ -222,7 +222,7 @@ def record(copy: Path, test_file: str) -> dict[str, Test]:
             print(f"left out, as they fail without a mutation: {found['failed']}\n{text}", flush=True)
         lines = _lines_by_context(copy, config)
     return {
-        test: Test(round(seconds, 3), _union([lines[each] for each in [test, *found["fixtures"][test]]]))
+        test: Traced(round(seconds, 3), _union([lines[each] for each in [test, *found["fixtures"][test]]]))
         for test, seconds in found["seconds"].items()
         if test not in found["failed"]
     }
@@ -244,9 +244,9 @@ def _union(parts: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list[int]]
     return {file: sorted({line for part in parts for line in part.get(file, ())}) for file in sorted(names)}
 
 
-def tests_in(copy: Path, room: str) -> dict[str, Test]:
+def room_tests(copy: Path, room: str) -> dict[str, Traced]:
     """The tests of a room with what they run: as it is kept, or anew if code or test have changed."""
-    known, found = json.loads(MAP.read_text()) if MAP.exists() else {}, dict[str, Test]()
+    known, found = json.loads(MAP.read_text()) if MAP.exists() else {}, dict[str, Traced]()
     shared = _digest(sorted([*(copy / "sam_bench").rglob("*.py"), *_helpers(copy)]))
     for path in sorted(path for pattern in ROOMS[room] for path in (copy / "tests").glob(pattern)):
         name, digest = str(path.relative_to(copy)), shared + _digest([path])
@@ -256,7 +256,7 @@ def tests_in(copy: Path, room: str) -> dict[str, Test]:
             MAP.parent.mkdir(exist_ok=True)
             MAP.write_text(json.dumps(known))
             print(f"{sum(test.seconds for test in tests.values()):6.1f} s  {len(tests):4} tests  {name}", flush=True)
-        found |= {test: Test(**each) for test, each in known[name]["tests"].items()}
+        found |= {test: Traced(**each) for test, each in known[name]["tests"].items()}
     return found
 
 
@@ -271,8 +271,8 @@ def _digest(paths: Sequence[Path]) -> str:
 # --- Which tests are run for a mutant ---
 
 
-def tests_of(mutant: Mutant, source: str, tests: Mapping[str, Test]) -> dict[str, Test]:
-    """The tests that run the mutant's statement; the file whose tests take least comes first."""
+def chosen_for(mutant: Mutant, source: str, tests: Mapping[str, Traced]) -> dict[str, Traced]:
+    """The tests that run the mutant's statement, the quick ones first."""
     statement = _lines(mutant, source)
     chosen = {
         name: test
@@ -281,11 +281,13 @@ def tests_of(mutant: Mutant, source: str, tests: Mapping[str, Test]) -> dict[str
     }
     if statement is None and not chosen:
         chosen = dict(tests)
-    by_file = defaultdict[str, float](float)
-    for name, test in chosen.items():
-        by_file[_file_of(name)] += test.seconds
-    order = sorted(chosen, key=lambda name: (by_file[_file_of(name)], _file_of(name), chosen[name].seconds))
+    order = sorted(chosen, key=lambda name: (_group(chosen[name]), _file_of(name), chosen[name].seconds))
     return {name: chosen[name] for name in order}
+
+
+def _group(test: Traced) -> int:
+    """Tests of about the same time, to be run file by file: what a file's tests share is made anew for each group."""
+    return next((group for group, limit in enumerate((0.1, 0.6, 3)) if test.seconds < limit), 3)
 
 
 def _lines(mutant: Mutant, source: str) -> set[int] | None:
