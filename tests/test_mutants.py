@@ -72,7 +72,7 @@ def test_a_mutant_is_tried_on_the_tests_that_run_its_statement_and_the_quick_one
     tests = {
         "t.py::slow": Traced(2.0, {"f.py": [4, 5, 6]}),
         "t.py::quick": Traced(0.01, {"f.py": [4, 5]}),
-        "t.py::other": Traced(0.01, {"f.py": [4, 8]}),
+        "t.py::other": Traced(0.005, {"f.py": [4, 8]}),
         "u.py::elsewhere": Traced(0.01, {"g.py": [4, 5]}),
     }
 
