@@ -65,14 +65,18 @@ def _write(result: dict[str, Any]) -> None:
         file.write(json.dumps(result) + "\n")
 
 
-def judge(copy: Path, mutant: Mutant, tests: Mapping[str, Traced]) -> dict[str, Any]:
+def judge(copy: Path, mutant: Mutant, traced: Mapping[str, Traced]) -> dict[str, Any]:
     """Run the tests of a mutant in a copy of the tree, which is as before afterwards."""
     target, began = copy / mutant.file, time.monotonic()
     source = target.read_text()
-    chosen = chosen_for(mutant, source, tests)
+    lots = chosen_for(mutant, source, traced)
     target.write_text(mutant.applied(source))
     try:
-        outcome, test = run_tests(copy, chosen) if chosen else ("passed", "no test runs this line")
+        outcome, test = "passed", "no test runs this line"
+        for tests in lots:
+            outcome, test = run_tests(copy, tests)
+            if outcome != "passed":
+                break
     finally:
         target.write_text(source)
     return {
@@ -81,7 +85,7 @@ def judge(copy: Path, mutant: Mutant, tests: Mapping[str, Traced]) -> dict[str, 
         "where": f"{mutant.file}:{source.count(chr(10), 0, mutant.start) + 1}",
         "diff": mutant.diff(source),
         "outcome": "survived" if outcome == "passed" else "timeout" if outcome == "timeout" else "caught",
-        "test": test or f"{len(chosen)} tests pass",
+        "test": test or f"{sum(map(len, lots))} tests pass",
         "seconds": round(time.monotonic() - began, 1),
     }
 

@@ -31,7 +31,8 @@ _SLOW_TO_IMPORT = [
     *("hypothesis", "pytorch_optimizer", "tensorboard", "rich.console"),
 ]
 _CONTEXT = "MUTANTS_CONTEXT"  # the test that runs, for its child processes
-_PATIENCE = 120  # seconds for what is no test: imports, the end
+_FIRST = 20  # tests of the first lot
+_PATIENCE = 300  # seconds for what is no test: imports, the end
 
 
 @dataclass(frozen=True)
@@ -271,8 +272,8 @@ def _digest(paths: Sequence[Path]) -> str:
 # --- Which tests are run for a mutant ---
 
 
-def chosen_for(mutant: Mutant, source: str, tests: Mapping[str, Traced]) -> dict[str, Traced]:
-    """The tests that run the mutant's statement, the quick ones first."""
+def chosen_for(mutant: Mutant, source: str, tests: Mapping[str, Traced]) -> list[dict[str, Traced]]:
+    """The tests that run the mutant's statement, in lots: first the few that are likely to see it soon."""
     statement = _lines(mutant, source)
     chosen = {
         name: test
@@ -281,24 +282,26 @@ def chosen_for(mutant: Mutant, source: str, tests: Mapping[str, Traced]) -> dict
     }
     if statement is None and not chosen:
         chosen = dict(tests)
-    order = sorted(chosen, key=lambda name: (_group(chosen[name]), _file_of(name), chosen[name].seconds))
-    return {name: chosen[name] for name in order}
+    order = sorted(chosen, key=lambda name: _cost(chosen[name], mutant.file))
+    # What a file's tests share is made anew each time that its turn comes: file by file, in two lots.
+    turns = {file: turn for turn, file in enumerate(dict.fromkeys(map(_file_of, order)))}
+    lots = (sorted(lot, key=lambda name: turns[_file_of(name)]) for lot in (order[:_FIRST], order[_FIRST:]))
+    return [{name: chosen[name] for name in lot} for lot in lots if lot]
 
 
-def _group(test: Traced) -> int:
-    """Tests of about the same time, to be run file by file: what a file's tests share is made anew for each group."""
-    return next((group for group, limit in enumerate((0.1, 0.6, 3)) if test.seconds < limit), 3)
+def _cost(test: Traced, file: str) -> float:
+    """Low for a quick test, and for one that runs hardly anything but the file: it is about the file."""
+    here, everything = len(test.lines.get(file, ())), sum(map(len, test.lines.values()))
+    return (test.seconds + 0.05) * (1 + everything) / (1 + here)
 
 
 def _lines(mutant: Mutant, source: str) -> set[int] | None:
     """The lines of the statement that is changed, without those of its body; None if it runs at import."""
     line = source.count("\n", 0, mutant.start) + 1
-    within: list[ast.stmt] = []  # from the outermost to the innermost
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0):
-            within.append(node)
-    *outer, innermost = within
-    if not any(isinstance(node, ast.FunctionDef) for node in outer):
+    statements = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt))
+    within = [node for node in statements if node.lineno <= line <= (node.end_lineno or 0)]
+    if not any(isinstance(node, ast.FunctionDef) for node in within[:-1]):  # they come from the outermost inwards
         return None
+    innermost = within[-1]
     body = [child.lineno for child in ast.iter_child_nodes(innermost) if isinstance(child, ast.stmt)]
     return set(range(innermost.lineno, min(body, default=(innermost.end_lineno or 0) + 1)))
