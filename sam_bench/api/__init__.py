@@ -4,6 +4,7 @@ What they take is declared once, in `specs`. The command line is these functions
 out of reach here.
 """
 
+from sam_bench.api.autoattack import AutoAttack
 from sam_bench.api.boards import submit
 from sam_bench.api.listing import attack_families, attack_names, list_recipes, methods_by_part, settings_of_attacks
 from sam_bench.api.model_and_data import is_named_dataset, load_model
@@ -11,13 +12,14 @@ from sam_bench.api.specs import DataSpec, EvalSpec, SweepSpec, TrainSpec
 from sam_bench.api.sweeping import SweepResult, SweepRow
 from sam_bench.api.sweeping import as_json as sweep_as_json
 from sam_bench.api.training import TrainResult
-from sam_bench.api.verbs import evaluate, evaluate_curve, sweep, train
+from sam_bench.api.verbs import analyze, evaluate, evaluate_curve, sweep, train
 from sam_bench.evaluation import TASK_SIZE
 from sam_bench.leaderboard import build_leaderboard
 from sam_bench.training import load_recipe, recipe_text, settings_of_methods
 
 __all__ = [
     "TASK_SIZE",
+    "AutoAttack",
     "DataSpec",
     "EvalSpec",
     "SweepResult",
@@ -25,6 +27,7 @@ __all__ = [
     "SweepSpec",
     "TrainResult",
     "TrainSpec",
+    "analyze",
     "attack_families",
     "attack_names",
     "build_leaderboard",

@@ -13,7 +13,7 @@ from torch import nn
 from sam_bench import zoo as zoos
 from sam_bench.api.module_identity import identified
 from sam_bench.api.specs.checks import StrPath, named
-from sam_bench.api.specs.evaluate import EvalSpec
+from sam_bench.api.specs.shared import DataSpec, RunSpec
 from sam_bench.data import Dataset, data_sources, load_dataset
 from sam_bench.device import choose_device
 from sam_bench.errors import InputError
@@ -40,8 +40,17 @@ def model_of(value: Any) -> str | nn.Module:
     raise InputError(f"the model must be a name, a path or a torch.nn.Module, not {named(value)}{advice}")
 
 
-def model_and_data(model: str | nn.Module, spec: EvalSpec, *, device: torch.device) -> tuple[zoos.LoadedModel, Dataset]:
-    """The model, on the device, and the data set it is attacked on."""
+def model_and_data(
+    model: str | nn.Module, spec: RunSpec, *, norm: Norm = "Linf", device: torch.device
+) -> tuple[zoos.LoadedModel, Dataset]:
+    """The model, on the device, and the data set it is attacked on.
+
+    Args:
+        model: As `evaluate` takes it.
+        spec: Says which data set and which zoo.
+        norm: Which of several models of one name: the one that is listed under this threat model.
+        device: Where the model goes.
+    """
     if isinstance(model, nn.Module):
         if spec.dataset is None:
             raise InputError("a module does not say what it was trained on: give `dataset`")
@@ -54,7 +63,7 @@ def model_and_data(model: str | nn.Module, spec: EvalSpec, *, device: torch.devi
         data = _load(spec.dataset, spec, spec.image_size)
         hint = data.robustbench or (hint if hint in get_args(RobustBenchDataset) else None)
     # No model is listed under L1.
-    threat: Norm = "Linf" if spec.norm == "L1" else spec.norm
+    threat: Norm = "Linf" if norm == "L1" else norm
     loaded = zoos.load_model(model, zoo=spec.zoo, dataset=hint, threat=threat, device=device)
     card = loaded.card
     if card and spec.dataset is None and not is_named_dataset(card.dataset):
@@ -73,7 +82,7 @@ def model_and_data(model: str | nn.Module, spec: EvalSpec, *, device: torch.devi
     return loaded, data
 
 
-def _load(dataset: str, spec: EvalSpec, image_size: int | None) -> Dataset:
+def _load(dataset: str, spec: DataSpec, image_size: int | None) -> Dataset:
     return load_dataset(dataset, data_dir=spec.data_dir, name=spec.dataset_name, image_size=image_size, test_only=True)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sam_bench.api import verbs
 from sam_bench.api.specs import EvalSpec, Spec, SweepSpec, TrainSpec
+from sam_bench.api.specs.analyze import AnalyzeSpec
 from sam_bench.api.specs.sweep import attack_fields
 from sam_bench.records import Radius
 
@@ -31,6 +32,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sam_bench.api.analyzing import AnalysisResult
 from sam_bench.api.specs import EvalSpec, SweepSpec, TrainSpec
 from sam_bench.api.specs.checks import StrPath
 from sam_bench.api.sweeping import SweepResult
@@ -50,6 +52,8 @@ def stub() -> str:
     del train["recipe"], train["dataset"]
     curve = {name: line for name, line in evaluate.items() if name != "eps"}
     model = "model: StrPath | nn.Module"
+    analyzed = _keywords(AnalyzeSpec)
+    del analyzed["analysis"], analyzed["subjects"]
     return "\n\n".join(
         [
             _HEAD.rstrip(),
@@ -66,7 +70,11 @@ def stub() -> str:
                 curve,
                 EvalSpec,
             ),
-            _function(verbs.sweep, ["grid: Mapping[str, Sequence[Any]] | SweepSpec"], swept, SweepSpec) + "\n",
+            _function(verbs.sweep, ["grid: Mapping[str, Sequence[Any]] | SweepSpec"], swept, SweepSpec),
+            _function(
+                verbs.analyze, ["analysis: str", "subjects: StrPath | Sequence[StrPath] = ()"], analyzed, AnalyzeSpec
+            )
+            + "\n",
         ]
     )
 

@@ -4,9 +4,9 @@ specs by `make stubs`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -17,6 +17,9 @@ from sam_bench.api.training import TrainResult, run_training
 from sam_bench.errors import InputError
 from sam_bench.progress import Reporter
 from sam_bench.records import EvaluationRecord
+
+if TYPE_CHECKING:
+    from sam_bench.api.analyzing import AnalysisResult
 
 
 def train(*given: Any, reporter: Reporter | None = None, command: str = "", **fields: Any) -> TrainResult:
@@ -119,3 +122,35 @@ def sweep(*given: Any, reporter: Reporter | None = None, command: str = "", **fi
             before anything is trained.
     """
     return run_sweep(SweepSpec.of(*given, **fields), reporter=reporter, command=command)
+
+
+def analyze(
+    analysis: str,
+    subjects: str | Path | Sequence[str | Path] = (),
+    *,
+    reporter: Reporter | None = None,
+    command: str = "",
+    **fields: Any,
+) -> AnalysisResult:
+    """Ask something of models or records; write the numbers as JSON, and a figure.
+
+    What was measured on a model is kept in the folder. Asked again with the same settings, it is read from there.
+
+    Args:
+        analysis: The analysis's name; see `sam-bench analyze --help`.
+        subjects: Models, as `evaluate` takes them; default all of the zoo. Or files of records, where the analysis asks
+            for them.
+        reporter: Where progress goes; default nowhere.
+        command: The command line, for the file of numbers.
+        fields: The other fields of `AnalyzeSpec`.
+
+    Raises:
+        InputError: Something given is wrong; the message names it.
+        SamBenchError: A file could not be written.
+    """
+    from sam_bench.api.analyzing import run_analysis  # the other verbs do without the analyses
+    from sam_bench.api.specs.analyze import AnalyzeSpec
+
+    several = (subjects,) if isinstance(subjects, (str, Path)) else subjects
+    spec = AnalyzeSpec(analysis=analysis, subjects=tuple(map(str, several)), **fields)
+    return run_analysis(spec, reporter=reporter, command=command)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sam_bench.api.analyzing import AnalysisResult
 from sam_bench.api.specs import EvalSpec, SweepSpec, TrainSpec
 from sam_bench.api.specs.checks import StrPath
 from sam_bench.api.sweeping import SweepResult
@@ -113,6 +114,7 @@ def evaluate(
     ray_address: str | None = None,
     task_size: int | None = None,
     output: StrPath | None = None,
+    record_dir: StrPath | None = None,
     resume: bool | Literal["if-any"] = False,
     save_adversarial: bool = False,
     second_attack: bool = False,
@@ -145,6 +147,7 @@ def evaluate(
             local.
         task_size: Examples of a task on Ray, at most. Default: 256.
         output: The record's file (….json). Default: evaluations/MODEL/ATTACK-NORM-EPS….json.
+        record_dir: The folder of the records, one a radius. Default: evaluations/MODEL.
         resume: Go on with what an interrupted evaluation has found; a finished one is given back.
         save_adversarial: Write the adversarial examples, too (….adversarial.npz).
         second_attack: Run pgd-margin on what the attack left standing, and warn where it breaks more than half
@@ -173,6 +176,7 @@ def evaluate_curve(
     ray_address: str | None = None,
     task_size: int | None = None,
     output: StrPath | None = None,
+    record_dir: StrPath | None = None,
     resume: bool | Literal["if-any"] = False,
     save_adversarial: bool = False,
     second_attack: bool = False,
@@ -203,6 +207,7 @@ def evaluate_curve(
             local.
         task_size: Examples of a task on Ray, at most. Default: 256.
         output: The record's file (….json). Default: evaluations/MODEL/ATTACK-NORM-EPS….json.
+        record_dir: The folder of the records, one a radius. Default: evaluations/MODEL.
         resume: Go on with what an interrupted evaluation has found; a finished one is given back.
         save_adversarial: Write the adversarial examples, too (….adversarial.npz).
         second_attack: Run pgd-margin on what the attack left standing, and warn where it breaks more than half
@@ -260,4 +265,40 @@ def sweep(
         ray_address: auto or HOST:PORT of a Ray cluster; local: start one here. Default: $RAY_ADDRESS, else
             local.
         run_dir: Folder of the runs' folders.
+    """
+
+def analyze(
+    analysis: str,
+    subjects: StrPath | Sequence[StrPath] = (),
+    *,
+    dataset: str | None = None,
+    image_size: int | None = None,
+    dataset_name: str | None = None,
+    data_dir: StrPath = ...,
+    seed: int = 0,
+    allow_large_eps: bool = False,
+    device: str | torch.device = "auto",
+    zoo: StrPath | None = None,
+    settings: Mapping[str, Any] = ...,
+    n_examples: int = 1000,
+    batch_size: int = 128,
+    output: StrPath | None = None,
+    reporter: Reporter | None = None,
+    command: str = "",
+) -> AnalysisResult:
+    """Ask something of models or records; write the numbers as JSON, and a figure.
+
+    Args:
+        dataset: cifar10, cifar100, svhn, digits, FILE.npz or FOLDER. Default: the one on the model's card.
+        image_size: Resize to this many pixels (digits and folders).
+        dataset_name: What a data set of your own is called on cards and records.
+        data_dir: Where torchvision's data sets are kept.
+        seed: Decides every random draw.
+        allow_large_eps: Accept an eps that was probably meant in units of 1/255.
+        device: auto, cpu, cuda, cuda:1, ….
+        zoo: Folder of the zoo. Default: $SAM_BENCH_ZOO, else ./model_zoo.
+        settings: Settings of the analysis by name.
+        n_examples: The first so many test images; of every class in turn where they are sorted by it.
+        batch_size: Examples at a time.
+        output: The folder for numbers and figure. Default: analyses/NAME.
     """

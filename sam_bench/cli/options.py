@@ -19,7 +19,19 @@ from sam_bench.api.specs.checks import Place, Positive, Whole
 from sam_bench.records import Radius
 
 MOST_USED = "Most used"
-HEADINGS = (MOST_USED, "Run", "Data", "Model", "Attack", "Inputs", "Weights", "Optimizer", "Device", "Output")
+HEADINGS = (
+    MOST_USED,
+    "Run",
+    "Data",
+    "Model",
+    "Attack",
+    "Analysis",
+    "Inputs",
+    "Weights",
+    "Optimizer",
+    "Device",
+    "Output",
+)
 """The headings of the help, in order."""
 
 _OF_PARTS = {"objective": "inputs", "averaging": "weights", "schedule": "optimizer", "augmentation": "data"}

@@ -35,7 +35,7 @@ from cli_runner import DIGITS, CommandLine
         (["zoo", "show", "tniy"], "unknown model in the zoo model_zoo: 'tniy'. Did you mean 'tiny'?"),
         (["zoo", "verify", "tniy"], "unknown model in the zoo model_zoo: 'tniy'. Did you mean 'tiny'?"),
         (["leaderboard", "submit", "tniy", "r.json"], "unknown model in the zoo model_zoo: 'tniy'. Did you mean"),
-        (["tran"], "unknown command 'tran'. Did you mean 'train'? Available: doctor, evaluate, leaderboard, "),
+        (["tran"], "unknown command 'tran'. Did you mean 'train'? Available: analyze, doctor, evaluate, leaderboard, "),
         (["zoo", "shw"], "unknown command 'shw'. Did you mean 'show'? Available: list, remove, show, verify."),
         (["recipes", "lst"], "unknown command 'lst'. Did you mean 'list'? Available: list, show."),
         (["leaderboard", "bild"], "unknown command 'bild'. Did you mean 'build'? Available: build, submit."),

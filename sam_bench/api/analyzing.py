@@ -1,0 +1,224 @@
+"""From an analysis's spec to its numbers and its figure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sam_bench.analysis import Analysis, Context, FreeAnalysis, Json, ModelAnalysis, NamedRecord, RecordAnalysis
+from sam_bench.api.model_and_data import model_and_data
+from sam_bench.api.record_files import check_folder
+from sam_bench.api.specs.analyze import AnalyzeSpec
+from sam_bench.data import Dataset, Split, first_examples, load_dataset, to_float
+from sam_bench.device import choose_device, device_name, package_versions, true_float32
+from sam_bench.errors import InputError, SamBenchError
+from sam_bench.progress import Reporter, SilentReporter, Stage
+from sam_bench.records import EvaluationRecord, ModelCard, read_record, write_atomic
+from sam_bench.zoo import LoadedModel, Zoo, load_model, zoo_dir
+
+
+@dataclass(frozen=True)
+class AnalysisResult:
+    """A finished analysis.
+
+    Attributes:
+        measured: Name to what was measured; empty for an analysis of records.
+        findings: What follows from all of it.
+        lines: The answer as text.
+        numbers: The JSON file with both, the settings and the conditions.
+        figures: The figure, as SVG and PNG.
+    """
+
+    measured: Json
+    findings: Json
+    lines: list[str]
+    numbers: Path
+    figures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The models of an analysis with the data that they share."""
+
+    loaders: dict[str, Callable[[], LoadedModel]]
+    keys: dict[str, str]
+    cards: dict[str, ModelCard]
+    data: Dataset
+
+
+def run_analysis(spec: AnalyzeSpec, *, reporter: Reporter | None = None, command: str = "") -> AnalysisResult:
+    """Answer the question that the spec describes. See `sam_bench.analyze`."""
+    reporter = reporter or SilentReporter()
+    analysis = spec.built
+    check_folder(spec.folder, what="no analysis")
+    measured: Json = {}
+    about: Json = {"seed": spec.seed}
+    if isinstance(analysis, ModelAnalysis):
+        device, why = choose_device(spec.device)
+        reporter.say(f"device: {device_name(device)} ({why})")
+        models = _models(spec, device)
+        measured = _measure(analysis, spec, models, device, reporter)
+        findings = analysis.combine(measured, models.cards)
+        about |= {"dataset": models.data.name, "n_examples": spec.n_examples, "device": device_name(device)}
+    elif isinstance(analysis, RecordAnalysis):
+        records = _records(spec)
+        findings = analysis.combine(records, *_labels(analysis, spec, records))
+        about |= {"records": [each.path for each in records]}
+    else:
+        assert isinstance(analysis, FreeAnalysis)
+        _refuse_subjects(spec)
+        findings = analysis.combine(spec.seed)
+    return _written(spec, analysis, measured, findings, about | {"command": command})
+
+
+def _refuse_subjects(spec: AnalyzeSpec) -> None:
+    if spec.subjects:
+        raise InputError(f"{spec.analysis} needs neither models nor records; leave {spec.subjects[0]!r} away")
+
+
+def _models(spec: AnalyzeSpec, device: torch.device) -> _Models:
+    """The models by name, and the data; each is loaded once to see that it is there and what it computes."""
+    names = spec.subjects or tuple(card.name for card in Zoo(zoo_dir(spec.zoo)).cards())
+    if not names:
+        raise InputError(f"{spec.analysis} needs models: name some, or train one, as the zoo is empty")
+    loaders: dict[str, Callable[[], LoadedModel]] = {}
+    keys, cards, sets = {}, {}, {}
+    for asked in names:
+        model, data = model_and_data(asked, spec, device=device)
+        sets[data.test.fingerprint] = data
+        listed = model.card.dataset if model.card else data.robustbench
+        loaders[model.name] = partial(load_model, asked, zoo=spec.zoo, dataset=listed, device=device)
+        keys[model.name] = f"{model.sha256}:{model.architecture_sha256}"
+        if model.card:
+            cards[model.name] = model.card
+    if len(sets) > 1:
+        raise InputError(
+            f"the models are of different data sets ({', '.join(sorted(each.name for each in sets.values()))}); "
+            "name models of one, or give `dataset`"
+        )
+    return _Models(loaders, keys, cards, next(iter(sets.values())))
+
+
+def _measure(
+    analysis: ModelAnalysis, spec: AnalyzeSpec, models: _Models, device: torch.device, reporter: Reporter
+) -> Json:
+    """What is known of each model. What was measured before with the same settings is read, not measured again."""
+    test = first_examples(models.data.test, min(spec.n_examples, len(models.data.test)))
+    x, y = to_float(test.images.to(device)), test.labels.to(device)
+    train = _train(spec, models.data) if analysis.needs_train else None
+    every = sorted(models.keys.items()) if analysis.asks_others else []
+    measured: Json = {}
+    for name, load in models.loaders.items():
+        identity = [analysis.spec().model_dump(mode="json"), spec.seed, test.fingerprint, models.keys[name], every]
+        identity += [train.fingerprint] if train else []
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        kept = spec.folder / "measured" / f"{name}-{key}.json"
+        measured[name] = _kept(kept)
+        if measured[name] is None:
+            with reporter.stage(f"{spec.analysis} {name}", len(test)) as stage:
+                context = _context(spec, models, x, y, stage, train)
+                with true_float32():
+                    measured[name] = analysis.measure(load(), context)
+            write_atomic(kept, _json(measured[name]))
+    return measured
+
+
+def _train(spec: AnalyzeSpec, data: Dataset) -> Split:
+    """The training images of the data set whose test images are `data`."""
+    whole = load_dataset(
+        spec.dataset or data.name, data_dir=spec.data_dir, name=spec.dataset_name, image_size=data.image_size
+    )
+    if whole.train is None:
+        raise InputError(f"{spec.analysis} needs training images, and data set {data.name} has none")
+    return whole.train
+
+
+def _kept(path: Path) -> Json | None:
+    """What was measured before; None if nothing was, or the file is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _context(
+    spec: AnalyzeSpec, models: _Models, x: torch.Tensor, y: torch.Tensor, stage: Stage, train: Split | None
+) -> Context:
+    return Context(
+        x=x,
+        y=y,
+        classes=models.data.classes,
+        batch_size=spec.batch_size,
+        seed=spec.seed,
+        stage=stage,
+        models=models.loaders,
+        train=train,
+    )
+
+
+def _records(spec: AnalyzeSpec) -> list[NamedRecord]:
+    """The records that were named, each with the card of its model."""
+    if not spec.subjects:
+        raise InputError(f"{spec.analysis} needs records: give their files, as in evaluations/MODEL/….json")
+    cards = {(card.weights.sha256, card.architecture.sha256): card for card in Zoo(zoo_dir(spec.zoo)).cards()}
+    by_weights = {weights: card for (weights, _), card in cards.items()}
+    found = []
+    for path in spec.subjects:
+        record = read_record(Path(path), EvaluationRecord)
+        exact = cards.get((record.checkpoint_sha256, record.architecture_sha256 or ""))
+        card = exact or (by_weights.get(record.checkpoint_sha256) if record.architecture_sha256 is None else None)
+        found.append(NamedRecord(record, path, card))
+    return found
+
+
+def _labels(
+    analysis: RecordAnalysis, spec: AnalyzeSpec, records: list[NamedRecord]
+) -> tuple[torch.Tensor | None, tuple[str, ...]]:
+    """The test labels and class names, if the analysis asks for them."""
+    if not analysis.needs_labels:
+        return None, ()
+    dataset = spec.dataset or records[0].record.dataset
+    size = spec.image_size or (records[0].card.architecture.image_size if records[0].card else None)
+    data = load_dataset(dataset, data_dir=spec.data_dir, name=spec.dataset_name, image_size=size, test_only=True)
+    for each in records:
+        if data.test.head(each.record.n_examples).fingerprint != each.record.dataset_fingerprint:
+            raise InputError(f"{each.path} is a record over other images than the first of {data.name}")
+    return data.test.labels, data.classes
+
+
+def _written(spec: AnalyzeSpec, analysis: Analysis, measured: Json, findings: Json, about: Json) -> AnalysisResult:
+    """Numbers and figure on disk."""
+    from sam_bench.analysis.figures import rendered  # Matplotlib takes a second to import
+
+    content = {
+        "analysis": spec.analysis,
+        "settings": analysis.model_dump(mode="json"),
+        **about,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "packages": package_versions(),
+        "measured": measured,
+        "findings": findings,
+    }
+    numbers = spec.folder / f"{spec.analysis}.json"
+    write_atomic(numbers, _json(content))
+    figures = []
+    for suffix, drawn in rendered(partial(analysis.draw, measured, findings)).items():
+        figures.append(numbers.with_suffix(f".{suffix}"))
+        write_atomic(figures[-1], drawn)
+    return AnalysisResult(measured, findings, analysis.lines(measured, findings), numbers, tuple(figures))
+
+
+def _json(content: Any) -> str:
+    try:
+        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise SamBenchError("the analysis found a number that is not finite, which JSON cannot hold") from error

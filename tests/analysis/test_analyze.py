@@ -1,0 +1,82 @@
+"""What every analysis has in common: how it is asked for, what is kept, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sam_bench
+from sam_bench.analysis import ANALYSES
+from sam_bench.analysis.calibration import Calibration
+from sam_bench.errors import InputError
+
+
+@pytest.mark.parametrize("analysis", list(ANALYSES), ids=lambda each: each.method)
+def test_an_analysis_says_what_it_answers_and_what_its_settings_are(analysis: Any) -> None:
+    assert analysis.summary[0].islower() and not analysis.summary.endswith(".")
+    assert all(field.description for field in analysis.model_fields.values())
+
+
+def test_numbers_and_figure_are_written(zoo: Path, tmp_path: Path) -> None:
+    result = sam_bench.analyze("calibration", zoo=zoo, n_examples=20, output=tmp_path, command="the command")
+    written = json.loads(result.numbers.read_text())
+    assert written["measured"] == result.measured
+    assert set(result.measured) == {"first", "second"}
+    assert (written["n_examples"], written["command"], written["settings"]) == (20, "the command", {"bins": 15})
+    assert {path.suffix for path in result.figures} == {".svg", ".png"}
+    assert all(path.stat().st_size > 1000 for path in result.figures)
+    assert result.lines[0].startswith("first: accuracy ")
+
+
+def test_the_same_question_gives_the_same_files(zoo: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        sam_bench.analyze("calibration", ["first"], zoo=zoo, n_examples=20, output=tmp_path / name)
+    assert (tmp_path / "a/calibration.svg").read_bytes() == (tmp_path / "b/calibration.svg").read_bytes()
+
+
+def test_what_was_measured_is_not_measured_again(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"zoo": zoo, "n_examples": 20, "output": tmp_path}
+    before = sam_bench.analyze("calibration", ["first"], **asked)
+    original, measured = Calibration.measure, []
+
+    def counted(self: Calibration, model: Any, context: Any) -> Any:
+        measured.append((model.name, self.bins, len(context.x), context.seed))
+        return original(self, model, context)
+
+    monkeypatch.setattr(Calibration, "measure", counted)
+    assert sam_bench.analyze("calibration", ["first"], **asked).measured == before.measured
+    assert measured == []
+    sam_bench.analyze("calibration", **asked)
+    sam_bench.analyze("calibration", ["first"], **asked, settings={"bins": 2})
+    sam_bench.analyze("calibration", ["first"], **{**asked, "n_examples": 21})
+    sam_bench.analyze("calibration", ["first"], **asked, seed=1)
+    assert measured == [("second", 15, 20, 0), ("first", 2, 20, 0), ("first", 15, 21, 0), ("first", 15, 20, 1)]
+
+
+def test_a_damaged_file_of_measurements_is_measured_again(zoo: Path, tmp_path: Path) -> None:
+    asked = {"zoo": zoo, "n_examples": 20, "output": tmp_path}
+    before = sam_bench.analyze("calibration", ["first"], **asked)
+    (kept,) = (tmp_path / "measured").iterdir()
+    kept.write_text(kept.read_text()[:-20])
+    assert sam_bench.analyze("calibration", ["first"], **asked).measured == before.measured
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"analysis": "calibrate"}, "unknown analysis 'calibrate'. Did you mean 'calibration'"),
+        ({"settings": {"rho": 1}}, "analysis.rho does not apply: calibration takes bins"),
+        ({"settings": {"bins": 1}}, "analysis.bins: must be greater than or equal to 2"),
+        ({"subjects": ["frist"]}, "Did you mean 'first'"),
+        ({"n_examples": 0}, "n_examples must be a whole number of at least 1"),
+        ({"zoo": "nowhere"}, "calibration needs models: name some, or train one, as the zoo is empty"),
+    ],
+)
+def test_a_wrong_question_is_refused(zoo: Path, tmp_path: Path, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        sam_bench.analyze(**{"analysis": "calibration", "zoo": zoo, "output": tmp_path / "out", **asked})
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
