@@ -15,7 +15,7 @@ STUB = Path(__file__).resolve().parents[2] / "sam_bench" / "api" / "verbs.pyi"
 class Keywords(griffe.Extension):
     """`train(recipe, dataset, *, seed, …)` in place of `train(*given, **fields)`, and every keyword described."""
 
-    def on_attribute(self, *, attr: griffe.Attribute, **_: Any) -> None:
+    def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
         """Make the help in `Annotated[type, option("help", …)]` the field's docstring."""
         annotation = attr.annotation
         if not isinstance(annotation, griffe.ExprSubscript) or not isinstance(annotation.slice, griffe.ExprTuple):
