@@ -190,6 +190,7 @@ class BatchLoss:
         hits: list[Tensor] = []
         no_sync = self.runner.no_sync
         forward, backward = self._objective.passes if loss is None else (1, 1)
+        to_weights = getattr(self._objective, "weight_gradients", backward) if loss is None else backward
         weight_gradients = 0.0
         with self._statistics(update_bn):
             for index, (where, last) in enumerate(self._microbatches.cut(count, share)):
@@ -200,7 +201,7 @@ class BatchLoss:
                     # Devices that average wait for every parameter.
                     chosen = None if only is None or not (stays or no_sync is nullcontext) else list(only)
                     (losses.sum() * (self.runner.weight / count)).backward(inputs=chosen)
-                weight_gradients += len(losses) / len(self) * backward * self._share_of_weights(chosen)
+                weight_gradients += len(losses) / len(self) * to_weights * self._share_of_weights(chosen)
                 found.append(losses.detach())
         if only is not None:
             kept = set(map(id, only))
@@ -226,7 +227,8 @@ class BatchLoss:
             raise InputError(
                 "must give one loss per example for this method", field="loss_fn", hint="use reduction='none'"
             )
-        return self._finish(found, hits, len(self), PassCount(forward=self._objective.passes[0]))
+        passes = PassCount(self._objective.passes[0], getattr(self._objective, "slopes", 0))
+        return self._finish(found, hits, len(self), passes)
 
     def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that received a gradient, and their gradients."""
