@@ -56,6 +56,7 @@ def _about(study: Study, command: str) -> Json:
         "limit_train": scale.limit_train,
         "seeds": scale.seeds.model_dump(),
         "plan": study.file.path.name,
+        "plan_text": study.file.text,
         "plan_sha256": study.file.sha256,
         "plan_sha256_at_start": plan_of(study.folder),
         "statistics": asdict(study.plan.statistics),
