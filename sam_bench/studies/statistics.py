@@ -1,0 +1,372 @@
+"""Intervals for accuracies, for their differences and for differences at matched clean accuracy.
+
+A study trains each row with several seeds and judges all models on the same images. Both vary: another seed gives
+another model, and another test set gives other images. A bootstrap gives the error of each, and the two errors are
+added in squares.
+
+**Images** are drawn with replacement, the same for all rows and seeds. Models agree on which images are hard. If
+each seed drew images for itself, five seeds of 10,000 images would count as 50,000 independent images, and the
+interval would be too short.
+
+**Seeds** get random weights: seed k has one weight, whatever the row (Rubin 1981, the Bayesian bootstrap). No weight
+is zero, so a row with three of five seeds has a mean in every draw. Weights of n seeds vary too little, by
+(n - 1) / (n + 1) of the variance. They are stretched to make up for it.
+
+**The interval** is the estimate plus and minus `sqrt((z s_images)^2 + (t s_seeds)^2)` (Howe 1974, JASA 69). Here z
+and t are the quantiles of the normal distribution and of Student's with n - 1 degrees of freedom. A standard error of
+few seeds is itself uncertain. Percentiles of the draws do not allow for that: where the seeds decide, a 95 % interval
+by percentiles holds the truth in about 71 of 100 studies with two seeds, and in 81 with three.
+
+What one seed gets right on one image by chance is in both errors. So the interval is a little too long where the
+images decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
+
+from sam_bench.errors import InputError
+
+Floats = NDArray[np.floating[Any]]
+
+MOST_OUTSIDE = 0.05
+"""If more of the draws than this leave the curve, nothing is compared at matched clean accuracy."""
+
+_POINTS = 100.0  # accuracies are fractions, intervals are in points
+_CELLS = 2**21  # image counts that are held at a time: draws x images
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made; the same seed draws the same images and weights in every comparison.
+
+    Args:
+        draws: How many, at least 2.
+        level: Share of studies whose interval should hold the truth, between 0 and 1.
+        seed: Decides every draw.
+    """
+
+    draws: int = 2000
+    level: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.draws < 2:
+            raise InputError("must be at least 2", field="draws", value=self.draws)
+        if not 0 < self.level < 1:
+            raise InputError("must lie between 0 and 1", field="level", value=self.level)
+
+    def shared_over(self, tries: int) -> Bootstrap:
+        """The higher level at which `tries` intervals all hold the truth as often as one does at this level."""
+        return replace(self, level=1 - (1 - self.level) / tries)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """One number for each seed and image of a row: a verdict, or a distance.
+
+    Args:
+        seeds: The seed of each line of `values`, each once.
+        values: bool or float [seeds, images]. Distances may be infinite.
+    """
+
+    seeds: tuple[int, ...]
+    values: NDArray[Any]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or len(self.values) != len(self.seeds) or not self.values.size:
+            raise InputError(f"{len(self.seeds)} seeds need values [seeds, images], not {list(self.values.shape)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise InputError("names a seed twice", field="seeds", value=self.seeds)
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return int(self.values.shape[1])
+
+    def of(self, seeds: Sequence[int]) -> Scores:
+        """These seeds alone, in this order."""
+        return Scores(tuple(seeds), self.values[[self.seeds.index(seed) for seed in seeds]])
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """What one row got right under one evaluation. Rows that are compared were judged on the same images.
+
+    Args:
+        seeds: The seed of each line of the arrays, each once.
+        clean: bool [seeds, images]; True: right on the clean image.
+        robust: For each radius bool [seeds, images]; True: still right under the attack.
+    """
+
+    seeds: tuple[int, ...]
+    clean: NDArray[np.bool_]
+    robust: Mapping[float, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def at(self, eps: float | None) -> Scores:
+        """The verdicts at a radius; the clean ones at None."""
+        return Scores(self.seeds, self.clean if eps is None else self.robust[eps])
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the interval around it: in points for accuracies, in their own unit for distances."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class NotComparable:
+    """Why there is no interval."""
+
+    reason: str
+
+
+def accuracy(a: Scores, bootstrap: Bootstrap) -> Interval:
+    """The mean of a row over seeds and images, in points."""
+    draws = _Draws([a], bootstrap)
+    (drawn,) = draws.rates([a])
+    return _over_seeds(_POINTS * a.values.mean(axis=1, dtype=np.float64), _POINTS * drawn, a, draws)
+
+
+def paired_difference(a: Scores, b: Scores, bootstrap: Bootstrap) -> Interval:
+    """The accuracy of `a` less that of `b`, in points.
+
+    Seed k of one side goes with seed k of the other, and both are judged on the same images. Seeds that one side
+    lacks are left out.
+
+    Raises:
+        InputError: They have no seed in common, or differ in the number of images.
+    """
+    a, b = _common(a, b)
+    return accuracy(Scores(a.seeds, a.values.astype(np.float32) - b.values.astype(np.float32)), bootstrap)
+
+
+def matched_difference(
+    a: Verdicts, curve: Sequence[Verdicts], eps: float, bootstrap: Bootstrap
+) -> Interval | NotComparable:
+    """The robust accuracy of `a` less that of a family of rows at the same clean accuracy, in points.
+
+    The family is a curve of clean against robust accuracy; see `along_curve`. It is drawn anew in every draw. Rows
+    may have different seeds: in a draw a seed has the same weight in every row that has it.
+
+    Args:
+        a: One row.
+        curve: The rows of the family in order of strength, from strength 0 up; at least two.
+        eps: The radius.
+        bootstrap: How the interval is made.
+
+    Returns:
+        The interval; or why there is none: the clean accuracy of `a` lies outside the curve, or it does in more than
+        `MOST_OUTSIDE` of the draws.
+
+    Raises:
+        InputError: The curve has fewer than two rows, or rows differ in the number of images.
+    """
+    if len(curve) < 2:
+        raise InputError(f"a curve needs at least two rows, not {len(curve)}")
+    rows = (a, *curve)
+    scores = [row.at(None) for row in rows] + [row.at(eps) for row in rows]
+
+    def difference(means: Floats) -> Floats:
+        clean, robust = means[: len(rows)], means[len(rows) :]
+        points: Floats = _POINTS * (robust[0] - along_curve(clean[0], clean[1:], robust[1:]))
+        return points
+
+    observed = [each.values.mean(axis=1)[None] for each in scores]
+    means = np.stack([each.mean(axis=1) for each in observed])
+    estimate = float(difference(means)[0])
+    if math.isnan(estimate):
+        at, *clean = _POINTS * means[: len(rows), 0]
+        return NotComparable(
+            f"the clean accuracy {at:.2f} lies outside the curve, {min(clean):.2f} to {max(clean):.2f}"
+        )
+    draws = _Draws(scores, bootstrap)
+    drawn, weights = draws.rates(scores), [draws.weights(each.seeds) for each in scores]
+    outside = float(np.isnan(difference(_weighted(drawn, weights))).mean())
+    if outside > MOST_OUTSIDE:
+        return NotComparable(f"the clean accuracy lies outside the curve in {_POINTS * outside:.1f} % of the draws")
+    from_images = difference(np.stack([each.mean(axis=1) for each in drawn]))
+    from_seeds = difference(_weighted(observed, weights))
+    # The estimate depends on the two rows that it lies between. The curve's other rows have a say in few draws.
+    left = int(_segment(means[0], means[1 : len(rows)])[0])
+    fewest = min(len(row.seeds) for row in (a, *curve[left : left + 2]))
+    return _interval(estimate, from_images, from_seeds, fewest, bootstrap.level)
+
+
+def along_curve(at: Floats, clean: Floats, robust: Floats) -> Floats:
+    """Robust accuracy on a curve where its clean accuracy is `at`, linear between the rows.
+
+    The curve is walked from its first row. The first segment counts whose ends have `at` between them, so a curve
+    that goes back on itself has one value too: that of the smallest strength.
+
+    Args:
+        at: Clean accuracies, [draws].
+        clean: Of the curve's rows in order, [rows, draws].
+        robust: As `clean`.
+
+    Returns:
+        float [draws]; NaN where no segment has `at` between its ends.
+    """
+    left, columns = _segment(at, clean), np.arange(len(at))
+    start, end = clean[left, columns], clean[left + 1, columns]
+    length = end - start
+    share = np.divide(at - start, length, out=np.zeros_like(length), where=length != 0)
+    value = robust[left, columns] + share * (robust[left + 1, columns] - robust[left, columns])
+    inside = (np.minimum(start, end) <= at) & (at <= np.maximum(start, end))
+    return np.where(inside, value, np.nan)
+
+
+def _segment(at: Floats, clean: Floats) -> NDArray[np.intp]:
+    """Number of the first segment that has `at` between its ends, [draws]; 0 where none has."""
+    low, high = np.minimum(clean[:-1], clean[1:]), np.maximum(clean[:-1], clean[1:])
+    first: NDArray[np.intp] = ((low <= at) & (at <= high)).argmax(axis=0)
+    return first
+
+
+def median(a: Scores, bootstrap: Bootstrap) -> Interval | NotComparable:
+    """The median over images, averaged over the seeds of a row, in the unit of `a`."""
+    draws = _Draws([a], bootstrap)
+    return _over_seeds_if_finite(np.median(a.values, axis=1), draws.medians(a), a, draws)
+
+
+def median_difference(a: Scores, b: Scores, bootstrap: Bootstrap) -> Interval | NotComparable:
+    """The median over images of `a` less that of `b`, averaged over the seeds, in their unit.
+
+    Seeds and images are paired as in `paired_difference`. Infinite distances are larger than all others.
+
+    Returns:
+        The interval; or why there is none: a median is infinite.
+
+    Raises:
+        InputError: They have no seed in common, or differ in the number of images.
+    """
+    a, b = _common(a, b)
+    draws = _Draws([a, b], bootstrap)
+    with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, which is looked at afterwards
+        observed = np.median(a.values, axis=1) - np.median(b.values, axis=1)
+        drawn = draws.medians(a) - draws.medians(b)
+    return _over_seeds_if_finite(observed, drawn, a, draws)
+
+
+def _over_seeds_if_finite(observed: Floats, drawn: Floats, a: Scores, draws: _Draws) -> Interval | NotComparable:
+    if not (np.isfinite(observed).all() and np.isfinite(drawn).all()):
+        return NotComparable("a median is infinite: no adversarial example was found for about half of the images")
+    return _over_seeds(observed, drawn, a, draws)
+
+
+def _over_seeds(observed: Floats, drawn: Floats, a: Scores, draws: _Draws) -> Interval:
+    """The interval of a mean over seeds.
+
+    Args:
+        observed: What is averaged, [seeds].
+        drawn: The same with images drawn, [draws, seeds].
+        a: Whose seeds they are.
+        draws: What they were drawn with.
+    """
+    from_seeds = (draws.weights(a.seeds) * observed).sum(axis=1)
+    return _interval(float(observed.mean()), drawn.mean(axis=1), from_seeds, len(a.seeds), draws.bootstrap.level)
+
+
+def _weighted(per_seed: Sequence[Floats], weights: Sequence[Floats]) -> Floats:
+    """Means over seeds, [scores, draws]; both arguments hold for each of the scores [draws, seeds]."""
+    return np.stack([(each * weight).sum(axis=1) for each, weight in zip(per_seed, weights, strict=True)])
+
+
+def _interval(estimate: float, from_images: Floats, from_seeds: Floats, seeds: int, level: float) -> Interval:
+    """The interval of two independent errors (Howe 1974).
+
+    Args:
+        estimate: Its middle.
+        from_images: The estimate in each draw of images; NaN where there is none.
+        from_seeds: The estimate in each draw of seeds, likewise.
+        seeds: How many the row with the fewest has; one alone shows no error.
+        level: The interval's.
+    """
+    tail = (1 + level) / 2
+    half = ndtri(tail) * np.nanstd(from_images, ddof=1)
+    if seeds > 1:
+        half = math.hypot(half, stdtrit(seeds - 1, tail) * np.nanstd(from_seeds, ddof=1))
+    return Interval(estimate, estimate - float(half), estimate + float(half))
+
+
+def _common(a: Scores, b: Scores) -> tuple[Scores, Scores]:
+    seeds = sorted(set(a.seeds) & set(b.seeds))
+    if not seeds:
+        raise InputError(f"there is no seed in common: {list(a.seeds)} and {list(b.seeds)}")
+    if a.images != b.images:
+        raise InputError(f"both sides need the same images, not {a.images} and {b.images} of them")
+    return a.of(seeds), b.of(seeds)
+
+
+class _Draws:
+    """The draws of one comparison.
+
+    Args:
+        scores: All that is compared, on the same images.
+        bootstrap: How many draws.
+    """
+
+    def __init__(self, scores: Sequence[Scores], bootstrap: Bootstrap) -> None:
+        counts = {each.images for each in scores}
+        if len(counts) > 1:
+            raise InputError(f"all rows need the same images, not {' and '.join(map(str, sorted(counts)))} of them")
+        self.bootstrap, self._images = bootstrap, counts.pop()
+        self._all = sorted({seed for each in scores for seed in each.seeds})
+
+    def _counts(self) -> Iterator[NDArray[np.float32]]:
+        """How often each image is drawn, a few draws at a time: [some draws, images]."""
+        rng = np.random.default_rng([self.bootstrap.seed, 0])
+        at_a_time = max(1, _CELLS // self._images)
+        for start in range(0, self.bootstrap.draws, at_a_time):
+            draws = min(at_a_time, self.bootstrap.draws - start)
+            drawn = rng.integers(self._images, size=(draws, self._images))
+            drawn += np.arange(draws)[:, None] * self._images
+            yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float32)
+
+    def rates(self, scores: Sequence[Scores]) -> list[Floats]:
+        """For each of `scores` the mean over the drawn images, [draws, seeds]."""
+        values = np.concatenate([each.values for each in scores]).astype(np.float32)
+        # Counts of verdicts stay below 2^24, up to which float32 is exact.
+        sums = np.concatenate([counts @ values.T for counts in self._counts()]).astype(np.float64)
+        ends = np.cumsum([len(each.seeds) for each in scores])[:-1]
+        return list(np.split(sums / self._images, ends, axis=1))
+
+    def medians(self, scores: Scores) -> Floats:
+        """The median over the drawn images, [draws, seeds]."""
+        order = scores.values.argsort(axis=1)
+        ordered = np.take_along_axis(scores.values, order, axis=1).astype(np.float64)
+        middle = (self._images - 1) // 2, self._images // 2
+        found = []
+        for counts in self._counts():
+            of_seeds = []
+            for line, values in zip(order, ordered, strict=True):
+                reached = counts[:, line].cumsum(axis=1)
+                low, high = (values[(reached <= place).sum(axis=1)] for place in middle)
+                of_seeds.append((low + high) / 2)
+            found.append(np.stack(of_seeds, axis=1))
+        return np.concatenate(found)
+
+    def weights(self, seeds: Sequence[int]) -> Floats:
+        """The weights of a row's seeds, [draws, seeds]; each line has the sum 1.
+
+        The share of a flat Dirichlet distribution that falls on some seeds is flat again, so these are the weights
+        of a Bayesian bootstrap of the row alone. Stretched, the mean varies as the mean of so many seeds does.
+        """
+        rng = np.random.default_rng([self.bootstrap.seed, 1])
+        drawn = rng.standard_exponential((self.bootstrap.draws, len(self._all)))
+        own = drawn[:, [self._all.index(seed) for seed in seeds]]
+        own /= own.sum(axis=1, keepdims=True)
+        count = len(seeds)
+        stretch = math.sqrt((count + 1) / (count - 1)) if count > 1 else 1.0
+        weights: Floats = 1 / count + stretch * (own - 1 / count)
+        return weights
