@@ -17,10 +17,10 @@ from typing import Any
 from sam_bench.analysis import NamedRecord
 from sam_bench.api.analyzing import named_records
 from sam_bench.records import ModelCard, write_atomic
-from sam_bench.studies.measured import measured
+from sam_bench.studies.measured_points import measured_points
 from sam_bench.zoo import Zoo
 
-TABLE = Path(__file__).parents[1] / "sam_bench/studies/measured.json"
+TABLE = Path(__file__).parents[1] / "sam_bench/studies/measured_points.json"
 # What all methods of a folder have in common, or what decides no result.
 _SHARED = {
     *("dataset", "width", "epochs", "batch-size", "limit-train", "validation", "compile", "precision", "seed"),
@@ -45,7 +45,7 @@ def table(folders: list[Path]) -> dict[str, Any]:
     for folder in folders:
         zoo = folder / "model_zoo"
         settings = {card.name: method_settings(card) for card in Zoo(zoo).cards()}
-        rows += [row.model_dump(mode="json") for row in measured(_records(folder, zoo), settings)]
+        rows += [row.model_dump(mode="json") for row in measured_points(_records(folder, zoo), settings)]
     command = " ".join(["python benchmarks/measured_points.py", *map(str, folders)])
     return {"version": 1, "command": command, "rows": rows}
 

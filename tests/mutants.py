@@ -30,8 +30,8 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any
 
-from mutants_made import ROOMS, ROOT, Mutant, sample
-from mutants_tests import Test, run_tests, tests_in, tests_of, warm
+from mutants_made import ROOT, Mutant, sample
+from mutants_tests import Traced, chosen_for, room_tests, run_tests, warm
 
 RESULTS = ROOT / "build" / "mutants.jsonl"
 
@@ -65,14 +65,18 @@ def _write(result: dict[str, Any]) -> None:
         file.write(json.dumps(result) + "\n")
 
 
-def judge(copy: Path, mutant: Mutant, tests: Mapping[str, Test]) -> dict[str, Any]:
+def judge(copy: Path, mutant: Mutant, traced: Mapping[str, Traced]) -> dict[str, Any]:
     """Run the tests of a mutant in a copy of the tree, which is as before afterwards."""
     target, began = copy / mutant.file, time.monotonic()
     source = target.read_text()
-    chosen = tests_of(mutant, source, tests)
+    lots = chosen_for(mutant, source, traced)
     target.write_text(mutant.applied(source))
     try:
-        outcome, test = run_tests(copy, chosen) if chosen else ("passed", "no test runs this line")
+        outcome, test = "passed", "no test runs this line"
+        for tests in lots:
+            outcome, test = run_tests(copy, tests)
+            if outcome != "passed":
+                break
     finally:
         target.write_text(source)
     return {
@@ -81,7 +85,7 @@ def judge(copy: Path, mutant: Mutant, tests: Mapping[str, Test]) -> dict[str, An
         "where": f"{mutant.file}:{source.count(chr(10), 0, mutant.start) + 1}",
         "diff": mutant.diff(source),
         "outcome": "survived" if outcome == "passed" else "timeout" if outcome == "timeout" else "caught",
-        "test": test or f"{len(chosen)} tests pass",
+        "test": test or f"{sum(map(len, lots))} tests pass",
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -122,13 +126,13 @@ def main() -> None:
     if todo:
         warm()
         with copied_tree() as copy:
-            for folder in dict.fromkeys(ROOMS.values()):
-                of_room = [mutant for mutant in todo if ROOMS[mutant.room] == folder]
-                tests = tests_in(copy, folder) if of_room else {}
-                for mutant in of_room:
-                    result = judge(copy, mutant, tests)
-                    _write(result)
-                    show(result)
+            of_room: dict[str, dict[str, Traced]] = {}
+            for mutant in todo:
+                if mutant.room not in of_room:
+                    of_room[mutant.room] = room_tests(copy, mutant.room)
+                result = judge(copy, mutant, of_room[mutant.room])
+                _write(result)
+                show(result)
     done = known()
     report([done[mutant.key] for mutant in chosen if mutant.key in done])
 

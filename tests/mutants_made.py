@@ -13,15 +13,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# Which tests belong to which code.
+# Which test files belong to which code.
 ROOMS = {
-    "sam_bench/attacks": "tests/attacks",
-    "sam_bench/perturb": "tests/perturb",
-    "sam_bench/evaluation": "tests/evaluation",
-    "sam_bench/integrations/state.py": "tests/integrations",
-    "sam_bench/integrations/state_identity.py": "tests/integrations",
-    "sam_bench/training/step.py": "tests/training",
-    "sam_bench/training/schedules.py": "tests/training",
+    "sam_bench/attacks": ["attacks/test_*.py"],
+    "sam_bench/perturb": ["perturb/test_*.py"],
+    "sam_bench/evaluation": ["evaluation/test_*.py"],
+    "sam_bench/integrations/state.py": ["integrations/test_state*.py", "integrations/test_autoattack_adapter.py"],
+    "sam_bench/integrations/state_identity.py": ["integrations/test_state*.py"],
+    "sam_bench/training/step.py": ["training/test_step.py", "training/test_draws_of_steps.py", "training/test_loop.py"],
+    "sam_bench/training/schedules.py": ["training/test_schedule*.py"],
 }
 
 _COMPARISONS = {

@@ -31,11 +31,12 @@ _SLOW_TO_IMPORT = [
     *("hypothesis", "pytorch_optimizer", "tensorboard", "rich.console"),
 ]
 _CONTEXT = "MUTANTS_CONTEXT"  # the test that runs, for its child processes
-_PATIENCE = 120  # seconds for what is no test: imports, the end
+_FIRST = 20  # tests of the first lot
+_PATIENCE = 300  # seconds for what is no test: imports, the end
 
 
 @dataclass(frozen=True)
-class Test:
+class Traced:
     """One test without a mutation."""
 
     seconds: float
@@ -104,7 +105,7 @@ class _Clock:
             signal.alarm(_PATIENCE)
 
 
-def run_tests(copy: Path, tests: Mapping[str, Test]) -> tuple[str, str]:
+def run_tests(copy: Path, tests: Mapping[str, Traced]) -> tuple[str, str]:
     """Run tests until one fails, in the order given.
 
     Returns:
@@ -205,7 +206,7 @@ def _name_context() -> None:
         coverage.switch_context(os.environ[_CONTEXT])
 
 
-def record(copy: Path, test_file: str) -> dict[str, Test]:
+def record(copy: Path, test_file: str) -> dict[str, Traced]:
     """Run a test file without a mutation, and see which of the mutated files' lines each test runs."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         config, kept = Path(folder) / "coveragerc", Path(folder) / "kept.json"
@@ -222,7 +223,7 @@ def record(copy: Path, test_file: str) -> dict[str, Test]:
             print(f"left out, as they fail without a mutation: {found['failed']}\n{text}", flush=True)
         lines = _lines_by_context(copy, config)
     return {
-        test: Test(round(seconds, 3), _union([lines[each] for each in [test, *found["fixtures"][test]]]))
+        test: Traced(round(seconds, 3), _union([lines[each] for each in [test, *found["fixtures"][test]]]))
         for test, seconds in found["seconds"].items()
         if test not in found["failed"]
     }
@@ -244,11 +245,11 @@ def _union(parts: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list[int]]
     return {file: sorted({line for part in parts for line in part.get(file, ())}) for file in sorted(names)}
 
 
-def tests_in(copy: Path, folder: str) -> dict[str, Test]:
-    """The tests of a folder with what they run: as it is kept, or anew if code or test have changed."""
-    known, found = json.loads(MAP.read_text()) if MAP.exists() else {}, dict[str, Test]()
+def room_tests(copy: Path, room: str) -> dict[str, Traced]:
+    """The tests of a room with what they run: as it is kept, or anew if code or test have changed."""
+    known, found = json.loads(MAP.read_text()) if MAP.exists() else {}, dict[str, Traced]()
     shared = _digest(sorted([*(copy / "sam_bench").rglob("*.py"), *_helpers(copy)]))
-    for path in sorted((copy / folder).rglob("test_*.py")):
+    for path in sorted(path for pattern in ROOMS[room] for path in (copy / "tests").glob(pattern)):
         name, digest = str(path.relative_to(copy)), shared + _digest([path])
         if known.get(name, {}).get("digest") != digest:
             tests = record(copy, name)
@@ -256,7 +257,7 @@ def tests_in(copy: Path, folder: str) -> dict[str, Test]:
             MAP.parent.mkdir(exist_ok=True)
             MAP.write_text(json.dumps(known))
             print(f"{sum(test.seconds for test in tests.values()):6.1f} s  {len(tests):4} tests  {name}", flush=True)
-        found |= {test: Test(**each) for test, each in known[name]["tests"].items()}
+        found |= {test: Traced(**each) for test, each in known[name]["tests"].items()}
     return found
 
 
@@ -271,8 +272,8 @@ def _digest(paths: Sequence[Path]) -> str:
 # --- Which tests are run for a mutant ---
 
 
-def tests_of(mutant: Mutant, source: str, tests: Mapping[str, Test]) -> dict[str, Test]:
-    """The tests that run the mutant's statement; the file whose tests take least comes first."""
+def chosen_for(mutant: Mutant, source: str, tests: Mapping[str, Traced]) -> list[dict[str, Traced]]:
+    """The tests that run the mutant's statement, in lots: first the few that are likely to see it soon."""
     statement = _lines(mutant, source)
     chosen = {
         name: test
@@ -281,22 +282,26 @@ def tests_of(mutant: Mutant, source: str, tests: Mapping[str, Test]) -> dict[str
     }
     if statement is None and not chosen:
         chosen = dict(tests)
-    by_file = defaultdict[str, float](float)
-    for name, test in chosen.items():
-        by_file[_file_of(name)] += test.seconds
-    order = sorted(chosen, key=lambda name: (by_file[_file_of(name)], _file_of(name), chosen[name].seconds))
-    return {name: chosen[name] for name in order}
+    order = sorted(chosen, key=lambda name: _cost(chosen[name], mutant.file))
+    # What a file's tests share is made anew each time that its turn comes: file by file, in two lots.
+    turns = {file: turn for turn, file in enumerate(dict.fromkeys(map(_file_of, order)))}
+    lots = (sorted(lot, key=lambda name: turns[_file_of(name)]) for lot in (order[:_FIRST], order[_FIRST:]))
+    return [{name: chosen[name] for name in lot} for lot in lots if lot]
+
+
+def _cost(test: Traced, file: str) -> float:
+    """Low for a quick test, and for one that runs hardly anything but the file: it is about the file."""
+    here, everything = len(test.lines.get(file, ())), sum(map(len, test.lines.values()))
+    return (test.seconds + 0.05) * (1 + everything) / (1 + here)
 
 
 def _lines(mutant: Mutant, source: str) -> set[int] | None:
     """The lines of the statement that is changed, without those of its body; None if it runs at import."""
     line = source.count("\n", 0, mutant.start) + 1
-    within: list[ast.stmt] = []  # from the outermost to the innermost
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0):
-            within.append(node)
-    *outer, innermost = within
-    if not any(isinstance(node, ast.FunctionDef) for node in outer):
+    statements = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt))
+    within = [node for node in statements if node.lineno <= line <= (node.end_lineno or 0)]
+    if not any(isinstance(node, ast.FunctionDef) for node in within[:-1]):  # they come from the outermost inwards
         return None
+    innermost = within[-1]
     body = [child.lineno for child in ast.iter_child_nodes(innermost) if isinstance(child, ast.stmt)]
     return set(range(innermost.lineno, min(body, default=(innermost.end_lineno or 0) + 1)))

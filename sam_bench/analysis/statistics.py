@@ -179,7 +179,8 @@ def matched_difference(
 
     def difference(means: Floats) -> Floats:
         clean, robust = means[: len(rows)], means[len(rows) :]
-        return _POINTS * (robust[0] - along_curve(clean[0], clean[1:], robust[1:]))
+        points: Floats = _POINTS * (robust[0] - along_curve(clean[0], clean[1:], robust[1:]))
+        return points
 
     means = np.array([each.values.mean() for each in scores])[:, None]
     if math.isnan(difference(means)[0]):
@@ -257,7 +258,8 @@ def along_curve(at: Floats, clean: Floats, robust: Floats) -> Floats:
 def _segment(at: Floats, clean: Floats) -> NDArray[np.intp]:
     """Number of the first segment that has `at` between its ends, [draws]; 0 where none has."""
     low, high = np.minimum(clean[:-1], clean[1:]), np.maximum(clean[:-1], clean[1:])
-    return ((low <= at) & (at <= high)).argmax(axis=0)
+    first: NDArray[np.intp] = ((low <= at) & (at <= high)).argmax(axis=0)
+    return first
 
 
 def median(a: Scores, bootstrap: Bootstrap) -> Interval | NotComparable:

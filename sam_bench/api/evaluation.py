@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sam_bench.api.model_and_data import model_and_data, model_of
-from sam_bench.api.record_files import check_folder, check_record_file, default_record_path
+from sam_bench.api.record_files import check_folder, check_record_file, default_record_folder
 from sam_bench.api.specs.evaluate import EvalSpec
 from sam_bench.attacks import Attack
 from sam_bench.data import Dataset, Split, first_examples
@@ -117,7 +117,8 @@ def prepare(
             f"note: {loaded.name} knows {loaded.num_classes} classes, and {data.name} has {data.num_classes}: the "
             "accuracy only means something where their numbers mean the same"
         )
-    paths = {eps: spec.output or default_record_path(loaded.name, spec.default_name(eps)) for eps in spec.radii}
+    folder = spec.record_dir or default_record_folder(loaded.name)
+    paths = {eps: spec.output or folder / f"{spec.default_name(eps)}.json" for eps in spec.radii}
     spelled = model if isinstance(model, str) else loaded.name
     problem = _problem(spec, loaded, test, data.name, spelled=spelled, command=command)
     problem.check()  # before a pass of the model is made to measure its memory

@@ -67,9 +67,9 @@ def record_name(
     return _safe("-".join(parts).replace("/", "over"))
 
 
-def default_record_path(model: str, record: str) -> Path:
-    """Where `evaluate` writes when it is not told: `evaluations/<model>/<record>.json`."""
-    return Path("evaluations") / _safe(model) / f"{record}.json"
+def default_record_folder(model: str) -> Path:
+    """Where `evaluate` writes when it is not told: `evaluations/<model>`."""
+    return Path("evaluations") / _safe(model)
 
 
 def _safe(text: str) -> str:

@@ -114,6 +114,7 @@ def evaluate(
     ray_address: str | None = None,
     task_size: int | None = None,
     output: StrPath | None = None,
+    record_dir: StrPath | None = None,
     resume: bool | Literal["if-any"] = False,
     save_adversarial: bool = False,
     second_attack: bool = False,
@@ -146,6 +147,7 @@ def evaluate(
             local.
         task_size: Examples of a task on Ray, at most. Default: 256.
         output: The record's file (….json). Default: evaluations/MODEL/ATTACK-NORM-EPS….json.
+        record_dir: The folder of the records, one a radius. Default: evaluations/MODEL.
         resume: Go on with what an interrupted evaluation has found; a finished one is given back.
         save_adversarial: Write the adversarial examples, too (….adversarial.npz).
         second_attack: Run pgd-margin on what the attack left standing, and warn where it breaks more than half
@@ -174,6 +176,7 @@ def evaluate_curve(
     ray_address: str | None = None,
     task_size: int | None = None,
     output: StrPath | None = None,
+    record_dir: StrPath | None = None,
     resume: bool | Literal["if-any"] = False,
     save_adversarial: bool = False,
     second_attack: bool = False,
@@ -204,6 +207,7 @@ def evaluate_curve(
             local.
         task_size: Examples of a task on Ray, at most. Default: 256.
         output: The record's file (….json). Default: evaluations/MODEL/ATTACK-NORM-EPS….json.
+        record_dir: The folder of the records, one a radius. Default: evaluations/MODEL.
         resume: Go on with what an interrupted evaluation has found; a finished one is given back.
         save_adversarial: Write the adversarial examples, too (….adversarial.npz).
         second_attack: Run pgd-margin on what the attack left standing, and warn where it breaks more than half

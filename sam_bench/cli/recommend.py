@@ -13,7 +13,7 @@ from sam_bench.cli import common
 from sam_bench.cli.options import Command, spelled
 from sam_bench.errors import InputError
 from sam_bench.records import Radius
-from sam_bench.studies.measured import committed_points
+from sam_bench.studies.measured_points import committed_points
 from sam_bench.studies.recommend import Question, Recommendation, recommend
 from sam_bench.studies.recommend_sweep import Swept, sweep_for
 

@@ -76,6 +76,13 @@ class Problem:
         """What the attack may do to an input."""
         return Ball(norm=self.norm, eps=float(self.eps))
 
+    @property
+    def key(self) -> str:
+        """A digest of the model, the images and the ball: what the evaluation is of, and not how it is done."""
+        model = self.model
+        parts = [model.sha256, model.architecture_sha256, self.test.fingerprint, self.norm, str(self.eps)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
     def identity(self) -> dict[str, Any]:
         """What has to be the same for verdicts to belong together, as JSON has it.
 

@@ -1,154 +1,119 @@
-"""What methods were measured to buy: changes against plain training on the same images, from cards and records."""
+"""What a study's folder says, read once: cards, records and notes by row, evaluation and seed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from sam_bench.analysis import NamedRecord
-from sam_bench.analysis.comparisons import comparisons, model_name
-from sam_bench.analysis.families import STANDARD, Setting, strength
-from sam_bench.analysis.statistics import Bootstrap, Interval, Scores, paired_difference
-from sam_bench.errors import InputError
-from sam_bench.leaderboard.labels import architecture_label
-from sam_bench.records import MISCLASSIFIED, ROBUST, Norm, Radius, read_record
-from sam_bench.records.fields import Fraction01, Record
+from sam_bench.analysis.statistics import Scores, Verdicts
+from sam_bench.records import MISCLASSIFIED, ROBUST, EvaluationRecord, ModelCard
+from sam_bench.studies.claims import CLEAN
+from sam_bench.studies.found import card_of, kind_of, note_of, records_of
+from sam_bench.studies.jobs import STANDARD, Measurement, Model, Study
+from sam_bench.studies.notes import Clean, Distances, Note
 
-_BOOTSTRAP = Bootstrap()
-_TABLE = Path(__file__).with_name("measured.json")
+LEVELS = 255.0  # distances in Linf are given in levels of 255
 
 
-class Change(Record):
-    """A difference from plain training in points of accuracy, with its 95 % interval."""
+@dataclass(frozen=True)
+class Measured:
+    """Everything that was found; `verdicts.Measurements` for the claims.
 
-    estimate: float
-    low: float
-    high: float
+    Attributes:
+        study: Whose it is.
+        cards: Row to seed to card.
+        records: (row, evaluation) to seed to records, the smallest radius first.
+        notes: (row, evaluation) to seed to note.
+    """
+
+    study: Study
+    cards: Mapping[str, dict[int, ModelCard]]
+    records: Mapping[tuple[str, str], dict[int, list[EvaluationRecord]]] = field(default_factory=dict)
+    notes: Mapping[tuple[str, str], dict[int, Note]] = field(default_factory=dict)
+
+    def passes(self, row: str) -> Mapping[int, float] | None:
+        """See `Measurements`."""
+        return {seed: card.cost.passes for seed, card in self.cards.get(row, {}).items()} or None
+
+    def family(self, name: str) -> Sequence[str]:
+        """See `Measurements`. `standard` begins every curve; rows of strength 0 are no other points of it."""
+        rows = {row: each for row, each in self.study.rows.items() if each.family == name and each.strength > 0}
+        return [STANDARD, *sorted(rows, key=lambda row: rows[row].strength)]
+
+    def measured(self, row: str, of: str) -> Verdicts | Scores | None:
+        """See `Measurements`."""
+        if of == CLEAN:
+            return self._clean(row)
+        notes = {seed: note for seed, note in self.notes.get((row, of), {}).items() if isinstance(note, Distances)}
+        if notes:
+            return self._distances(notes)
+        return self._verdicts(self.records.get((row, of), {}))
+
+    def _clean(self, row: str) -> Verdicts | None:
+        found = {seed: note for seed, note in self.notes.get((row, CLEAN), {}).items() if isinstance(note, Clean)}
+        if not found:
+            return None
+        return Verdicts(tuple(found), np.array([note.verdicts for note in found.values()], dtype=np.bool_))
+
+    def _distances(self, notes: Mapping[int, Distances]) -> Scores:
+        values = [[np.inf if each is None else each for each in note.distances] for note in notes.values()]
+        unit = LEVELS if next(iter(notes.values())).norm == "Linf" else 1.0
+        return Scores(tuple(notes), unit * np.array(values, dtype=np.float64))
+
+    def _verdicts(self, records: Mapping[int, list[EvaluationRecord]]) -> Verdicts | None:
+        """Those of the seeds that have all radii."""
+        if not records:
+            return None
+        clean = [[verdict != MISCLASSIFIED for verdict in found[0].verdicts] for found in records.values()]
+        robust = {
+            float(radius.eps): np.array(
+                [[verdict == ROBUST for verdict in found[index].verdicts] for found in records.values()], dtype=np.bool_
+            )
+            for index, radius in enumerate(next(iter(records.values())))
+        }
+        return Verdicts(tuple(records), np.array(clean, dtype=np.bool_), robust)
+
+    def seconds(self) -> Iterator[tuple[str, str, float]]:
+        """What each run took: `training` or `evaluation`, the device, seconds."""
+        for cards in self.cards.values():
+            for card in cards.values():
+                yield "training", card.cost.device, card.cost.seconds
+        for several in self.records.values():
+            for records in several.values():
+                for record in records:
+                    yield "evaluation", record.device, record.seconds
+        for (_, evaluation), notes in self.notes.items():
+            planned = self.study.plan.evaluations.get(evaluation)
+            for note in notes.values():
+                if planned is None or planned.temperature is None:  # else its records have said it
+                    yield "evaluation", note.device, note.seconds
 
 
-class Measured(Record):
-    """A method at one strength under one attack, beside plain training."""
-
-    where: str  # network, epochs and training images
-    method: str  # family and strength
-    family: str
-    strength: float | None
-    settings: dict[str, str | float]  # of `train`: the recipe and what differs from it
-    models: tuple[str, ...]
-    passes: float  # as a multiple of plain training's
-    attack: str
-    norm: Norm
-    eps: Radius
-    n_examples: int
-    clean: Fraction01
-    robust: Fraction01
-    clean_change: Change
-    robust_change: Change
-
-
-class MeasuredTable(Record):
-    """The file of measured points."""
-
-    version: Literal[1] = 1
-    command: str
-    rows: tuple[Measured, ...]
-
-
-def committed_points() -> tuple[Measured, ...]:
-    """The points that come with the package, made from its committed cards and records."""
-    return read_record(_TABLE, MeasuredTable).rows
-
-
-def measured(records: Sequence[NamedRecord], settings: Mapping[str, Mapping[str, Any]]) -> list[Measured]:
-    """Every method under every attack that plain training met too, on the same images.
-
-    Models of one method and strength that differ in the seed are one row. Seeds are paired.
-
-    Args:
-        records: Each with the card of its model.
-        settings: Model to the settings of `train` that make its method.
+def read_study(study: Study) -> Measured:
+    """Read what is there and belongs to the plan.
 
     Raises:
-        InputError: There is no plain training among the records, or a record has no card.
+        InputError: A card is of another run, or a file is damaged; names it.
     """
-    rows = []
-    for comparison in comparisons(list(records)):
-        groups: dict[tuple[Setting, str], list[NamedRecord]] = {}
-        for each in comparison.records:
-            groups.setdefault((_setting(each), _method(each)), []).append(each)
-        for (setting, _), members in groups.items():
-            standard = groups.get((setting, STANDARD))
-            if standard is not None:
-                rows.append(_row(members, standard, comparison.attack, settings))
-    if not rows:
-        raise InputError("no record of plain training beside which a method could be measured")
-    return rows
-
-
-def _setting(named: NamedRecord) -> Setting:
-    if named.card is None:
-        raise InputError(f"{named.path} is of a model without a card here, so its method and cost are not known")
-    return Setting.of(named.card)
-
-
-def _method(named: NamedRecord) -> str:
-    assert named.card is not None
-    at = strength(named.card.recipe)
-    return f"{at.family} {at.text}".strip()
-
-
-def _row(
-    members: Sequence[NamedRecord],
-    standard: Sequence[NamedRecord],
-    attack: str,
-    settings: Mapping[str, Mapping[str, Any]],
-) -> Measured:
-    first = members[0]
-    card, record = first.card, first.record
-    assert card is not None
-    at = strength(card.recipe)
-    changes = [_change(members, standard, clean=clean) for clean in (True, False)]
-    return Measured(
-        where=f"{architecture_label(card.architecture)}, {card.epochs} epochs of {card.train_examples:,} images of "
-        f"{card.dataset}",
-        method=_method(first),
-        family=at.family,
-        strength=at.value,
-        settings=dict(settings[model_name(first)]),
-        models=tuple(model_name(each) for each in members),
-        passes=round(_passes(members) / _passes(standard), 3),
-        attack=attack,
-        norm=record.norm,
-        eps=record.eps,
-        n_examples=record.n_examples,
-        clean=_mean([each.record.clean_accuracy for each in members]),
-        robust=_mean([each.record.robust_accuracy for each in members]),
-        clean_change=changes[0],
-        robust_change=changes[1],
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return round(sum(values) / len(values), 6)
-
-
-def _passes(members: Sequence[NamedRecord]) -> float:
-    return sum(each.card.cost.passes for each in members if each.card) / len(members)
-
-
-def _change(members: Sequence[NamedRecord], standard: Sequence[NamedRecord], *, clean: bool) -> Change:
-    found = paired_difference(_scores(members, clean=clean), _scores(standard, clean=clean), _BOOTSTRAP)
-    return _rounded(found)
-
-
-def _rounded(found: Interval) -> Change:
-    return Change(estimate=round(found.estimate, 3), low=round(found.low, 3), high=round(found.high, 3))
-
-
-def _scores(members: Sequence[NamedRecord], *, clean: bool) -> Scores:
-    verdicts = [np.array(each.record.verdicts) for each in members]
-    right = [line != MISCLASSIFIED if clean else line == ROBUST for line in verdicts]
-    return Scores(tuple(each.card.seed for each in members if each.card), np.stack(right))
+    cards: dict[str, dict[int, ModelCard]] = {}
+    records: dict[tuple[str, str], dict[int, list[EvaluationRecord]]] = {}
+    notes: dict[tuple[str, str], dict[int, Note]] = {}
+    for row in study.rows:
+        for seed in study.seeds(row):
+            card = card_of(study, Model(row, seed))
+            if card is None:
+                continue
+            cards.setdefault(row, {})[seed] = card
+            for name in (CLEAN, *study.evaluations(row)):
+                evaluation = study.plan.evaluations.get(name)
+                job = Measurement(Model(row, seed), name)
+                kind = kind_of(evaluation)
+                if kind is not None and (note := note_of(study, job, card, kind)) is not None:
+                    notes.setdefault((row, name), {})[seed] = note
+                if evaluation is not None and evaluation.attack is not None and evaluation.fault is None:
+                    found = records_of(study, job, card)
+                    if len(found) == len(evaluation.eps):
+                        records.setdefault((row, name), {})[seed] = found
+    return Measured(study, cards, records, notes)

@@ -11,7 +11,7 @@ from typing import Any
 from sam_bench.analysis.families import STANDARD
 from sam_bench.errors import InputError
 from sam_bench.records import Norm, Radius
-from sam_bench.studies.measured import Measured
+from sam_bench.studies.measured_points import MeasuredPoint
 
 FARTHEST = 2.0
 """A radius is answered by the nearest measured one, if neither is more than this many times the other."""
@@ -51,15 +51,15 @@ class Question:
                 "must be a multiple of plain training's passes, at least 1", field="budget", value=self.budget
             )
 
-    def allows(self, row: Measured) -> bool:
+    def allows(self, row: MeasuredPoint) -> bool:
         """Whether a method loses no more clean accuracy and costs no more passes than asked for."""
         return self.keeps(row) and self.affords(row)
 
-    def keeps(self, row: Measured) -> bool:
+    def keeps(self, row: MeasuredPoint) -> bool:
         """Whether it loses no more clean accuracy than accepted."""
         return -row.clean_change.estimate <= self.max_clean_loss
 
-    def affords(self, row: Measured) -> bool:
+    def affords(self, row: MeasuredPoint) -> bool:
         """Whether it costs no more passes than there are."""
         return row.passes <= self.budget + 0.005  # as many decimals as are shown
 
@@ -76,14 +76,14 @@ class Recommendation:
         alternatives: What would buy more, and what for, as sentences.
     """
 
-    row: Measured
+    row: MeasuredPoint
     settings: Mapping[str, Any]
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     alternatives: tuple[str, ...]
 
 
-def recommend(rows: Sequence[Measured], question: Question) -> Recommendation:
+def recommend(rows: Sequence[MeasuredPoint], question: Question) -> Recommendation:
     """The most robust method that a question allows, by what was measured nearest to it.
 
     Plain training is always allowed. It is recommended if nothing else that is allowed is more robust.
@@ -110,12 +110,12 @@ def recommend(rows: Sequence[Measured], question: Question) -> Recommendation:
     )
 
 
-def _best(rows: Iterator[Measured] | Sequence[Measured]) -> Measured | None:
+def _best(rows: Iterator[MeasuredPoint] | Sequence[MeasuredPoint]) -> MeasuredPoint | None:
     """The most robust; of equally robust ones the cheapest."""
     return max(rows, key=lambda row: (row.robust_change.estimate, -row.passes), default=None)
 
 
-def _nearest(rows: Sequence[Measured], question: Question) -> list[Measured]:
+def _nearest(rows: Sequence[MeasuredPoint], question: Question) -> list[MeasuredPoint]:
     """The rows of the nearest radius, in the place and under the attack that saw most methods."""
     radii = {float(row.eps): row.eps for row in rows if row.norm == question.norm}
     near = {value for value in radii if _ratio(value, question.eps) <= FARTHEST + 1e-9}
@@ -128,7 +128,7 @@ def _nearest(rows: Sequence[Measured], question: Question) -> list[Measured]:
         )
     # Of two that are equally near the larger one: robustness in a larger ball is robustness in a smaller one.
     nearest = min(near, key=lambda value: (round(_ratio(value, question.eps), 9), -value))
-    groups: dict[tuple[str, str], list[Measured]] = {}
+    groups: dict[tuple[str, str], list[MeasuredPoint]] = {}
     for row in rows:
         if row.norm == question.norm and float(row.eps) == nearest:
             groups.setdefault((row.where, row.attack), []).append(row)
@@ -142,7 +142,9 @@ def _ratio(a: float, b: float) -> float:
     return max(a / b, b / a)
 
 
-def _reasons(chosen: Measured, standard: Measured, near: Sequence[Measured], question: Question) -> Iterator[str]:
+def _reasons(
+    chosen: MeasuredPoint, standard: MeasuredPoint, near: Sequence[MeasuredPoint], question: Question
+) -> Iterator[str]:
     count = sum(question.allows(row) for row in near)
     lost = f"{question.max_clean_loss:g} point{'' if question.max_clean_loss == 1 else 's'} of clean accuracy"
     yield (
@@ -170,12 +172,12 @@ def _reasons(chosen: Measured, standard: Measured, near: Sequence[Measured], que
         yield f"{question.norm} {question.eps} was not measured; {chosen.eps} is the nearest radius that was."
 
 
-def _signed(row: Measured, kind: str) -> str:
+def _signed(row: MeasuredPoint, kind: str) -> str:
     change = row.robust_change if kind == "robust" else row.clean_change
     return f"{change.estimate:+.1f} points of {kind} accuracy [{change.low:+.1f}, {change.high:+.1f}]"
 
 
-def _alternatives(near: Sequence[Measured], question: Question, gain: float) -> Iterator[str]:
+def _alternatives(near: Sequence[MeasuredPoint], question: Question, gain: float) -> Iterator[str]:
     """What more passes, a larger loss, or both, would buy beyond `gain` points of robust accuracy."""
     for affords, keeps in ((False, True), (True, False), (False, False)):
         found = _best([r for r in near if (question.affords(r), question.keeps(r)) == (affords, keeps)])
@@ -187,7 +189,7 @@ def _alternatives(near: Sequence[Measured], question: Question, gain: float) -> 
         yield f"For {' and '.join(price)}, {found.method} would buy {gain:+.1f} points of robust accuracy."
 
 
-def _warnings(chosen: Measured, near: Sequence[Measured], question: Question) -> Iterator[str]:
+def _warnings(chosen: MeasuredPoint, near: Sequence[MeasuredPoint], question: Question) -> Iterator[str]:
     if chosen.family != STANDARD and chosen.robust_change.low <= 0:
         yield "The gain in robust accuracy is within the noise: its interval reaches zero."
     if chosen.family != STANDARD and chosen.clean_change.low < -question.max_clean_loss:
@@ -201,7 +203,7 @@ def _warnings(chosen: Measured, near: Sequence[Measured], question: Question) ->
     )
 
 
-def _tuning_warnings(family: str, near: Sequence[Measured]) -> Iterator[str]:
+def _tuning_warnings(family: str, near: Sequence[MeasuredPoint]) -> Iterator[str]:
     """Where a greater strength of a family costs clean accuracy, or buys no robust accuracy."""
     curve = sorted((row for row in near if row.family == family and row.strength), key=lambda row: row.strength or 0)
     if len(curve) < 2:

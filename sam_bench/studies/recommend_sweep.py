@@ -12,7 +12,7 @@ from sam_bench.api.analyzing import named_records
 from sam_bench.errors import SamBenchError
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import Radius
-from sam_bench.studies.measured import Measured, measured
+from sam_bench.studies.measured_points import MeasuredPoint, measured_points
 from sam_bench.studies.recommend import Question
 
 _STEPS = 10  # of PGD
@@ -27,14 +27,15 @@ class Swept:
         failures: A sentence for each run that failed, such as one that diverged.
     """
 
-    rows: tuple[Measured, ...]
+    rows: tuple[MeasuredPoint, ...]
     failures: tuple[str, ...]
 
 
 def grids(question: Question) -> list[dict[str, list[Any]]]:
     """What is tried: plain training, and methods that the budget allows at strengths around the radius."""
     half = Radius(float(question.eps) / 2)
-    found: list[dict[str, list[Any]]] = [{"recipe": ["standard", "swa"]}]
+    # Few epochs end too seldom for an average over their ends.
+    found: list[dict[str, list[Any]]] = [{"recipe": ["standard"]}, {"recipe": ["swa"], "average_every": ["step"]}]
     if question.budget >= 2:
         found.append({"recipe": ["sam"], "rho": [0.05, 0.1, 0.2]})
         if question.norm == "Linf":
@@ -99,4 +100,4 @@ def sweep_for(
         )
     if not any(each["recipe"] == "standard" for each in settings.values()):
         raise SamBenchError(f"plain training failed, so there is nothing to compare with: {'; '.join(failures)}")
-    return Swept(tuple(measured(named_records([str(path) for path in files], zoo), settings)), tuple(failures))
+    return Swept(tuple(measured_points(named_records([str(path) for path in files], zoo), settings)), tuple(failures))

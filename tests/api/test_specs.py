@@ -91,6 +91,7 @@ OTHER_EVALUATION: dict[str, Any] = {
     "ray_address": "auto",
     "task_size": 4,
     "output": "other.json",
+    "record_dir": "other-records",
     "resume": "if-any",
     "save_adversarial": True,
     "second_attack": True,

@@ -127,6 +127,11 @@ class EvalSpec(RunSpec):
             default="evaluations/MODEL/ATTACK-NORM-EPS….json",
         ),
     ] = None
+    record_dir: Annotated[
+        Path | None,
+        Place(),
+        option("The folder of the records, one a radius.", default="evaluations/MODEL"),
+    ] = None
     resume: Annotated[
         bool | Literal["if-any"],
         Flag(words=("if-any",)),
@@ -195,4 +200,8 @@ class EvalSpec(RunSpec):
             check_eps(self.norm, eps, allow_large=self.allow_large_eps, field="eps")
         if self.output is not None and len(self.radii) > 1:
             raise InputError("`output` names one file, but `eps` gives several radii; leave `output` away")
+        if self.output is not None and self.record_dir is not None:
+            raise InputError("`output` names the record's file already; leave `record_dir` away")
+        if len(self.radii) > 1 and not self.built.curves:
+            raise InputError(f"takes one radius with attack {self.attack!r}; ask for each by itself", field="eps")
         self.built.check(self.norm)

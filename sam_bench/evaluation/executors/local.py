@@ -64,7 +64,7 @@ def attack_here(problem: Problem, stored: Examples, device: torch.device) -> Ite
     Raises:
         SamBenchError: The memory does not suffice.
     """
-    attack, batch_size, survived = problem.attack, problem.batch_size, _survived(stored)
+    attack, batch_size, survived = problem.attack.keyed(problem.key), problem.batch_size, _survived(stored)
     module, row_of = problem.model.module.to(device), {place: row for row, place in enumerate(stored.index.tolist())}
     # What an example meets does not depend on the others, except for attacks whose batches have to be whole.
     most = max(batch_size, _PIECE // (4 * max(1, stored.x[:1].numel()))) if attack.per_example else len(stored)

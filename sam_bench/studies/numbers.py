@@ -1,0 +1,287 @@
+"""All numbers of a report as one JSON object; tables, figures and sentences are made from it alone."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sam_bench import __version__
+from sam_bench.analysis.statistics import Interval, Scores, median
+from sam_bench.device import package_versions
+from sam_bench.records import ROBUST, EvaluationRecord
+from sam_bench.studies.claims import CLEAN
+from sam_bench.studies.jobs import Measurement, Model, Study
+from sam_bench.studies.measured import Measured
+from sam_bench.studies.notes import Distances, Fault, Matched
+from sam_bench.studies.opening import plan_of
+from sam_bench.studies.verdicts import decide
+from sam_bench.zoo import Zoo
+
+Json = dict[str, Any]
+_POINTS = 100.0
+
+
+def numbers_of(found: Measured, *, command: str = "") -> Json:
+    """Everything that a report says. Accuracies are in per cent, distances in levels of 255."""
+    study = found.study
+    return {
+        "about": _about(study, command),
+        "progress": _progress(found),
+        "cost": _cost(found),
+        "claims": _claims(found),
+        "rows": {row: _row(found, row) for row in study.rows},
+        "fault": [each for row in study.rows for each in _faults(found, row)],
+        "confidence": [each for row in study.rows for each in _confidences(found, row)],
+    }
+
+
+def _about(study: Study, command: str) -> Json:
+    scale = study.scale
+    return {
+        "title": study.plan.title,
+        "source": study.plan.source,
+        "scale": study.scale_name,
+        "dataset": study.dataset_name,
+        "precision": study.precision,
+        "width": scale.width,
+        "epochs": scale.epochs,
+        "limit_train": scale.limit_train,
+        "seeds": scale.seeds.model_dump(),
+        "plan": study.file.path.name,
+        "plan_sha256": study.file.sha256,
+        "plan_sha256_at_start": plan_of(study.folder),
+        "statistics": asdict(study.plan.statistics),
+        "sam_bench": __version__,
+        "commit": commit(),
+        "packages": package_versions(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, with `+` if files differ; None if it is none."""
+    folder = Path(__file__).parent
+    git = ["git", "-C", str(folder)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "."], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if head.returncode else head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def _progress(found: Measured) -> Json:
+    """How much of the plan is done."""
+    study = found.study
+    jobs = study.jobs()
+    trained = sum(map(len, found.cards.values()))
+    both = set(found.records) | set(found.notes)
+    measured = sum(len(found.records.get(key) or found.notes.get(key, {})) for key in both)
+    return {
+        "models": [trained, sum(isinstance(job, Model) for job in jobs)],
+        "measurements": [measured, sum(isinstance(job, Measurement) for job in jobs)],
+    }
+
+
+def _cost(found: Measured) -> Json:
+    hours: dict[str, dict[str, float]] = {"training": {}, "evaluation": {}}
+    for kind, device, seconds in found.seconds():
+        hours[kind][device] = hours[kind].get(device, 0.0) + seconds / 3600
+    return hours
+
+
+def _claims(found: Measured) -> Json:
+    plan = found.study.plan
+    claims: Json = {}
+    for name, claim in plan.claims.items():
+        decision = decide(claim, found, plan.statistics)
+        claims[name] = {
+            "text": claim.text,
+            "verdict": decision.verdict,
+            "sentence": decision.sentence,
+            "parts": [
+                {
+                    "rule": part.part.model_dump(mode="json"),
+                    "verdict": part.verdict,
+                    "sentence": part.sentence,
+                    "points": [
+                        {
+                            "eps": None if point.eps is None else str(point.eps),
+                            "interval": None if point.interval is None else interval(point.interval),
+                            "verdict": point.verdict,
+                            "sentence": point.sentence,
+                        }
+                        for point in part.points
+                    ],
+                }
+                for part in decision.parts
+            ],
+        }
+    return claims
+
+
+def interval(of: Interval) -> Json:
+    """Estimate and bounds; a bound that is not finite is null."""
+    return {name: value if math.isfinite(value) else None for name, value in asdict(of).items()}
+
+
+def _row(found: Measured, row: str) -> Json:
+    study, planned = found.study, found.study.rows[row]
+    cards = found.cards.get(row, {})
+    zoo = Zoo(study.zoo)
+    return {
+        **planned.model_dump(mode="json"),
+        "planned_seeds": len(study.seeds(row)),
+        "models": {
+            str(seed): {
+                "card": _relative(study, zoo.card_path(card)),
+                "passes": card.cost.passes,
+                "seconds": card.cost.seconds,
+                "clean": _POINTS * card.clean_accuracy,
+                "command": card.command,
+            }
+            for seed, card in cards.items()
+        },
+        "passes": statistics.fmean(card.cost.passes for card in cards.values()) if cards else None,
+        "clean": over_seeds({seed: _POINTS * card.clean_accuracy for seed, card in cards.items()}),
+        "evaluations": {
+            name: _evaluation(found, row, name)
+            for name in study.evaluations(row)
+            if (row, name) in found.records or isinstance(found.measured(row, name), Scores)
+        },
+    }
+
+
+def over_seeds(values: Mapping[int, float]) -> Json:
+    """Mean and standard deviation over seeds, and each seed's value."""
+    several = list(values.values())
+    return {
+        "mean": statistics.fmean(several) if several else None,
+        "sd": statistics.stdev(several) if len(several) > 1 else None,
+        "seeds": {str(seed): value for seed, value in values.items()},
+    }
+
+
+def _evaluation(found: Measured, row: str, name: str) -> Json:
+    records = found.records.get((row, name))
+    if records is None:
+        return _distances(found, row, name)
+    first: EvaluationRecord = next(iter(records.values()))[0]
+    clean = {seed: _POINTS * each[0].clean_accuracy for seed, each in records.items()}
+    return {
+        "n_examples": first.n_examples,
+        "clean": over_seeds(clean),
+        "radii": {
+            str(record.eps): {
+                **over_seeds({seed: _POINTS * each[index].robust_accuracy for seed, each in records.items()}),
+                "records": {
+                    str(seed): _relative(found.study, found.study.record(_job(row, seed, name), each[index].eps))
+                    for seed, each in records.items()
+                },
+            }
+            for index, record in enumerate(next(iter(records.values())))
+        },
+        "warnings": sorted({warning for each in records.values() for one in each for warning in one.warnings}),
+    }
+
+
+def _distances(found: Measured, row: str, name: str) -> Json:
+    scores = found.measured(row, name)
+    assert isinstance(scores, Scores)
+    notes = found.notes[row, name]
+    between = median(scores, found.study.plan.statistics)
+    medians = np.median(scores.values, axis=1)
+    return {
+        "n_examples": scores.images,
+        "median": over_seeds({seed: float(each) for seed, each in zip(scores.seeds, medians, strict=True)}),
+        "interval": interval(between) if isinstance(between, Interval) else None,
+        "notes": {str(seed): _note(found.study, row, seed, name) for seed in notes},
+        "not_found": sum(
+            each is None for note in notes.values() if isinstance(note, Distances) for each in note.distances
+        ),
+    }
+
+
+def _faults(found: Measured, row: str) -> list[Json]:
+    """The published fault beside the correct evaluation of the same images, model by model."""
+    result = []
+    for (of, name), notes in found.notes.items():
+        for seed, note in notes.items():
+            if of != row or not isinstance(note, Fault):
+                continue
+            correct = _correct(found, row, seed, note)
+            result.append(
+                {
+                    "row": row,
+                    "seed": seed,
+                    "n_examples": note.n_examples,
+                    "norm": note.norm,
+                    "eps": str(note.eps),
+                    "clean": _percent(note.clean),
+                    "clipped": _percent(note.clipped),
+                    "robust": _percent(note.robust),
+                    "correct": correct,
+                    "mean": list(note.mean),
+                    "std": list(note.std),
+                    "note": _note(found.study, row, seed, name),
+                }
+            )
+    return result
+
+
+def _correct(found: Measured, row: str, seed: int, note: Fault) -> float | None:
+    """Robust accuracy by AutoAttack as it is meant, on the same images at the same radius."""
+    for (of, name), records in found.records.items():
+        evaluation = found.study.plan.evaluations[name]
+        if of != row or seed not in records or evaluation.attack != "autoattack" or evaluation.temperature:
+            continue
+        for record in records[seed]:
+            same = (record.norm, float(record.eps)) == (note.norm, float(note.eps))
+            if same and record.n_examples >= note.n_examples:
+                return _percent([each == ROBUST for each in record.verdicts[: note.n_examples]])
+    return None
+
+
+def _confidences(found: Measured, row: str) -> list[Json]:
+    """The temperatures at which all models are equally confident."""
+    return [
+        {
+            "row": row,
+            "seed": seed,
+            "temperature": note.temperature,
+            "before": note.confidence_before,
+            "after": note.confidence_after,
+            "target": note.target,
+            "note": _note(found.study, row, seed, name),
+        }
+        for (of, name), notes in found.notes.items()
+        for seed, note in notes.items()
+        if of == row and isinstance(note, Matched) and name != CLEAN
+    ]
+
+
+def _percent(right: Sequence[bool]) -> float:
+    return _POINTS * sum(right) / len(right)
+
+
+def _job(row: str, seed: int, name: str) -> Measurement:
+    return Measurement(Model(row, seed), name)
+
+
+def _note(study: Study, row: str, seed: int, name: str) -> str:
+    return _relative(study, study.notes(_job(row, seed, name)))
+
+
+def _relative(study: Study, path: Path) -> str:
+    return path.relative_to(study.folder).as_posix()
