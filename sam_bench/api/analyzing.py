@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -169,10 +169,19 @@ def _records(spec: AnalyzeSpec) -> list[NamedRecord]:
     """The records that were named, each with the card of its model."""
     if not spec.subjects:
         raise InputError(f"{spec.analysis} needs records: give their files, as in evaluations/MODEL/….json")
-    cards = {(card.weights.sha256, card.architecture.sha256): card for card in Zoo(zoo_dir(spec.zoo)).cards()}
+    return named_records(spec.subjects, spec.zoo)
+
+
+def named_records(paths: Sequence[str], zoo: Path | None) -> list[NamedRecord]:
+    """Records from their files, each with the card of its model if the zoo has one.
+
+    Raises:
+        InputError: A file is no record.
+    """
+    cards = {(card.weights.sha256, card.architecture.sha256): card for card in Zoo(zoo_dir(zoo)).cards()}
     by_weights = {weights: card for (weights, _), card in cards.items()}
     found = []
-    for path in spec.subjects:
+    for path in paths:
         record = read_record(Path(path), EvaluationRecord)
         exact = cards.get((record.checkpoint_sha256, record.architecture_sha256 or ""))
         card = exact or (by_weights.get(record.checkpoint_sha256) if record.architecture_sha256 is None else None)
