@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import compileall
 import json
+import math
 import os
 import shutil
 import signal
@@ -65,15 +66,15 @@ def _write(result: dict[str, Any]) -> None:
         file.write(json.dumps(result) + "\n")
 
 
-def judge(copy: Path, mutant: Mutant, traced: Mapping[str, Traced]) -> dict[str, Any]:
-    """Run the tests of a mutant in a copy of the tree, which is as before afterwards."""
+def judge(copy: Path, mutant: Mutant, traced: Mapping[str, Traced], most: float) -> dict[str, Any]:
+    """Run the tests of a mutant, for at most so many seconds; the copy of the tree is as before afterwards."""
     target, began = copy / mutant.file, time.monotonic()
     source = target.read_text()
     lots = chosen_for(mutant, source, traced)
     target.write_text(mutant.applied(source))
     try:
-        outcome, test = "passed", "no test runs this line"
-        for tests in lots:
+        outcome, test = "passed", "" if lots else "no test runs this line"
+        for tests in _within(lots, most):
             outcome, test = run_tests(copy, tests)
             if outcome != "passed":
                 break
@@ -85,9 +86,21 @@ def judge(copy: Path, mutant: Mutant, traced: Mapping[str, Traced]) -> dict[str,
         "where": f"{mutant.file}:{source.count(chr(10), 0, mutant.start) + 1}",
         "diff": mutant.diff(source),
         "outcome": "survived" if outcome == "passed" else "timeout" if outcome == "timeout" else "caught",
-        "test": test or f"{sum(map(len, lots))} tests pass",
+        "test": test or f"{sum(map(len, _within(lots, most)))} of {sum(map(len, lots))} tests pass",
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _within(lots: list[dict[str, Traced]], most: float) -> list[dict[str, Traced]]:
+    """The first tests, as many as take so many seconds without a mutation."""
+    found: list[dict[str, Traced]] = []
+    for lot in lots:
+        found.append({})
+        for name, test in lot.items():
+            most -= test.seconds
+            if most >= 0:
+                found[-1][name] = test
+    return [lot for lot in found if lot]
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -114,6 +127,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40, help="mutants to sample (default 40)")
     parser.add_argument("--seed", type=int, default=0, help="decides which (default 0)")
     parser.add_argument("--only", default="", help="only files whose path contains this")
+    parser.add_argument("--most", type=float, default=math.inf, help="seconds of tests for a mutant (default: all)")
     parser.add_argument("--again", action="store_true", help="judge those again that survived or ran out of time")
     parser.add_argument("--report", action="store_true", help="print what is known and stop")
     args = parser.parse_args()
@@ -130,7 +144,7 @@ def main() -> None:
             for mutant in todo:
                 if mutant.room not in of_room:
                     of_room[mutant.room] = room_tests(copy, mutant.room)
-                result = judge(copy, mutant, of_room[mutant.room])
+                result = judge(copy, mutant, of_room[mutant.room], args.most)
                 _write(result)
                 show(result)
     done = known()

@@ -156,6 +156,11 @@ class _Finder(ast.NodeVisitor):
         if node.value is not None:
             self.visit(node.value)
 
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        """The body: a decorator says that a dataclass is frozen, and the like."""
+        for each in node.body:
+            self.visit(each)
+
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         """Defaults and body: the rest are types and decorators."""
         defaults = [each for each in node.args.kw_defaults if each is not None]
