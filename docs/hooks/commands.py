@@ -10,7 +10,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from sam_bench.cli.main import cli
-from sam_bench.cli.options import HEADINGS
+from sam_bench.cli.options import Command
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -49,7 +49,7 @@ def _page(command: click.Command, context: click.Context, level: int = 1) -> Ite
     yield from ("", *_description(command), "")
     usage = " ".join(command.collect_usage_pieces(context))
     yield from ("```text", f"{context.command_path} {usage}", "```", "")
-    for heading, records in _options(command, context):
+    for heading, records in _options(command, context).items():
         yield from (f"**{heading}**", "", "| option | meaning |", "| --- | --- |")
         yield from (f"| `{option}` | {_escaped(meaning)} |" for option, meaning in records)
         yield ""
@@ -69,14 +69,12 @@ def _description(command: click.Command) -> Iterator[str]:
             yield from (paragraph, "")
 
 
-def _options(command: click.Command, context: click.Context) -> list[tuple[str, list[tuple[str, str]]]]:
+def _options(command: click.Command, context: click.Context) -> dict[str, list[tuple[str, str]]]:
     """The options that the help shows, under its headings."""
-    groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
-    for option in sorted(command.get_params(context), key=lambda each: getattr(each, "first", 0)):
-        record = option.get_help_record(context)
-        if record is not None:
-            groups.setdefault(getattr(option, "heading", "Output"), []).append(record)
-    return [(heading, records) for heading, records in groups.items() if records]
+    if isinstance(command, Command):
+        return command.options_by_heading(context)
+    options = (each for each in command.get_params(context) if isinstance(each, click.Option))
+    return {"Options": [record for each in options if (record := each.get_help_record(context)) is not None]}
 
 
 def _escaped(text: str) -> str:

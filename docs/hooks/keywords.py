@@ -18,6 +18,8 @@ class Keywords(griffe.Extension):
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
         """Make the help in `Annotated[type, option("help", …)]` the field's docstring."""
         annotation = attr.annotation
+        if annotation is None:
+            attr.labels.discard("instance-attribute")  # without a type it is no field: it overrides a ClassVar
         if not isinstance(annotation, griffe.ExprSubscript) or not isinstance(annotation.slice, griffe.ExprTuple):
             return
         for each in annotation.slice.elements:

@@ -18,6 +18,7 @@ MODULES = (
     "sam_bench.records",
     "sam_bench.zoo",
     "sam_bench.leaderboard",
+    "sam_bench.analysis",
     "sam_bench.api.specs",
 )
 

@@ -72,17 +72,21 @@ class Command(click.Command):
         attributes.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*args, **attributes)
 
+    def options_by_heading(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """The options under each heading that has any: how one is written, and what it means."""
+        groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
+        options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        for option in sorted(options, key=lambda each: getattr(each, "first", 0)):
+            record = option.get_help_record(ctx)
+            if record is not None:
+                groups[getattr(option, "heading", "Output")].append(record)
+        return {heading: records for heading, records in groups.items() if records}
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Each heading with its options."""
-        groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
-        for param in sorted(self.get_params(ctx), key=lambda each: getattr(each, "first", 0)):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                groups[getattr(param, "heading", "Output")].append(record)
-        for heading, records in groups.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
+        for heading, records in self.options_by_heading(ctx).items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 def spelled(name: str) -> str:
