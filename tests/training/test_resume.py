@@ -22,7 +22,13 @@ from sam_bench.data import Split, hold_out
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.training import PARTS
 
-PAIRS = [(inputs, weights) for inputs in PARTS["inputs"].names() for weights in PARTS["weights"].names()]
+# Every second pair, as on a chessboard: each method meets half of the other axis.
+PAIRS = [
+    (inputs, weights)
+    for row, inputs in enumerate(PARTS["inputs"].names())
+    for column, weights in enumerate(PARTS["weights"].names())
+    if (row + column) % 2 == 0
+]
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +55,7 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.mark.parametrize(("inputs", "weights"), PAIRS)
-def test_every_pair_of_perturbations_trains_saves_and_resumes_bitwise(
-    inputs: str, weights: str, tmp_path: Path
-) -> None:
+def test_a_pair_of_perturbations_trains_saves_and_resumes_bitwise(inputs: str, weights: str, tmp_path: Path) -> None:
     settings = {"inputs": inputs, "weights": weights, "averaging": "ema"}
     if inputs == "pgd":
         settings["steps"] = 2
