@@ -13,7 +13,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: quickstart install install-test test check lint types pytest stubs mutants wheel clean
+.PHONY: quickstart install install-test test check lint types pytest stubs docs tutorial mutants wheel clean
 
 quickstart: .venv/installed
 	$(BIN)/sam-bench quickstart
@@ -49,6 +49,14 @@ mutants: .venv/installed-test
 # The keywords of train, evaluate and sweep for editors and type checkers, from the specs.
 stubs: .venv/installed-test
 	$(BIN)/python -m sam_bench.api.stubs
+
+# The site, into build/site. A warning, such as a dead link, is an error. To read it while you write: mkdocs serve
+docs: .venv/installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Runs the tutorial and stores its outputs in the notebook.
+tutorial: .venv/installed-test
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace docs/tutorial.ipynb
 
 wheel: .venv/installed-test
 	$(BIN)/python -m build

@@ -14,9 +14,20 @@ from sam_bench._version import __version__
 from sam_bench.zoo.hooks import install_hooks
 
 if TYPE_CHECKING:
-    from sam_bench.api import analyze, build_leaderboard, evaluate, evaluate_curve, load_model, submit, sweep, train
+    from sam_bench.api import (
+        AutoAttack,
+        analyze,
+        build_leaderboard,
+        evaluate,
+        evaluate_curve,
+        load_model,
+        submit,
+        sweep,
+        train,
+    )
 
 __all__ = [
+    "AutoAttack",
     "__version__",
     "analyze",
     "build_leaderboard",

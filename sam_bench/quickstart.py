@@ -1,4 +1,4 @@
-"""The whole way once on real images: three methods, three attacks, one leaderboard, three sentences."""
+"""Train, attack and rank three methods on real images, and say in three sentences what came out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHARED: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Judge:
+class PlannedAttack:
     """One attack on every model; `n_examples` None means the whole test set."""
 
     attack: str
@@ -44,10 +44,10 @@ class Plan:
 
     Attributes:
         runs: Recipe name to the settings of the recipe that are replaced; standard, sam and at must be there.
-        judges: The attacks, the last two of which the findings speak of: the usual one, then the strongest.
+        attacks: The attacks. The findings speak of the last two: the usual one, then the strongest.
         width: Channels of the network's first stage.
-        limit_train: Learn from the first so many images only.
-        validation: How many of them are held out to watch the run.
+        limit_train: Train on this many images only, the first; None: on all.
+        validation: How many of these are held out to watch the run.
     """
 
     runs: Mapping[str, Mapping[str, Any]] = field(
@@ -57,10 +57,10 @@ class Plan:
             "at": {"epochs": 10, "eps": "0.1", "steps": 10, "step_size": "0.025"},
         }
     )
-    judges: tuple[Judge, ...] = (
-        Judge("pgd", "8/255", {"steps": 20}),
-        Judge("pgd", "16/255", {"steps": 20}),
-        Judge("autoattack", "16/255", n_examples=128),
+    attacks: tuple[PlannedAttack, ...] = (
+        PlannedAttack("pgd", "8/255", {"steps": 20}),
+        PlannedAttack("pgd", "16/255", {"steps": 20}),
+        PlannedAttack("autoattack", "16/255", n_examples=128),
     )
     width: int = 8
     limit_train: int | None = None
@@ -78,7 +78,7 @@ class QuickstartResult:
         cards: Recipe name to the model's card.
         records: Recipe name to its evaluations.
         leaderboard: Rows and files.
-        sentences: What was found, from the numbers.
+        sentences: What the numbers say.
     """
 
     cards: dict[str, ModelCard]
@@ -93,11 +93,11 @@ def quickstart(
     """Train standard, SAM and AT on digits, evaluate, build the leaderboard.
 
     Args:
-        folder: Where runs, zoo, records and leaderboard go; runs found there are continued.
+        folder: Where runs, zoo, records and leaderboard go. Runs found there are continued.
         seed: Decides every random draw.
         device: `auto`, `cpu`, `cuda`.
         reporter: Where progress goes.
-        plan: How much is done; default what takes five to six minutes on two cores.
+        plan: How much is done. The default takes five to six minutes on two cores.
         workers: Methods at a time, each in a process of its own.
 
     Raises:
@@ -113,7 +113,7 @@ def quickstart(
     cards = {recipe: done[recipe][0] for recipe in plan.runs}
     records = {recipe: done[recipe][1] for recipe in plan.runs}
     for card in cards.values():
-        paths = [_record_path(folder, card.name, judge) for judge in plan.judges]
+        paths = [_record_path(folder, card.name, planned) for planned in plan.attacks]
         api.submit(card.name, paths, zoo=folder / "model_zoo", folder=folder / "leaderboards")
     built = api.build_leaderboard(folder / "leaderboards")
     return QuickstartResult(cards=cards, records=records, leaderboard=built, sentences=findings(cards, records))
@@ -131,7 +131,7 @@ def _train_and_evaluate(
         settings={**_SHARED, **plan.runs[recipe]},
         name=f"digits-{recipe}",
         seed=seed,
-        # At this size a step is bound by overheads, not by matrix products: bfloat16 gains nothing.
+        # Overheads dominate a step at this size, not matrix products: bfloat16 gains nothing.
         precision="fp32",
         device=device,
         validation=plan.validation,
@@ -145,29 +145,29 @@ def _train_and_evaluate(
     records = [
         api.evaluate(
             card.name,
-            attack=judge.attack,
-            eps=judge.eps,
-            settings=judge.settings,
-            n_examples=judge.n_examples,
+            attack=planned.attack,
+            eps=planned.eps,
+            settings=planned.settings,
+            n_examples=planned.n_examples,
             seed=seed,
             device=device,
             zoo=folder / "model_zoo",
-            output=_record_path(folder, card.name, judge),
+            output=_record_path(folder, card.name, planned),
             resume="if-any",
             reporter=reporter,
             command="sam-bench quickstart",
         )
-        for judge in plan.judges
+        for planned in plan.attacks
     ]
     return card, records
 
 
-def _record_path(folder: Path, name: str, judge: Judge) -> Path:
-    return folder / "evaluations" / name / f"{judge.attack}-{judge.eps.replace('/', 'over')}.json"
+def _record_path(folder: Path, name: str, planned: PlannedAttack) -> Path:
+    return folder / "evaluations" / name / f"{planned.attack}-{planned.eps.replace('/', 'over')}.json"
 
 
 def findings(cards: Mapping[str, ModelCard], records: Mapping[str, list[EvaluationRecord]]) -> list[str]:
-    """Three sentences that follow from the numbers, whichever way they fell."""
+    """Three sentences made from the numbers, whatever they are."""
     robust = {name: [record.robust_accuracy for record in found] for name, found in records.items()}
     clean = {name: card.clean_accuracy for name, card in cards.items()}
     cost = {name: card.cost.passes / cards["standard"].cost.passes for name, card in cards.items()}
@@ -180,7 +180,7 @@ def findings(cards: Mapping[str, ModelCard], records: Mapping[str, list[Evaluati
         f"Adversarial training, which perturbs the inputs, keeps {usual['at']:.1%} for {cost['at']:.1f} times "
         f"the passes; clean accuracy is {clean['standard']:.1%} (standard), {clean['sam']:.1%} (SAM) and "
         f"{clean['at']:.1%} (AT).",
-        f"AutoAttack, the stronger judge, leaves {strongest['standard']:.1%}, {strongest['sam']:.1%} and "
+        f"AutoAttack, the stronger attack, leaves {strongest['standard']:.1%}, {strongest['sam']:.1%} and "
         f"{strongest['at']:.1%} at {strong.eps} on {strong.n_examples} images: "
         f"{_verdict(strongest['standard'], strongest['sam'], strongest['at'])}.",
     ]

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from sam_bench.cli.main import cli
 from sam_bench.errors import InputError
 from sam_bench.progress import SilentReporter
-from sam_bench.quickstart import Judge, Plan, findings, quickstart
+from sam_bench.quickstart import Plan, PlannedAttack, findings, quickstart
 from sam_bench.records import (
     MISCLASSIFIED,
     ROBUST,
@@ -35,10 +35,10 @@ SMALL = Plan(
         "sam": {"epochs": 2, "rho": 0.1},
         "at": {"epochs": 2, "eps": "0.1", "steps": 2, "step_size": "0.05"},
     },
-    judges=(
-        Judge("pgd", "8/255", {"steps": 3}, 64),
-        Judge("pgd", "16/255", {"steps": 3}, 64),
-        Judge("autoattack", "0.9", n_examples=4),
+    attacks=(
+        PlannedAttack("pgd", "8/255", {"steps": 3}, 64),
+        PlannedAttack("pgd", "16/255", {"steps": 3}, 64),
+        PlannedAttack("autoattack", "0.9", n_examples=4),
     ),
     width=4,
     limit_train=400,
@@ -114,13 +114,13 @@ def test_what_is_advertised_is_what_the_default_plan_does() -> None:
     plan = Plan()
     assert {name: run["epochs"] for name, run in plan.runs.items()} == {"standard": 20, "sam": 20, "at": 10}
     assert plan.runs["sam"]["rho"] == 0.2 and plan.width == 8 and plan.limit_train is None
-    assert [(judge.attack, judge.eps) for judge in plan.judges] == [
+    assert [(planned.attack, planned.eps) for planned in plan.attacks] == [
         ("pgd", "8/255"),
         ("pgd", "16/255"),
         ("autoattack", "16/255"),
     ]
-    assert all(judge.settings == {"steps": 20} for judge in plan.judges[:2])
-    assert plan.judges[-1].n_examples == 128
+    assert all(planned.settings == {"steps": 20} for planned in plan.attacks[:2])
+    assert plan.attacks[-1].n_examples == 128
 
 
 def card_of(name: str, clean: float, passes: float) -> ModelCard:
@@ -199,7 +199,7 @@ def test_the_sentences_carry_the_numbers() -> None:
         "clean accuracy is 95.0% (standard), 95.5% (SAM) and 94.0% (AT)."
     )
     assert strong == (
-        "AutoAttack, the stronger judge, leaves 5.0%, 45.0% and 85.0% at 16/255 on 200 images: "
+        "AutoAttack, the stronger attack, leaves 5.0%, 45.0% and 85.0% at 16/255 on 200 images: "
         "SAM alone buys some robustness, adversarial training buys more."
     )
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from sam_bench.data import Split
 from sam_bench.progress import Stage
 from sam_bench.records import EvaluationRecord, ModelCard
 from sam_bench.registry import Component, Registry
@@ -39,6 +40,7 @@ class Context:
         seed: Decides every random draw; see `generator`.
         stage: Where progress goes: `stage.update(done, figures, share=0.3)`.
         models: Every model of this analysis by name. Calling one loads it; keep few of them at a time.
+        train: The training images, as bytes on the CPU; None unless the analysis says `needs_train`.
     """
 
     x: Tensor
@@ -48,6 +50,7 @@ class Context:
     seed: int
     stage: Stage
     models: Mapping[str, Callable[[], LoadedModel]]
+    train: Split | None = None
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +88,9 @@ class ModelAnalysis(Analysis):
 
     asks_others: ClassVar[bool] = False
     """Whether what is measured on one model depends on the others, as in a matrix of transfers."""
+
+    needs_train: ClassVar[bool] = False
+    """Whether it asks for the training images, too."""
 
     @abstractmethod
     def measure(self, model: LoadedModel, context: Context) -> Json:

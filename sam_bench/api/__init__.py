@@ -4,6 +4,7 @@ What they take is declared once, in `specs`. The command line is these functions
 out of reach here.
 """
 
+from sam_bench.api.autoattack import AutoAttack
 from sam_bench.api.boards import submit
 from sam_bench.api.listing import attack_families, attack_names, list_recipes, methods_by_part, settings_of_attacks
 from sam_bench.api.model_and_data import is_named_dataset, load_model
@@ -18,6 +19,7 @@ from sam_bench.training import load_recipe, recipe_text, settings_of_methods
 
 __all__ = [
     "TASK_SIZE",
+    "AutoAttack",
     "DataSpec",
     "EvalSpec",
     "SweepResult",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -17,8 +17,8 @@ from sam_bench.analysis import Analysis, Context, FreeAnalysis, Json, ModelAnaly
 from sam_bench.api.model_and_data import model_and_data
 from sam_bench.api.record_files import check_folder
 from sam_bench.api.specs.analyze import AnalyzeSpec
-from sam_bench.data import Dataset, first_examples, load_dataset, to_float
-from sam_bench.device import choose_device, device_name, package_versions
+from sam_bench.data import Dataset, Split, first_examples, load_dataset, to_float
+from sam_bench.device import choose_device, device_name, package_versions, true_float32
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.progress import Reporter, SilentReporter, Stage
 from sam_bench.records import EvaluationRecord, ModelCard, read_record, write_atomic
@@ -113,19 +113,32 @@ def _measure(
     """What is known of each model. What was measured before with the same settings is read, not measured again."""
     test = first_examples(models.data.test, min(spec.n_examples, len(models.data.test)))
     x, y = to_float(test.images.to(device)), test.labels.to(device)
-    every = sorted(models.keys.values()) if analysis.asks_others else []
+    train = _train(spec, models.data) if analysis.needs_train else None
+    every = sorted(models.keys.items()) if analysis.asks_others else []
     measured: Json = {}
     for name, load in models.loaders.items():
         identity = [analysis.spec().model_dump(mode="json"), spec.seed, test.fingerprint, models.keys[name], every]
+        identity += [train.fingerprint] if train else []
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         kept = spec.folder / "measured" / f"{name}-{key}.json"
         measured[name] = _kept(kept)
         if measured[name] is None:
             with reporter.stage(f"{spec.analysis} {name}", len(test)) as stage:
-                context = _context(spec, models, x, y, stage)
-                measured[name] = analysis.measure(load(), context)
+                context = _context(spec, models, x, y, stage, train)
+                with true_float32():
+                    measured[name] = analysis.measure(load(), context)
             write_atomic(kept, _json(measured[name]))
     return measured
+
+
+def _train(spec: AnalyzeSpec, data: Dataset) -> Split:
+    """The training images of the data set whose test images are `data`."""
+    whole = load_dataset(
+        spec.dataset or data.name, data_dir=spec.data_dir, name=spec.dataset_name, image_size=data.image_size
+    )
+    if whole.train is None:
+        raise InputError(f"{spec.analysis} needs training images, and data set {data.name} has none")
+    return whole.train
 
 
 def _kept(path: Path) -> Json | None:
@@ -137,7 +150,9 @@ def _kept(path: Path) -> Json | None:
     return found if isinstance(found, dict) else None
 
 
-def _context(spec: AnalyzeSpec, models: _Models, x: torch.Tensor, y: torch.Tensor, stage: Stage) -> Context:
+def _context(
+    spec: AnalyzeSpec, models: _Models, x: torch.Tensor, y: torch.Tensor, stage: Stage, train: Split | None
+) -> Context:
     return Context(
         x=x,
         y=y,
@@ -146,6 +161,7 @@ def _context(spec: AnalyzeSpec, models: _Models, x: torch.Tensor, y: torch.Tenso
         seed=spec.seed,
         stage=stage,
         models=models.loaders,
+        train=train,
     )
 
 
@@ -153,10 +169,19 @@ def _records(spec: AnalyzeSpec) -> list[NamedRecord]:
     """The records that were named, each with the card of its model."""
     if not spec.subjects:
         raise InputError(f"{spec.analysis} needs records: give their files, as in evaluations/MODEL/….json")
-    cards = {(card.weights.sha256, card.architecture.sha256): card for card in Zoo(zoo_dir(spec.zoo)).cards()}
+    return named_records(spec.subjects, spec.zoo)
+
+
+def named_records(paths: Sequence[str], zoo: Path | None) -> list[NamedRecord]:
+    """Records from their files, each with the card of its model if the zoo has one.
+
+    Raises:
+        InputError: A file is no record.
+    """
+    cards = {(card.weights.sha256, card.architecture.sha256): card for card in Zoo(zoo_dir(zoo)).cards()}
     by_weights = {weights: card for (weights, _), card in cards.items()}
     found = []
-    for path in spec.subjects:
+    for path in paths:
         record = read_record(Path(path), EvaluationRecord)
         exact = cards.get((record.checkpoint_sha256, record.architecture_sha256 or ""))
         card = exact or (by_weights.get(record.checkpoint_sha256) if record.architecture_sha256 is None else None)

@@ -68,7 +68,7 @@ def model_and_data(
     card = loaded.card
     if card and spec.dataset is None and not is_named_dataset(card.dataset):
         raise InputError(
-            f"model {card.name} was trained on {card.dataset}, which is a data set of your own: give its FILE.npz or "
+            f"model {card.name} was trained on {card.dataset}, which cannot be loaded by name: give its FILE.npz or "
             "FOLDER with `dataset`"
         )
     size = spec.image_size or (card.architecture.image_size if card else None)

@@ -76,6 +76,19 @@ class Attack(Component):
         """What holds whatever the attack finds, even where nothing is left to attack."""
         return []
 
+    @property
+    def curves(self) -> bool:
+        """Whether several radii can be one run, in which what a small ball broke is not attacked again."""
+        return True
+
+    def keyed(self, key: str) -> Attack:
+        """The attack for one evaluation; here: itself.
+
+        Args:
+            key: A digest of the model, the images and the ball, which nobody can choose, as a seed can be.
+        """
+        return self
+
     def check(self, norm: Norm) -> None:
         """Refuse a ball that this attack does not search, before anything is attacked; here none is.
 

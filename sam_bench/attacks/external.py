@@ -117,7 +117,7 @@ class ExternalAttack(Attack):
 class TorchattacksAttack(ExternalAttack):
     """One of torchattacks' (Kim 2020, arXiv 2010.01950)."""
 
-    package = "torchattacks"
+    package: ClassVar[str] = "torchattacks"
 
     def norms(self) -> set[str] | None:
         """What its documentation says under 'Distance Measure'."""
@@ -138,7 +138,7 @@ class TorchattacksAttack(ExternalAttack):
 class FoolboxAttack(ExternalAttack):
     """One of Foolbox's (Rauber et al. 2020)."""
 
-    package = "foolbox"
+    package: ClassVar[str] = "foolbox"
 
     def norms(self) -> set[str] | None:
         """The distance it keeps to or minimises; none where it has none, not said where it can be told."""

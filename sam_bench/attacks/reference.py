@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -108,7 +108,7 @@ class ReferenceAutoAttack:
 class AutoAttack(ExampleAttack):
     """AutoAttack by upstream's code; the registered `autoattack` runs it as its engine `reference`."""
 
-    method = "autoattack"
+    method: ClassVar[str] = "autoattack"
     version: Version = "standard"
     suite: tuple[str, ...] = ()
 

@@ -1,7 +1,7 @@
 """Reasons to doubt the accuracy shown, in sentences that say what they mean and what to do.
 
 The codes stay the same: `randomized`, `probabilities`, `dynamic`, `changes-input`,
-`zero-gradients`, `nan-gradients`, `nan-logits`, `square-better`, `few-classes`, `upper-bound`, `bf16`,
+`zero-gradients`, `nan-gradients`, `nan-logits`, `square-better`, `few-classes`, `upper-bound`, `sampled`, `bf16`,
 `second-opinion`; `upstream` marks one we do not know.
 """
 
@@ -33,6 +33,8 @@ _SENTENCES = {
     "examples, a sign of masked gradients; run Square longer or an attack adapted to the model",
     "upper-bound": "only {attacks} ran, so AutoAttack itself may find this model less robust, never more; "
     "do not rank this number against AutoAttack's",
+    "sampled": "FAB-T and Square ran on a random sample of what APGD left, so AutoAttack itself may find this model "
+    "less robust, by no more than the record says at its level; do not rank this number against AutoAttack's",
     "bf16": "adversarial examples were searched for in bfloat16 (each one found was checked in float32), which finds "
     "fewer of them than AutoAttack; do not rank this number against AutoAttack's",
     "second-opinion": "{other} broke a further {gap} of all examples, which {attack} had left standing, so the "

@@ -89,7 +89,7 @@ def _show(model: str, records: list[EvaluationRecord], as_json: bool) -> None:
             )
             if (opinion := record.second_opinion) is not None:
                 click.echo(
-                    f"{model}: second opinion {opinion.robust_accuracy:.2%} ({opinion.attack} broke "
+                    f"{model}: second attack {opinion.robust_accuracy:.2%} ({opinion.attack} broke "
                     f"{len(opinion.broken)} more, {opinion.seconds:.0f} s)"
                 )
     if as_json:
@@ -104,7 +104,7 @@ def _variant(attack: str, *, bf16: bool, screen: bool) -> str:
         return attack
     variant = "autoattack-screen" if screen else "autoattack-bf16"
     if len(options) > 1:
-        raise click.UsageError(f"{options[0]} and {options[1]} do not go together; leave one of them away")
+        raise click.UsageError(f"{options[0]} and {options[1]} do not go together; leave one out")
     if attack not in ("autoattack", variant):
-        raise click.UsageError(f"{options[0]} is for --attack autoattack, not {attack}; leave it away")
+        raise click.UsageError(f"{options[0]} is for --attack autoattack, not {attack}; leave it out")
     return variant

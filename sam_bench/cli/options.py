@@ -245,7 +245,7 @@ def _metavar(field: FieldInfo) -> str:
 
 
 def given_fields(spec: type[Spec], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a spec among the values of a command's options; those that were left away have their defaults."""
+    """The fields of a spec among the values of a command's options; those that were left out have their defaults."""
     given = {name: options[name] for name in spec.options() if name in options}
     return {name: value for name, value in given.items() if value is not None and not isinstance(value, tuple)}
 

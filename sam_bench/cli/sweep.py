@@ -107,7 +107,7 @@ def command(quiet: bool, as_json: bool, **options: Any) -> None:
     if result.failed:
         raise SamBenchError(
             f"{len(result.failed)} of {len(result.rows)} runs failed: {', '.join(row.name for row in result.failed)}; "
-            "mend what can be mended and run the same command again"
+            "fix the cause and run the same command again"
         )
 
 

@@ -6,19 +6,37 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from sam_bench.attacks import Attack
 from sam_bench.attacks.events import Examples
-from sam_bench.data import Split
 from sam_bench.errors import InputError
 from sam_bench.models import check_input_gradient, check_model
 from sam_bench.modes import attacking
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import Norm, Radius
 from sam_bench.zoo import LoadedModel
+
+
+class Tested(Protocol):
+    """The examples of an evaluation: a `Split`, or inputs that are no bytes.
+
+    Attributes:
+        images: uint8 [N, C, H, W], or float32 in [0, 1].
+        labels: int64 [N].
+        fingerprint: SHA-256 of both.
+    """
+
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,7 @@ class Problem:
     """
 
     model: LoadedModel
-    test: Split
+    test: Tested
     dataset: str
     attack: Attack
     norm: Norm
@@ -57,6 +75,13 @@ class Problem:
     def ball(self) -> Ball:
         """What the attack may do to an input."""
         return Ball(norm=self.norm, eps=float(self.eps))
+
+    @property
+    def key(self) -> str:
+        """A digest of the model, the images and the ball: what the evaluation is of, and not how it is done."""
+        model = self.model
+        parts = [model.sha256, model.architecture_sha256, self.test.fingerprint, self.norm, str(self.eps)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def identity(self) -> dict[str, Any]:
         """What has to be the same for verdicts to belong together, as JSON has it.
@@ -115,7 +140,7 @@ class Problem:
         self.attack.check_model(self.norm, classes=model.num_classes, shape=shape)
 
     def stored(self, todo: Mapping[int, int]) -> Examples:
-        """Examples with `x` as it is stored, uint8: a quarter of what the inputs take to send.
+        """Examples with `x` as it is stored; bytes are a quarter of what the inputs take to send.
 
         Args:
             todo: Place in the data set to how many of the attacks the example has survived.

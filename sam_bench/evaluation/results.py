@@ -8,7 +8,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sam_bench.attacks import Attack
+from sam_bench.attacks.autoattack.sampled import SAMPLED, AutoAttackSampled
 from sam_bench.attacks.margin import PGDMarginAttack
 from sam_bench.attacks.warnings import second_attack_warnings, square_warnings
 from sam_bench.device import package_versions
@@ -19,9 +22,11 @@ from sam_bench.records import (
     ROBUST,
     EvaluationRecord,
     Norm,
+    Sampled,
     SecondAttack,
     accuracies,
     read_record,
+    sampling_of,
 )
 
 
@@ -73,8 +78,16 @@ def record_of(problem: Problem, found: Found, *, device: str) -> EvaluationRecor
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=problem.command,
         verdicts=found.verdicts,
+        sampled=_sampled(problem, found.verdicts),
         **accuracies(found.verdicts, attack.attacks),
     )
+
+
+def _sampled(problem: Problem, verdicts: list[str]) -> Sampled | None:
+    attack = problem.attack.keyed(problem.key)
+    if not isinstance(attack, AutoAttackSampled):
+        return None
+    return sampling_of(verdicts, SAMPLED, attack.chosen.contains(torch.arange(len(verdicts))).tolist())
 
 
 def broken(record: EvaluationRecord) -> dict[int, str]:
@@ -172,7 +185,7 @@ def second_attack_for(first: Attack, norm: Norm) -> Attack:
     """
     other = PGDMarginAttack()
     if first.method == other.method:
-        raise InputError(f"`second_attack` runs {other.method}, which is the attack itself; leave one of them away")
+        raise InputError(f"`second_attack` runs {other.method}, which is the attack itself; leave one out")
     other.check(norm)
     return other
 

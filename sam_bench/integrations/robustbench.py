@@ -7,6 +7,7 @@ the right number, and AutoAttack can be seeded (`autoattack_seed`).
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 
 import wrapt
 
+from sam_bench.errors import InputError
 from sam_bench.integrations.finder import is_shim
 
 _seed: ContextVar[int | None] = ContextVar("autoattack_seed", default=None)
@@ -52,7 +54,7 @@ def patch_loaders(module: ModuleType) -> None:
 def patch_eval(module: ModuleType) -> None:
     """Patch `robustbench.eval`, just imported. A name that a later RobustBench lacks is left alone."""
     if hasattr(module, "AutoAttack"):
-        wrapt.wrap_function_wrapper(module, "AutoAttack", _with_seed)
+        wrapt.wrap_function_wrapper(module, "AutoAttack", _seeded_engine)
     if hasattr(module, "EvaluationState"):
         module.EvaluationState = _StateReader(module.EvaluationState)  # type: ignore[attr-defined]
     if hasattr(module, "benchmark"):
@@ -64,10 +66,17 @@ def patch_eval(module: ModuleType) -> None:
             package.benchmark = module.benchmark  # type: ignore[attr-defined]
 
 
-def _with_seed(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _seeded_engine(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     seed = _seed.get()
     if seed is not None:
         kwargs.setdefault("seed", seed)
+    engine = os.environ.get("SAM_BENCH_ENGINE", "upstream")
+    if engine not in ("upstream", "fast"):
+        raise InputError(f"the environment variable SAM_BENCH_ENGINE must be upstream or fast, not {engine!r}")
+    if engine == "fast":
+        import sam_bench  # it stands above this room
+
+        wrapped = sam_bench.AutoAttack
     return wrapped(*args, **kwargs)
 
 

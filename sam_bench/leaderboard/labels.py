@@ -19,6 +19,7 @@ _SPELLINGS = {
     "looksam": "LookSAM",
     "rice": "Rice",
     "trades": "TRADES",
+    "vasso": "VaSSO",
     "vit": "ViT",
 }
 _FAMILIES = {"preactresnet": "PreActResNet", "wideresnet": "WideResNet", "resnet": "ResNet"}

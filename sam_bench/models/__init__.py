@@ -3,11 +3,13 @@
 import sam_bench.models.preactresnet  # noqa: F401  (registers its architectures)
 from sam_bench.models.check import check_input_gradient, check_model
 from sam_bench.models.factory import architecture_for, count_parameters, create_model, parse_options
+from sam_bench.models.gradient_from import GradientFrom
 from sam_bench.models.normalize import NormalizedModel
 from sam_bench.models.registry import architecture_options, architectures, register_architecture
 from sam_bench.modes import attacking, batch_norm_statistics_kept, batch_norms, frozen, training_mode
 
 __all__ = [
+    "GradientFrom",
     "NormalizedModel",
     "architecture_for",
     "architecture_options",

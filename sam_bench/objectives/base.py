@@ -17,6 +17,14 @@ class Objective(Component):
     compares_inputs: ClassVar[bool] = False
     """Whether it weighs the clean inputs against the perturbed ones, and so is nothing of its own without those."""
 
+    differentiates_slopes: ClassVar[bool] = False
+    """Whether it differentiates a gradient with respect to the inputs; such a run cannot be compiled."""
+
+    @property
+    def slopes(self) -> int:
+        """Backward passes to the inputs that its value takes, also where it is not differentiated."""
+        return 0
+
     @property
     def sees_perturbed(self) -> bool:
         """Whether it looks at the perturbed inputs at all; where not, they are not searched for."""
@@ -26,6 +34,11 @@ class Objective(Component):
     def passes(self) -> tuple[int, int]:
         """Forward and backward passes per example that one evaluation and its gradient take."""
         return (1, 1)
+
+    @property
+    def weight_gradients(self) -> int:
+        """How many of the backward passes compute a gradient of the weights."""
+        return self.passes[1]
 
     @abstractmethod
     def losses(self, score: Score, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -21,7 +23,7 @@ class MART(Objective):
     finite. Two passes, as in that code; see `TRADES`.
     """
 
-    compares_inputs = True
+    compares_inputs: ClassVar[bool] = True
 
     beta: float = Field(default=5.0, ge=0, description="weight of the KL term (the paper's lambda)")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor
 
@@ -19,7 +21,7 @@ class TRADES(Objective):
     The authors' code runs the clean batch once more for the KL term, so that they end with the clean one.
     """
 
-    compares_inputs = True
+    compares_inputs: ClassVar[bool] = True
 
     beta: float = Field(default=6.0, ge=0, description="weight of the KL term; 0: ordinary training on clean inputs")
 

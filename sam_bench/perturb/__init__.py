@@ -18,10 +18,12 @@ weights that it sees; a hand-written SAM inside one autocast region takes its se
 Several GPUs: wrap the model in `DistributedDataParallel` and pass it on. The ascent follows each device's own
 gradient, as in the paper, unless `sync_ascent=True`; the gradient for the optimizer is averaged.
 
-Methods that depend on the step (LookSAM, ESAM, sparse SAM, noise, Entropy-SGD; `interval`, `start_epoch`) ask for it:
+Methods that depend on the step (LookSAM, ESAM, sparse SAM, LE-SAM, noise, RWP, Entropy-SGD; `interval`,
+`start_epoch`) ask for it, and MSAM asks for the optimizer, whose momentum it follows:
 
     at = StepContext.at(step, epochs=epochs, steps_per_epoch=len(loader), seed=0)
     loss = looksam.step_gradients(model, loss_fn, x, y, at=at)
+    loss = msam.step_gradients(model, loss_fn, x, y, optimizer=optimizer)
 """
 
 from sam_bench.perturb.ball import Ball
@@ -38,11 +40,19 @@ from sam_bench.perturb.weights.asam import ASAM
 from sam_bench.perturb.weights.awp import AWP
 from sam_bench.perturb.weights.entropy_sgd import EntropySGD
 from sam_bench.perturb.weights.esam import ESAM
+from sam_bench.perturb.weights.friendly import FriendlySAM
 from sam_bench.perturb.weights.fsam import FisherSAM
+from sam_bench.perturb.weights.gsam import GSAM
+from sam_bench.perturb.weights.lesam import LESAM
 from sam_bench.perturb.weights.looksam import LookSAM
+from sam_bench.perturb.weights.msam import MSAM
+from sam_bench.perturb.weights.rwp import RWP
 from sam_bench.perturb.weights.sam import SAM
 from sam_bench.perturb.weights.ssam import SSAM
 from sam_bench.perturb.weights.ssam_dynamic import DynamicSSAM
+from sam_bench.perturb.weights.usam import USAM
+from sam_bench.perturb.weights.vasso import VaSSO
+from sam_bench.perturb.weights.wsam import WSAM
 
 __all__ = [
     "AACE",
@@ -50,21 +60,29 @@ __all__ = [
     "AWP",
     "ESAM",
     "FGSM",
+    "GSAM",
     "INPUT_PERTURBATIONS",
+    "LESAM",
+    "MSAM",
     "NFGSM",
     "PGD",
+    "RWP",
     "SAM",
     "SSAM",
+    "USAM",
     "WEIGHT_PERTURBATIONS",
+    "WSAM",
     "Backward",
     "Ball",
     "BatchLoss",
     "DynamicSSAM",
     "EntropySGD",
     "FisherSAM",
+    "FriendlySAM",
     "GaussianNoise",
     "InputPerturbation",
     "LookSAM",
     "StepContext",
+    "VaSSO",
     "WeightPerturbation",
 ]

@@ -16,6 +16,7 @@ from sam_bench.records.evaluation import (
 from sam_bench.records.fields import NAME_PATTERN, SCHEMA_VERSION, Name, Norm, Radius, Record
 from sam_bench.records.io import atomic_file, first_problem, read_record, sha256_file, write_atomic, write_record
 from sam_bench.records.recipe import Augmentation, ComponentSpec, Recipe
+from sam_bench.records.sampling import Sampled, sampling_of
 
 __all__ = [
     "MISCLASSIFIED",
@@ -38,12 +39,14 @@ __all__ = [
     "Recipe",
     "Record",
     "RobustBenchDataset",
+    "Sampled",
     "SecondAttack",
     "WeightsFile",
     "accuracies",
     "atomic_file",
     "first_problem",
     "read_record",
+    "sampling_of",
     "sha256_file",
     "write_atomic",
     "write_record",

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from sam_bench.errors import shortened
 from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Norm, Radius, Record, Sha256
+from sam_bench.records.sampling import Sampled, sampling_of
 
 ROBUST = "robust"
 MISCLASSIFIED = "misclassified"
@@ -73,6 +74,10 @@ class EvaluationRecord(Record):
         description="a different attack on what stayed robust, where it was asked for; it changes no verdict",
     )
 
+    sampled: Sampled | None = Field(
+        default=None, description="what is known of the examples on which FAB-T and Square were not run"
+    )
+
     @model_validator(mode="after")
     def _numbers_follow_from_verdicts(self) -> EvaluationRecord:
         if len(self.verdicts) != self.n_examples:
@@ -96,6 +101,8 @@ class EvaluationRecord(Record):
             raise ValueError(f"eps_float is {self.eps_float}, but eps {self.eps} is {float(self.eps)}")
         if self.second_opinion is not None:
             self._check_second_attack(self.second_opinion, left)
+        if self.sampled is not None:
+            self._check_sample(self.sampled)
         return self
 
     def _check_second_attack(self, second: SecondAttack, left: int) -> None:
@@ -105,6 +112,16 @@ class EvaluationRecord(Record):
             raise ValueError("second_opinion.broken must name, in ascending order, examples whose verdict is 'robust'")
         self._expect("second_opinion.robust_accuracy", second.robust_accuracy, left - len(broken))
         self._expect("second_opinion.gap", second.gap, len(broken))
+
+    def _check_sample(self, found: Sampled) -> None:
+        inside = set(found.examples)
+        expected = sampling_of(
+            self.verdicts, ("fab-t", "square"), [index in inside for index in range(self.n_examples)]
+        )
+        if found != expected:
+            raise ValueError("sampled does not follow from the verdicts")
+        if any(verdict in ("fab-t", "square") and index not in inside for index, verdict in enumerate(self.verdicts)):
+            raise ValueError("sampled.examples lacks an example that FAB-T or Square broke")
 
     def _expect(self, field: str, stated: float, count: int) -> None:
         if abs(stated - count / self.n_examples) > 1e-9:

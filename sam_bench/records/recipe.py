@@ -35,6 +35,18 @@ class ComponentSpec(BaseModel):
         """The settings without the method's name."""
         return dict(self.model_extra or {})
 
+    def __eq__(self, other: object) -> bool:
+        """A setting that is None is as good as absent: older cards lack those that were added since."""
+        if not isinstance(other, ComponentSpec):
+            return NotImplemented
+        return (self.method, self._given()) == (other.method, other._given())
+
+    def __hash__(self) -> int:
+        return hash(self.method)
+
+    def _given(self) -> dict[str, Any]:
+        return {name: value for name, value in self.settings.items() if value is not None}
+
 
 class Augmentation(Record):
     """What is done to each training image before it is perturbed."""

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sam_bench.analysis.statistics import Interval
 from sam_bench.records import Radius
-from sam_bench.studies.statistics import Interval
 
 Verdict = Literal["supported", "not supported", "inconclusive"]
 """What a study says of a claim."""

@@ -10,6 +10,7 @@ from sam_bench.records import EvaluationRecord, ModelCard, read_record
 from sam_bench.studies.jobs import Job, Measurement, Model, Study
 from sam_bench.studies.notes import Clean, Distances, Fault, Matched, Note
 from sam_bench.studies.plan import Evaluation
+from sam_bench.training import differences
 from sam_bench.zoo import Zoo
 
 N = TypeVar("N", bound=Note)
@@ -65,7 +66,8 @@ def first_difference(card: ModelCard, spec: TrainSpec, dataset: str) -> str:
     }
     if spec.limit_train is not None:
         asked["train_examples"], there["train_examples"] = spec.limit_train, card.train_examples
-    return next((f"its {key} is {there[key]}, not {asked[key]}" for key in asked if there[key] != asked[key]), "")
+    difference = differences.first_difference(there, asked)
+    return f"its {difference.field} is {difference.before}, not {difference.now}" if difference else ""
 
 
 def records_of(study: Study, measurement: Measurement, card: ModelCard) -> list[EvaluationRecord]:

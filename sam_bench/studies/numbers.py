@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sam_bench import __version__
+from sam_bench.analysis.statistics import Interval, Scores, median
 from sam_bench.device import package_versions
 from sam_bench.records import ROBUST, EvaluationRecord
 from sam_bench.studies.claims import CLEAN
@@ -21,7 +22,6 @@ from sam_bench.studies.jobs import Measurement, Model, Study
 from sam_bench.studies.measured import Measured
 from sam_bench.studies.notes import Distances, Fault, Matched
 from sam_bench.studies.opening import plan_of
-from sam_bench.studies.statistics import Interval, Scores, median
 from sam_bench.studies.verdicts import decide
 from sam_bench.zoo import Zoo
 

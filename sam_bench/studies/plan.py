@@ -14,10 +14,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sam_bench.analysis.statistics import Bootstrap
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.records import Norm, Radius, first_problem
 from sam_bench.studies.claims import CLEAN, Claim, Family, Passes
-from sam_bench.studies.statistics import Bootstrap
 
 WEI2023 = Path(__file__).with_name("wei2023.yaml")
 

@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sam_bench.errors import InputError
-from sam_bench.records import Radius
-from sam_bench.studies.claims import CLEAN, Claim, Comparison, Family, Part, Passes, Verdict
-from sam_bench.studies.statistics import (
+from sam_bench.analysis.statistics import (
     Bootstrap,
     Interval,
     NotComparable,
@@ -20,6 +17,9 @@ from sam_bench.studies.statistics import (
     median_difference,
     paired_difference,
 )
+from sam_bench.errors import InputError
+from sam_bench.records import Radius
+from sam_bench.studies.claims import CLEAN, Claim, Comparison, Family, Part, Passes, Verdict
 
 FEWEST_SEEDS = 2
 """A claim is inconclusive if a row of it has fewer."""

@@ -46,6 +46,11 @@ def choose_compile(
             value="on",
             hint="use auto or off",
         )
+    if asked != "off" and built.objective.differentiates_slopes:
+        reason = f"objective {built.objective.method} differentiates a gradient, which torch.compile cannot"
+        if asked == "on":
+            raise InputError(f"cannot be had: {reason}", field="compile", value="on", hint="use auto or off")
+        return False, reason
     if asked != "auto":
         return asked == "on", "asked for"
     if device.type not in _RUN_FLOPS:

@@ -16,6 +16,7 @@ from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.weights import PassCount, Runner, StepContext
 from sam_bench.perturb.weights.base import global_norm
 from sam_bench.perturb.weights.microbatches import Microbatches
+from sam_bench.perturb.weights.momentum import momentum_of
 from sam_bench.records import Precision
 from sam_bench.seeds import derive_seed, row_generator
 from sam_bench.training import graphs
@@ -81,6 +82,9 @@ class TrainingStep:
         team: The processes that share every batch.
         sync_ascent: On several devices, take SAM's ascent along the gradient of the whole batch
             instead of each device's own part.
+
+    Raises:
+        InputError: The weight perturbation does not go with the optimizer or with `sync_ascent`.
     """
 
     def __init__(
@@ -97,7 +101,9 @@ class TrainingStep:
         self.model = model
         self.recipe = recipe
         self.optimizer = recipe.optimizer.build(model.parameters())
+        self._momentum = momentum_of(self.optimizer)
         self.average: AveragedModel | None = recipe.averaging.averaged(model)
+        recipe.weights.check_step(self.optimizer, sync_ascent=sync_ascent)
         self._bf16, self._team = precision == "bf16", team
         self._micro_batch, self._sync_ascent = micro_batch, sync_ascent
         self._no_sync: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -164,6 +170,7 @@ class TrainingStep:
             sync_ascent=self._sync_ascent,
             average=self._team.average_,
             redraw=redraw,
+            momentum=self._momentum,
         )
 
     def _perturbed(self, x: Tensor, y: Tensor, at: StepContext, *, first: int, total: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from sam_bench.data import load_dataset
 from sam_bench.models import architecture_for, create_model
 from sam_bench.records import Cost, Recipe
 from sam_bench.zoo import Zoo
+
+sys.path.insert(0, str(Path(__file__).parent))  # `records_of_verdicts`
 
 NAMES = ("first", "second")
 

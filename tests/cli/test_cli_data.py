@@ -95,7 +95,7 @@ def test_own_images_are_trained_on_and_evaluate_asks_for_them_again(cli: Command
 
     message = cli.refused("evaluate", "own", "--attack", "fgsm")
     assert message == (
-        "sam-bench: model own was trained on mine, which is a data set of your own: give its FILE.npz or FOLDER with "
+        "sam-bench: model own was trained on mine, which cannot be loaded by name: give its FILE.npz or FOLDER with "
         "--dataset"
     )
     # What `train` says to do next is what works, but for the attack.

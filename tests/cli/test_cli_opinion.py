@@ -1,4 +1,4 @@
-"""A second opinion, other packages' attacks and the batch size, from the command line."""
+"""A second attack, other packages' attacks and the batch size, from the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_second_opinion_is_printed_warned_of_and_kept(with_tiny: CommandLine) 
     assert (opinion.attack, opinion.settings["steps"], opinion.settings["restarts"]) == ("pgd-margin", 100, 10)
     assert done.out.splitlines() == [
         alone.out.strip(),
-        f"tiny: second opinion {opinion.robust_accuracy:.2%} (pgd-margin broke {len(opinion.broken)} more, "
+        f"tiny: second attack {opinion.robust_accuracy:.2%} (pgd-margin broke {len(opinion.broken)} more, "
         f"{opinion.seconds:.0f} s)",
     ]
     assert f"warning: second-opinion: pgd-margin broke a further {opinion.gap:.2%} of all examples" in done.err

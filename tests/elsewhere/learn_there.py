@@ -25,6 +25,8 @@ _QUICK: dict[str, dict[str, Any]] = {
     # What it keeps of two gradients is their difference, made as long as they are: with a short ascent that is
     # mostly rounding, which is another one there.
     "looksam": {"rho": 1.0},
+    # Nine times the difference of two gradients is nine times its rounding.
+    "wsam": {"sharpness_weight": 0.7},
     "pgd": {"steps": 2},
     "entropy-sgd": {"inner_steps": 2},
     "swa": {"average_from": 0.0},

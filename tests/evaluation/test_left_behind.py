@@ -127,7 +127,12 @@ def test_a_finished_record_does_not_cost_another_evaluation_its_log(problem: Pro
     assert Log(tmp_path / "r.progress", other).is_of_problem()
 
 
-_ITS_OWN = {"autoattack": [], "autoattack-bf16": ["bf16"], "autoattack-screen": ["upper-bound"]}
+_ITS_OWN = {
+    "autoattack": [],
+    "autoattack-bf16": ["bf16"],
+    "autoattack-screen": ["upper-bound"],
+    "autoattack-sampled": ["sampled"],
+}
 
 
 @pytest.mark.parametrize("name", _ITS_OWN)

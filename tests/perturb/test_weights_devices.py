@@ -26,6 +26,7 @@ from sam_bench.distributed import joined
 
 with joined() as team:
     found = {f"{method} {sync}": learned(method, team, sync) for method in METHODS for sync in (False, True)}
+    found |= {"halves": learned("sam", team, False, count=16), "quarters": learned("sam", team, False, count=16, m=4)}
     torch.save(found, f"{sys.argv[2]}/{team.rank}.pt")
 """
 
@@ -33,10 +34,10 @@ METHODS = WEIGHT_PERTURBATIONS.names()
 OWN_EXAMPLES = ("esam", "ssam")  # each device chooses among its own
 
 
-def learned(method: str, team: Any, sync_ascent: bool) -> list[Tensor]:
-    """The weights after seven steps on batches of 15: nine examples here, six there, in parts of four."""
+def learned(method: str, team: Any, sync_ascent: bool, count: int = 15, **more: Any) -> list[Tensor]:
+    """The weights after seven steps on batches of 15: nine examples here, six there, in parts of four; or of others."""
     model: nn.Module = net(seed=2)
-    settings = {"weights": method, "schedule": "constant"}
+    settings = {"weights": method, "schedule": "constant", **more}
     step = TrainingStep(
         model,
         build_recipe(override(load_recipe("standard"), settings)),
@@ -45,11 +46,12 @@ def learned(method: str, team: Any, sync_ascent: bool) -> list[Tensor]:
         team=team,
         sync_ascent=sync_ascent,
     )
-    rows = slice(0, 15) if team.size == 1 else (slice(0, 9), slice(9, 15))[team.rank]
+    middle = 9 if count == 15 else count // 2
+    rows = slice(0, count) if team.size == 1 else (slice(0, middle), slice(middle, count))[team.rank]
     for number in range(7):
-        x, y = data(number, count=15)
+        x, y = data(number, count=count)
         at = StepContext(seed=0, epoch=number // 3, step=number, progress=number / 7)
-        step(x[rows], y[rows], at=at, first=rows.start, total=15)
+        step(x[rows], y[rows], at=at, first=rows.start, total=count)
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
@@ -60,10 +62,14 @@ def test_every_method_learns_the_same_on_two_devices_and_what_one_would(tmp_path
     done = run_as_team(script, str(Path(__file__).parent), str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    assert len(first) == 2 * len(METHODS)
+    assert len(first) == 2 * len(METHODS) + 2
     for name, weights in first.items():
         assert all(torch.equal(one, other) for one, other in zip(weights, second[name], strict=True)), name
     for method in METHODS:
         if method not in OWN_EXAMPLES:
             for found, expected in zip(first[f"{method} True"], learned(method, ALONE, True), strict=True):
                 torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9, msg=lambda text, m=method: m + text)
+    # Two devices with half of the batch each are m-sharpness with m half of it; and groups are cut on each device.
+    for name, m in (("halves", 8), ("quarters", 4)):
+        for found, expected in zip(first[name], learned("sam", ALONE, False, count=16, m=m), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

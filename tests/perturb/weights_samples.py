@@ -18,6 +18,9 @@ from sam_bench.seeds import generator
 
 DEVIATIONS: dict[str, float] = {}
 
+# Settings with which a method perturbs a batch that it sees again and again: Friendly SAM takes off all of its mean.
+MOVING: dict[str, dict[str, Any]] = {"fsam-friendly": {"mean_weight": 0.5}}
+
 ASCENTS = [cls.method for cls in WEIGHT_PERTURBATIONS if issubclass(cls, Ascent)]
 
 
@@ -53,8 +56,9 @@ def batch_loss(
     progress: float = 0.0,
     **how: Any,
 ) -> BatchLoss:
-    """The loss at a step of a run; `how` is a `Runner`'s."""
-    return BatchLoss(model, x, y, runner=Runner(**how), at=StepContext(seed, epoch, step, progress))
+    """The loss at a step of a run; `how` is a `Runner`'s. Its optimizer has taken no step and has no momentum yet."""
+    runner = Runner(**{"momentum": lambda parameter: None, **how})
+    return BatchLoss(model, x, y, runner=runner, at=StepContext(seed, epoch, step, progress))
 
 
 def used_gradient(

@@ -375,3 +375,10 @@ def test_records_are_frozen() -> None:
 def test_passes_count_one_forward_and_one_backward_as_one() -> None:
     cost = Cost(train_forward=10, train_backward=10, attack_forward=100, attack_backward=100, seconds=1, device="a CPU")
     assert cost.passes == 110
+
+
+def test_a_setting_that_is_none_is_as_good_as_absent() -> None:
+    older, newer = ComponentSpec(method="sam", rho=0.1), ComponentSpec(method="sam", rho=0.1, m=None)
+    assert older == newer and hash(older) == hash(newer)
+    assert older != ComponentSpec(method="sam", rho=0.1, m=16)
+    assert older != ComponentSpec(method="asam", rho=0.1)

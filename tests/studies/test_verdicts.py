@@ -13,10 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 import sam_bench.studies
-from sam_bench.errors import InputError
-from sam_bench.records import Radius
-from sam_bench.studies.claims import Claim, Comparison, Equal, Family, More, NoLess, Part, Passes
-from sam_bench.studies.statistics import (
+from sam_bench.analysis.statistics import (
     Bootstrap,
     Interval,
     Scores,
@@ -25,6 +22,9 @@ from sam_bench.studies.statistics import (
     median_difference,
     paired_difference,
 )
+from sam_bench.errors import InputError
+from sam_bench.records import Radius
+from sam_bench.studies.claims import Claim, Comparison, Equal, Family, More, NoLess, Part, Passes
 from sam_bench.studies.verdicts import Decision, decide
 
 FEW = Bootstrap(draws=100)

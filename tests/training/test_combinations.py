@@ -38,7 +38,7 @@ def trains(settings: dict[str, Any]) -> None:
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
     assert (step.average is None) == (method.averaging.method == "none")
-    forward, backward = method.inputs.passes
+    forward, backward = method.search_passes  # none where the objective does not look
     assert (step.passes.attack_forward, step.passes.attack_backward) == (32 * forward, 32 * backward)
 
 
@@ -58,7 +58,7 @@ def test_every_combination_of_parts_trains_two_steps_or_is_refused_with_the_reas
         except InputError as error:
             refused.append((inputs, objective))
             assert f"objective '{objective}'" in str(error) and "choose inputs" in str(error)
-    assert refused == [("none", "mart"), ("none", "trades")]
+    assert refused == [("none", "gradalign"), ("none", "mart"), ("none", "trades")]
 
 
 @pytest.mark.parametrize("settings", SEARCHES.values(), ids=list(SEARCHES))

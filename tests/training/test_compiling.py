@@ -40,5 +40,5 @@ def test_a_machine_without_a_compiler_does_without_and_says_so(
     assert not compiled and re.fullmatch(message, why)
     with pytest.raises(InputError, match=f"compile='on' cannot be had: {message}; use auto or off"):
         chosen(device, "on")
-    with pytest.raises(InputError, match=f"compile='on': {message}; leave it away"):
+    with pytest.raises(InputError, match=f"compile='on': {message}; leave it out"):
         ModelCalls(tiny_net(), least_rows=1, device=torch.device(device), compiled=True)

@@ -144,7 +144,7 @@ class Lengths(Check):
         """See `Check`."""
         several = _one_by_one(value)
         if not several:
-            raise InputError("names no radius; give one or several, as in 1/255,2/255, or leave it away")
+            raise InputError("names no radius; give one or several, as in 1/255,2/255, or leave it out")
         found: list[Radius] = []
         for each in several:
             radius = Length()(each)

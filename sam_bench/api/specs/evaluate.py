@@ -202,4 +202,6 @@ class EvalSpec(RunSpec):
             raise InputError("`output` names one file, but `eps` gives several radii; leave `output` away")
         if self.output is not None and self.record_dir is not None:
             raise InputError("`output` names the record's file already; leave `record_dir` away")
+        if len(self.radii) > 1 and not self.built.curves:
+            raise InputError(f"takes one radius with attack {self.attack!r}; ask for each by itself", field="eps")
         self.built.check(self.norm)

@@ -7,5 +7,6 @@ random numbers of an example independent of it, `engine` runs the attacks in ord
 
 from sam_bench.attacks.autoattack.attack import AutoAttack, AutoAttackBF16, AutoAttackScreen
 from sam_bench.attacks.autoattack.engine import Engine
+from sam_bench.attacks.autoattack.sampled import AutoAttackSampled
 
-__all__ = ["AutoAttack", "AutoAttackBF16", "AutoAttackScreen", "Engine"]
+__all__ = ["AutoAttack", "AutoAttackBF16", "AutoAttackSampled", "AutoAttackScreen", "Engine"]

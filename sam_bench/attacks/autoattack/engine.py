@@ -48,6 +48,10 @@ class Engine:
     bf16: bool = False
     compiled: bool = False
 
+    def seen_by(self, attack: str, index: Tensor) -> Tensor:
+        """Which of the examples left an attack is run on: bool [N] for places in the data set, int64 [N]."""
+        return torch.ones(len(index), dtype=torch.bool)
+
     def check_images(self, norm: Norm, height: int, width: int) -> None:
         """Refuse images that are too small for one of the attacks.
 
@@ -89,7 +93,9 @@ class Engine:
         for before, config in enumerate(suite):
             if not bool(robust.any()):
                 break
-            name, stage = config.attack, (robust & (examples.attacks_survived <= before)).nonzero().flatten()
+            name = config.attack
+            seen = (examples.attacks_survived <= before) & self.seen_by(name, examples.index)
+            stage = (robust & seen).nonzero().flatten()
             done, standing = 0, int(robust.sum())
             yield Progress(name, 0, len(stage), standing, 0.0)
             pool = Pool(capacity, check=_Once(verifier.check, len(examples)) if once else verifier.check)

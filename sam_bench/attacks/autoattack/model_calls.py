@@ -25,7 +25,7 @@ def refuse_without_compiler(device: torch.device) -> None:
     """
     missing = missing_for_compile(device)
     if missing is not None:
-        raise InputError(f"`compile='on'`: there is no {missing}, which torch.compile needs", hint="leave it away")
+        raise InputError(f"`compile='on'`: there is no {missing}, which torch.compile needs", hint="leave it out")
 
 
 _SAME = 0.01

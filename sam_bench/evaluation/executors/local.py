@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from sam_bench.allocator import freed_memory_kept
 from sam_bench.attacks.events import Event, Examples, Progress, Verdict
@@ -63,7 +64,7 @@ def attack_here(problem: Problem, stored: Examples, device: torch.device) -> Ite
     Raises:
         SamBenchError: The memory does not suffice.
     """
-    attack, batch_size, survived = problem.attack, problem.batch_size, _survived(stored)
+    attack, batch_size, survived = problem.attack.keyed(problem.key), problem.batch_size, _survived(stored)
     module, row_of = problem.model.module.to(device), {place: row for row, place in enumerate(stored.index.tolist())}
     # What an example meets does not depend on the others, except for attacks whose batches have to be whole.
     most = max(batch_size, _PIECE // (4 * max(1, stored.x[:1].numel()))) if attack.per_example else len(stored)
@@ -77,7 +78,7 @@ def attack_here(problem: Problem, stored: Examples, device: torch.device) -> Ite
                 behind = torch.tensor([survived[place] for place in piece])
                 events = attack.run_events(
                     module,
-                    replace(rows, x=to_float(rows.x), attacks_survived=behind),
+                    replace(rows, x=_inputs(rows.x), attacks_survived=behind),
                     ball=problem.ball,
                     seed=problem.seed,
                     batch_size=batch_size,
@@ -105,6 +106,10 @@ def attack_here(problem: Problem, stored: Examples, device: torch.device) -> Ite
             pass
         # Outside the `except` block: inside it, the traceback keeps every tensor alive.
         batch_size = _halved(problem, batch_size)
+
+
+def _inputs(stored: Tensor) -> Tensor:
+    return stored if stored.is_floating_point() else to_float(stored)
 
 
 def _of_all(event: Event, others: int, *, x_adv: bool) -> Event:

@@ -75,4 +75,9 @@ def travelling(problem: Problem) -> Problem:
     """The problem as it is sent to other processes: its module on the CPU, and none of its images."""
     # A copy, because `cpu` moves a module where it stands, and the caller goes on with its own.
     model = replace(problem.model, module=copy.deepcopy(problem.model.module).cpu(), card=None)
-    return replace(problem, model=model, test=Split(problem.test.images[:0].cpu(), problem.test.labels[:0].cpu()))
+    return replace(problem, model=model, test=_none_of(problem))
+
+
+def _none_of(problem: Problem) -> Split:
+    """No images, of the same shape: each job brings its own."""
+    return Split(problem.test.images[:0].cpu().to(torch.uint8), problem.test.labels[:0].cpu())

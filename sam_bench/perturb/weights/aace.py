@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sam_bench.perturb.inputs import at_least_float32, cross_entropy
-from sam_bench.perturb.weights.ascent import Ascent
 from sam_bench.perturb.weights.base import WEIGHT_PERTURBATIONS
+from sam_bench.perturb.weights.groups import GroupedAscent
 from sam_bench.perturb.weights.loss import BatchLoss
 
 
@@ -31,7 +31,7 @@ def adversarial_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 @WEIGHT_PERTURBATIONS.register("aace")
-class AACE(Ascent):
+class AACE(GroupedAscent):
     """SAM whose ascent leads away from the label (Ratchatorn, Tanaka 2024, arXiv 2406.14329).
 
     `e = rho grad log(1 - p_y)`, not normalised: unlike the gradient of the cross-entropy it does not

@@ -8,13 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sam_bench.perturb.weights.ascent import Ascent, scale_to
+from sam_bench.perturb.weights.ascent import scale_to
 from sam_bench.perturb.weights.base import WEIGHT_PERTURBATIONS
+from sam_bench.perturb.weights.groups import GroupedAscent
 from sam_bench.perturb.weights.loss import BatchLoss
 
 
 @WEIGHT_PERTURBATIONS.register("asam")
-class ASAM(Ascent):
+class ASAM(GroupedAscent):
     """SAM in a ball that scales with the weights (Kwon et al. 2021, arXiv 2102.11600).
 
     `e = rho T^2 g / ||T g||` with `T = |w| + eta` for tensors whose name says weight, BatchNorm's

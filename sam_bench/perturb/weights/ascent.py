@@ -74,7 +74,11 @@ class Ascent(WeightPerturbation):
             self.forget()
         if self.start_epoch and batch.at.epoch < self.start_epoch:
             return batch.backward().loss
-        return self.perturbed_step(batch) if self.due(batch) else self.plain_step(batch)
+        return self.ascending_step(batch) if self.due(batch) else self.plain_step(batch)
+
+    def ascending_step(self, batch: BatchLoss) -> Tensor:
+        """What is done where an ascent is due; the loss at `w`."""
+        return self.perturbed_step(batch)
 
     def perturbed_step(self, batch: BatchLoss) -> Tensor:
         """A step with an ascent; the loss at `w`."""

@@ -9,13 +9,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sam_bench.errors import InputError
-from sam_bench.perturb.weights.ascent import Ascent
 from sam_bench.perturb.weights.base import WEIGHT_PERTURBATIONS
+from sam_bench.perturb.weights.groups import GroupedAscent
 from sam_bench.perturb.weights.loss import BatchLoss
 
 
 @WEIGHT_PERTURBATIONS.register("awp")
-class AWP(Ascent):
+class AWP(GroupedAscent):
     """Adversarial weight perturbation (Wu et al. 2020, arXiv 2004.05884).
 
     Each tensor of two or more dimensions moves uphill by a share of its own norm:

@@ -108,6 +108,18 @@ class WeightPerturbation(Component):
         """
         return
 
+    def check_step(self, optimizer: torch.optim.Optimizer | None, *, sync_ascent: bool) -> None:
+        """Refuse a way of taking steps in which it could not act.
+
+        Args:
+            optimizer: Uses the gradients; None if it is not known.
+            sync_ascent: Whether an ascent follows the gradient of the whole batch on several devices.
+
+        Raises:
+            InputError: It contradicts a setting, or lacks what the method needs.
+        """
+        return
+
     @abstractmethod
     def backward(self, batch: BatchLoss) -> Tensor:
         """Fill `.grad` with the gradient to descend along; the weights are bitwise as before.
@@ -129,6 +141,7 @@ class WeightPerturbation(Component):
         at: StepContext | None = None,
         micro_batch: int | None = None,
         sync_ascent: bool = False,
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> Tensor:
         """Fill `.grad` for your own loop, in place of `loss_fn(model(x), y).backward()`; then step the optimizer.
 
@@ -144,14 +157,17 @@ class WeightPerturbation(Component):
                 steps_per_epoch=len(loader), seed=0)`.
             micro_batch: Examples differentiated at a time, if the batch does not fit the device; None for all.
             sync_ascent: Under DDP, follow the whole batch's gradient uphill instead of each device's own.
+            optimizer: Takes the step afterwards; needed by MSAM, which follows its momentum.
 
         Returns:
-            The loss at the unperturbed weights, a detached scalar.
+            The loss at the unperturbed weights, a detached scalar; MSAM's is the one at the perturbed weights.
 
         Raises:
-            InputError: The method depends on the step and `at` is missing, or the loss or model does not fit.
+            InputError: The method depends on the step and `at` is missing, or on the momentum and `optimizer` is, or
+                the loss or model does not fit.
         """
-        with runner_for(model, x.device, micro_batch=micro_batch, sync_ascent=sync_ascent) as runner:
+        self.check_step(optimizer, sync_ascent=sync_ascent)
+        with runner_for(model, x.device, optimizer, micro_batch=micro_batch, sync_ascent=sync_ascent) as runner:
             return self.backward(BatchLoss(model, x, y, objective=OwnLoss(loss_fn), runner=runner, at=at))
 
 

@@ -9,14 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sam_bench.perturb.weights.ascent import Ascent, scale_to
+from sam_bench.perturb.weights.ascent import scale_to
 from sam_bench.perturb.weights.base import WEIGHT_PERTURBATIONS
+from sam_bench.perturb.weights.groups import GroupedAscent
 from sam_bench.perturb.weights.loss import BatchLoss
 from sam_bench.seeds import generator
 
 
 @WEIGHT_PERTURBATIONS.register("esam")
-class ESAM(Ascent):
+class ESAM(GroupedAscent):
     """Efficient SAM (Du et al. 2022, arXiv 2110.03141): both its halves save work.
 
     Stochastic weight perturbation: each tensor is perturbed with probability `tensor_share`, by

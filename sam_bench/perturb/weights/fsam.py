@@ -8,13 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sam_bench.perturb.weights.ascent import Ascent
 from sam_bench.perturb.weights.base import WEIGHT_PERTURBATIONS
+from sam_bench.perturb.weights.groups import GroupedAscent
 from sam_bench.perturb.weights.loss import BatchLoss
 
 
 @WEIGHT_PERTURBATIONS.register("fsam")
-class FisherSAM(Ascent):
+class FisherSAM(GroupedAscent):
     """SAM in the ellipsoid of the Fisher information (Kim et al. 2022, arXiv 2206.04920).
 
     `e = rho F^-1 g / sqrt(g' F^-1 g)` with the diagonal `F = 1 + eta g^2`, where `g` is the

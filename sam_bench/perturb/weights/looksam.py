@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 
+from sam_bench.perturb.weights.ascent import Ascent, scale_to
 from sam_bench.perturb.weights.base import WEIGHT_PERTURBATIONS, displaced, global_norm, inner_product
 from sam_bench.perturb.weights.loss import BatchLoss
-from sam_bench.perturb.weights.sam import SAM
 
 
 @WEIGHT_PERTURBATIONS.register("looksam")
-class LookSAM(SAM):
+class LookSAM(Ascent):
     """SAM's turn of the gradient, reused for a while (Liu et al. 2022, arXiv 2203.02714, algorithm 1).
 
     Every `interval` steps (the paper's k) SAM's gradient `g_s` is taken, and its part orthogonal to
@@ -24,6 +25,7 @@ class LookSAM(SAM):
     On several devices the ascent is along the gradient of the whole batch, so that all keep the same `g_v`.
     """
 
+    rho: float = Field(default=0.05, ge=0, description="radius of the ascent in weight space (L2 over all parameters)")
     interval: int = Field(default=5, ge=1, description="steps from one ascent to the next (the paper's k)")
     alpha: float = Field(default=0.7, ge=0, description="weight of the part that is reused between two ascents")
 
@@ -37,17 +39,26 @@ class LookSAM(SAM):
         """Every `interval` steps, and when there is nothing yet to reuse."""
         return self.rho > 0 and (super().due(batch) or not self._turn)
 
+    def perturbation(self, batch: BatchLoss, parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+        """`rho g / ||g||`."""
+        scale_to(gradients, self.rho)
+
     def perturbed_step(self, batch: BatchLoss) -> Tensor:
         """SAM's gradient; its part orthogonal to the plain one is kept."""
         loss = batch.backward().loss
         parameters, plain = batch.gradients()
         allowed = self.chosen(batch)
         among = set(map(id, parameters if allowed is None else allowed))
-        moved = [pair for pair in zip(parameters, plain, strict=True) if id(pair[0]) in among]
-        batch.ascent_norm = global_norm([each for _, each in moved])
-        # One scale for all of the gradient: what is not moved still says where the plain one points.
-        torch._foreach_mul_(plain, self.rho / (batch.ascent_norm + 1e-12))
-        with displaced([parameter for parameter, _ in moved], [ascent for _, ascent in moved]):
+        pairs = list(zip(parameters, plain, strict=True))
+        moved = [parameter for parameter in parameters if id(parameter) in among]
+        ascent = [gradient for parameter, gradient in pairs if id(parameter) in among]
+        still = [gradient for parameter, gradient in pairs if id(parameter) not in among]
+        batch.ascent_norm = global_norm(ascent)
+        self.perturbation(batch, moved, ascent)
+        if still:
+            # One scale for all of the gradient: what is not moved still says where the plain one points.
+            torch._foreach_mul_(still, self.rho / (batch.ascent_norm + 1e-12))
+        with displaced(moved, ascent):
             self.descent_gradient(batch)
         if self.interval > 1:
             _, sharp = batch.gradients()

@@ -57,6 +57,10 @@ class PassCount:
             self.weight_gradients + other.weight_gradients,
         )
 
+    def times(self, share: float) -> PassCount:
+        """Those over a group of examples, as passes over the batch that the group is this share of."""
+        return PassCount(self.forward * share, self.backward * share, self.weight_gradients * share)
+
 
 @dataclass(frozen=True)
 class Backward:
@@ -186,6 +190,7 @@ class BatchLoss:
         hits: list[Tensor] = []
         no_sync = self.runner.no_sync
         forward, backward = self._objective.passes if loss is None else (1, 1)
+        to_weights = getattr(self._objective, "weight_gradients", backward) if loss is None else backward
         weight_gradients = 0.0
         with self._statistics(update_bn):
             for index, (where, last) in enumerate(self._microbatches.cut(count, share)):
@@ -196,7 +201,7 @@ class BatchLoss:
                     # Devices that average wait for every parameter.
                     chosen = None if only is None or not (stays or no_sync is nullcontext) else list(only)
                     (losses.sum() * (self.runner.weight / count)).backward(inputs=chosen)
-                weight_gradients += len(losses) / len(self) * backward * self._share_of_weights(chosen)
+                weight_gradients += len(losses) / len(self) * to_weights * self._share_of_weights(chosen)
                 found.append(losses.detach())
         if only is not None:
             kept = set(map(id, only))
@@ -222,12 +227,57 @@ class BatchLoss:
             raise InputError(
                 "must give one loss per example for this method", field="loss_fn", hint="use reduction='none'"
             )
-        return self._finish(found, hits, len(self), PassCount(forward=self._objective.passes[0]))
+        passes = PassCount(self._objective.passes[0], getattr(self._objective, "slopes", 0))
+        return self._finish(found, hits, len(self), passes)
 
     def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that received a gradient, and their gradients."""
         pairs = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
         return [parameter for parameter, _ in pairs], [gradient for _, gradient in pairs]
+
+    def groups(self, size: int) -> list[BatchLoss]:
+        """The batch in groups of examples, each a batch of its own whose gradients stay on this device.
+
+        Args:
+            size: Examples in a group, at most. There are equally many groups on every device, nearly equal in size.
+        """
+        shards = self.runner.shards or (len(self), len(self))
+        cut = [where for where, _ in Microbatches(self.model, size, shards).cut(len(self))]
+        sizes = shards[0] // len(cut), -(-shards[1] // len(cut))
+        return [self._group(where, sizes) for where in cut]
+
+    def take(self, groups: Sequence[BatchLoss]) -> None:
+        """Count the passes of groups, and what they found, as this batch's."""
+        shares = [len(group) / len(self) for group in groups]
+        for group, share in zip(groups, shares, strict=True):
+            self.passes += group.passes.times(share)
+        self.losses = torch.cat([group.losses for group in groups])
+        hits = [group.hits for group in groups if group.hits is not None]
+        if self.hits is None and hits:
+            self.hits = torch.stack(hits).sum()
+        norms = [
+            group.ascent_norm * share
+            for group, share in zip(groups, shares, strict=True)
+            if group.ascent_norm is not None
+        ]
+        self.ascent_norm = torch.stack(norms).sum() if norms else None
+
+    def _group(self, where: slice, sizes: tuple[int, int]) -> BatchLoss:
+        redraw = self.runner.redraw
+
+        def redraw_here(microbatch: int, draw: int) -> None:
+            if redraw is not None:
+                redraw(where.start + microbatch, draw)
+
+        alone = Runner(
+            score=self.runner.score,
+            micro_batch=self.runner.micro_batch,
+            shards=sizes,
+            redraw=redraw_here,
+            momentum=self.runner.momentum,
+        )
+        x, x_adv, y = (_take(each, where) for each in (self.x, self.x_adv, self.y))
+        return BatchLoss(self.model, x_adv, y, x=x, objective=self._objective, runner=alone, at=self._at)
 
     def _statistics(self, update_bn: bool) -> AbstractContextManager[None]:
         return nullcontext() if update_bn else batch_norm_statistics_kept(self.model)

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sam_bench.distributed import current_team
 from sam_bench.errors import InputError
 from sam_bench.perturb.inputs import at_least_float32
+from sam_bench.perturb.weights.momentum import momentum_of
 from sam_bench.perturb.weights.runner import Runner, Score
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -42,13 +43,19 @@ class OwnLoss:
 
 @contextmanager
 def runner_for(
-    model: nn.Module, device: torch.device, *, micro_batch: int | None, sync_ascent: bool
+    model: nn.Module,
+    device: torch.device,
+    optimizer: torch.optim.Optimizer | None,
+    *,
+    micro_batch: int | None,
+    sync_ascent: bool,
 ) -> Iterator[Runner]:
     """How passes are run for the caller of this block: in its autocast mode, and averaged by its DDP.
 
     Args:
         model: A network, or a `DistributedDataParallel` around one.
         device: Of the batch.
+        optimizer: The caller's, if the method follows its momentum.
         micro_batch: See `Runner`.
         sync_ascent: See `Runner`.
 
@@ -67,7 +74,13 @@ def runner_for(
     inner = getattr(model, "_orig_mod", model)  # of a compiled model
     if hasattr(inner, "no_sync") and not isinstance(inner, DistributedDataParallel):
         raise InputError("a perturbation of the weights needs all of them on every device; use DistributedDataParallel")
-    how = Runner(score=score, micro_batch=micro_batch, sync_ascent=sync_ascent, redraw=_equal_masks(device))
+    how = Runner(
+        score=score,
+        micro_batch=micro_batch,
+        sync_ascent=sync_ascent,
+        redraw=_equal_masks(device),
+        momentum=None if optimizer is None else momentum_of(optimizer),
+    )
     if isinstance(inner, DistributedDataParallel):
         how = replace(how, no_sync=inner.no_sync, average=current_team().average_)
     with torch.autocast(kind, enabled=False) if enabled else nullcontext():

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sam_bench.perturb.weights.momentum import Momentum
+
 Score = Callable[[Tensor], Tensor]
 """Maps images [B, C, H, W] to logits [B, classes]."""
 
@@ -59,6 +61,7 @@ class Runner:
         average: Replaces tensors by their means over the devices, in place.
         redraw: Called with (microbatch, draw) before each pass. It seeds dropout and stochastic depth, so that
             passes whose gradients or losses are compared have equal masks.
+        momentum: Gives the optimizer's running mean of a parameter's gradients; None without an optimizer.
     """
 
     score: Score | None = None
@@ -69,3 +72,4 @@ class Runner:
     sync_ascent: bool = False
     average: Callable[[Sequence[Tensor]], None] = _keep
     redraw: Callable[[int, int], None] | None = None
+    momentum: Momentum | None = None

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from sam_bench.modes import training_mode
 from sam_bench.perturb.inputs import cross_entropy
+from sam_bench.perturb.weights.ascent import Ascent, scale_to
 from sam_bench.perturb.weights.base import WEIGHT_PERTURBATIONS, views_like
 from sam_bench.perturb.weights.loss import BatchLoss
-from sam_bench.perturb.weights.sam import SAM
 
 
-class MaskedSAM(SAM):
+class MaskedSAM(Ascent):
     """Base of SAM with a mask: `e = rho g / ||g|| * m`, `m` 0 or 1 for each weight.
 
     A subclass says how the mask is renewed. A sparse mask saves no time: dense hardware multiplies by its zeros.
@@ -35,7 +35,7 @@ class MaskedSAM(SAM):
         self._mask = [mask.to(each) for mask, each in zip(self._mask, gradients, strict=False)]
         if not self._mask or batch.at.epoch >= self._made + self.refresh_epochs:
             self._mask, self._made = self.renewed(batch, parameters, gradients), batch.at.epoch
-        super().perturbation(batch, parameters, gradients)
+        scale_to(gradients, self.rho)
         torch._foreach_mul_(gradients, self._mask)
 
     @abstractmethod

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from sam_bench.errors import InputError
-from sam_bench.studies.statistics import (
+from sam_bench.analysis.statistics import (
     Bootstrap,
     Interval,
     NotComparable,
@@ -25,6 +24,7 @@ from sam_bench.studies.statistics import (
     median_difference,
     paired_difference,
 )
+from sam_bench.errors import InputError
 
 FEW = Bootstrap(draws=200)
 
@@ -243,7 +243,7 @@ def test_draws_in_parts_are_those_in_one(monkeypatch: pytest.MonkeyPatch) -> Non
     a = scores(np.random.default_rng(0).random((2, 50)))
     right = scores(a.values < 0.5)
     whole = median(a, FEW), accuracy(right, FEW)
-    monkeypatch.setattr("sam_bench.studies.statistics._CELLS", 70)
+    monkeypatch.setattr("sam_bench.analysis.statistics._CELLS", 70)
     assert (median(a, FEW), accuracy(right, FEW)) == whole
 
 

@@ -24,7 +24,7 @@ images decide.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -182,24 +182,53 @@ def matched_difference(
         points: Floats = _POINTS * (robust[0] - along_curve(clean[0], clean[1:], robust[1:]))
         return points
 
-    observed = [each.values.mean(axis=1)[None] for each in scores]
-    means = np.stack([each.mean(axis=1) for each in observed])
-    estimate = float(difference(means)[0])
-    if math.isnan(estimate):
+    means = np.array([each.values.mean() for each in scores])[:, None]
+    if math.isnan(difference(means)[0]):
         at, *clean = _POINTS * means[: len(rows), 0]
         return NotComparable(
             f"the clean accuracy {at:.2f} lies outside the curve, {min(clean):.2f} to {max(clean):.2f}"
         )
-    draws = _Draws(scores, bootstrap)
-    drawn, weights = draws.rates(scores), [draws.weights(each.seeds) for each in scores]
-    outside = float(np.isnan(difference(_weighted(drawn, weights))).mean())
-    if outside > MOST_OUTSIDE:
-        return NotComparable(f"the clean accuracy lies outside the curve in {_POINTS * outside:.1f} % of the draws")
-    from_images = difference(np.stack([each.mean(axis=1) for each in drawn]))
-    from_seeds = difference(_weighted(observed, weights))
     # The estimate depends on the two rows that it lies between. The curve's other rows have a say in few draws.
     left = int(_segment(means[0], means[1 : len(rows)])[0])
     fewest = min(len(row.seeds) for row in (a, *curve[left : left + 2]))
+    missing = "the clean accuracy lies outside the curve"
+    return interval_of(difference, scores, bootstrap, missing=missing, fewest=fewest)
+
+
+def interval_of(
+    statistic: Callable[[Floats], Floats],
+    scores: Sequence[Scores],
+    bootstrap: Bootstrap,
+    *,
+    missing: str,
+    fewest: int | None = None,
+) -> Interval | NotComparable:
+    """The interval of a number that is made of the accuracies of several rows.
+
+    Args:
+        statistic: From accuracies as fractions, [scores, draws], to the number, [draws]; NaN where there is none.
+        scores: What the accuracies are of, on the same images.
+        bootstrap: How the interval is made.
+        missing: Why there may be no number, as a clause.
+        fewest: Seeds of the row that has the fewest among those that decide the estimate; None: of all rows.
+
+    Returns:
+        The interval in the unit of the statistic. Or why there is none: there is no number, or none in more than
+        `MOST_OUTSIDE` of the draws.
+    """
+    observed = [each.values.mean(axis=1, dtype=np.float64)[None] for each in scores]
+    estimate = float(statistic(np.stack([each.mean(axis=1) for each in observed]))[0])
+    if math.isnan(estimate):
+        return NotComparable(missing)
+    draws = _Draws(scores, bootstrap)
+    drawn, weights = draws.rates(scores), [draws.weights(each.seeds) for each in scores]
+    outside = float(np.isnan(statistic(_weighted(drawn, weights))).mean())
+    if outside > MOST_OUTSIDE:
+        return NotComparable(f"{missing} in {_POINTS * outside:.1f} % of the draws")
+    from_images = statistic(np.stack([each.mean(axis=1) for each in drawn]))
+    from_seeds = statistic(_weighted(observed, weights))
+    if fewest is None:
+        fewest = min(len(each.seeds) for each in scores)
     return _interval(estimate, from_images, from_seeds, fewest, bootstrap.level)
 
 

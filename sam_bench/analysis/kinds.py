@@ -1,0 +1,30 @@
+"""What a model was trained with: which of the two axes was perturbed, and one colour for each answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sam_bench.analysis.figures import COLOURS
+from sam_bench.records import ModelCard
+
+KINDS = {
+    "neither": COLOURS[7],
+    "weights": COLOURS[0],
+    "inputs": COLOURS[1],
+    "both": COLOURS[3],
+    "unknown": COLOURS[4],
+}
+"""What was perturbed while the model learned, with its colour."""
+
+
+def kinds_of(names: list[str], cards: Mapping[str, ModelCard]) -> dict[str, str]:
+    """The kind of each model, a key of `KINDS`."""
+    found = {}
+    for name in names:
+        card = cards.get(name)
+        if card is None:
+            found[name] = "unknown"
+            continue
+        perturbed = [axis for axis in ("inputs", "weights") if getattr(card.recipe, axis).method != "none"]
+        found[name] = "both" if len(perturbed) == 2 else perturbed[0] if perturbed else "neither"
+    return found

@@ -1,0 +1,390 @@
+"""`from sam_bench import AutoAttack`: the class that scripts call today, with our engine behind it.
+
+adversary = AutoAttack(model, norm="Linf", eps=8 / 255, version="standard")
+x_adv = adversary.run_standard_evaluation(x_test, y_test, bs=250)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sam_bench.api.module_identity import identified
+from sam_bench.attacks.autoattack.attack import FastAttack
+from sam_bench.attacks.autoattack.engine import Engine
+from sam_bench.attacks.autoattack.suite import ATTACKS_OF, KNOWN, AttackConfig, build_suite
+from sam_bench.attacks.events import AttackWarning, Event, Progress, Verdict
+from sam_bench.attacks.warnings import square_warnings, warning
+from sam_bench.device import choose_device
+from sam_bench.errors import InputError, unknown_name
+from sam_bench.evaluation import Executor, Local, Processes
+from sam_bench.evaluation.log import Log
+from sam_bench.evaluation.problem import Problem
+from sam_bench.integrations.state import EvaluationState
+from sam_bench.records import MISCLASSIFIED, ROBUST, Norm, Radius
+from sam_bench.zoo import LoadedModel
+
+_VERSIONS = (*ATTACKS_OF, "custom")
+
+
+@dataclass
+class Part:
+    """The settings of one attack of the ensemble, under upstream's names. Only these can be set.
+
+    Attributes:
+        n_restarts: Random starts, one after the other.
+        n_iter: Steps of one start; for Square see `n_queries`.
+        n_target_classes: Classes that a targeted attack aims at.
+        n_queries: Queries of Square.
+        eot_iter: Passes over which APGD averages a gradient, for models that are random.
+        use_largereps: In L1, APGD begins in larger balls.
+    """
+
+    n_restarts: int = 1
+    n_iter: int = 100
+    n_target_classes: int = 9
+    n_queries: int = 5000
+    eot_iter: int = 1
+    use_largereps: bool = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what would change nothing."""
+        if name not in Part.__dataclass_fields__:
+            raise InputError(f"cannot be set here; what can be: {', '.join(Part.__dataclass_fields__)}", field=name)
+        super().__setattr__(name, value)
+
+
+class TunedAutoAttack(FastAttack):
+    """AutoAttack with any restarts, targets and iterations. It is no entry of the registry."""
+
+    method = "autoattack-tuned"
+
+    suite: tuple[AttackConfig, ...] = Field(description="what runs, in order")
+    bf16: bool = Field(default=False, description="search in bfloat16")
+
+    @property
+    def attacks(self) -> list[str]:
+        """Their names, in order."""
+        return [config.attack for config in self.suite]
+
+    @property
+    def warnings(self) -> list[AttackWarning]:
+        """Where it is not AutoAttack."""
+        return [warning("bf16")] if self.bf16 else []
+
+    def engine_to_run(self, norm: Norm) -> Engine:
+        """See `FastAttack.engine_to_run`."""
+        return Engine(list(self.suite), bf16=self.bf16)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Images that may be any numbers in [0, 1]; a data set of ours has bytes."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of images and labels."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+class _Called(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._function(x)
+
+
+class AutoAttack:
+    """AutoAttack (Croce and Hein 2020, arXiv 2003.01690) with the constructor, attributes and methods of `autoattack`.
+
+    What changing the import gives: an example that is broken leaves the batch, every candidate is verified in float32,
+    a run that was killed goes on, several devices share the examples, and the same seed gives the same verdicts for any
+    batch size.
+
+    Args:
+        model: Maps float32 [B, C, H, W] in [0, 1] to logits [B, classes]: a module, or a function of tensors. A module
+            is put into eval mode for the time of the attack.
+        norm: 'Linf', 'L2' or 'L1'.
+        eps: Radius of the ball.
+        seed: Decides every random draw; None takes the clock.
+        verbose: Print progress.
+        attacks_to_run: For version 'custom': which attacks, in order. It can be set later, too.
+        version: 'standard', 'plus', 'rand' or 'custom'.
+        is_tf_model: False; TensorFlow models need the package `autoattack` itself.
+        device: Where the model is; None takes a GPU where there is one.
+        log_path: File to append what is printed to.
+
+    Attributes:
+        apgd, apgd_targeted, fab, square: The settings of each attack; see `Part`.
+        attacks_to_run: Names of the attacks, in order. It and the next two can be set before a run.
+        workers: Processes that share the examples; with device "cuda" each takes one of the GPUs in turn.
+        search_precision: 'bf16' searches in bfloat16 and checks each success in float32. Then it is not AutoAttack.
+        verdicts: After a run, what became of each example: 'robust', 'misclassified' (clean) or the attack's name.
+        warnings: After a run, reasons to doubt the accuracy.
+
+    Raises:
+        InputError: Unknown norm or version, or a TensorFlow model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[Tensor], Tensor],
+        norm: Norm = "Linf",
+        eps: float = 0.3,
+        seed: int | None = None,
+        verbose: bool = True,
+        attacks_to_run: Iterable[str] = (),
+        version: str = "standard",
+        is_tf_model: bool = False,
+        device: torch.device | str | None = None,
+        log_path: str | Path | None = None,
+    ) -> None:
+        if is_tf_model:
+            raise InputError("TensorFlow models need the package autoattack itself", field="is_tf_model", value=True)
+        if norm not in get_args(Norm):
+            raise unknown_name("norm", norm, get_args(Norm))
+        given = list(attacks_to_run)
+        if given and version != "custom":
+            raise InputError(f"goes with version='custom'; {version!r} has its own attacks", field="attacks_to_run")
+        self.model, self.norm, self.epsilon, self.seed, self.verbose = model, norm, eps, seed, verbose
+        self.is_tf_model, self.log_path = False, None if log_path is None else Path(log_path)
+        self.device = choose_device(str(device or "auto"))[0]
+        self.workers, self.search_precision = 1, "fp32"
+        self.verdicts: list[str] = []
+        self.warnings: list[AttackWarning] = []
+        self.attacks_to_run = given
+        self.set_version(version)
+
+    def set_version(self, version: str = "standard") -> None:
+        """Take over the settings of 'standard', 'plus' or 'rand'; 'custom' leaves `attacks_to_run` alone."""
+        if version not in _VERSIONS:
+            raise unknown_name("AutoAttack version", version, _VERSIONS)
+        self.version = version
+        restarts = 5 if version in ("plus", "custom") else 1
+        larger = version == "standard" and self.norm == "L1"
+        self.apgd = Part(5 if larger else restarts, eot_iter=20 if version == "rand" else 1, use_largereps=larger)
+        self.apgd_targeted = Part(n_target_classes=5 if larger else 9, use_largereps=larger)
+        self.fab, self.square = Part(restarts), Part()
+        if version != "custom":
+            self.attacks_to_run = list(ATTACKS_OF[version])
+
+    def get_logits(self, x: Tensor) -> Tensor:
+        """What the model answers."""
+        return self.model(x)
+
+    def get_seed(self) -> int:
+        """The seed, or the clock."""
+        return int(time.time()) if self.seed is None else self.seed
+
+    def run_standard_evaluation(
+        self,
+        x_orig: Tensor,
+        y_orig: Tensor,
+        bs: int = 250,
+        return_labels: bool = False,
+        state_path: str | Path | None = None,
+    ) -> Any:
+        """Run the attacks in order, each on what is still robust.
+
+        Args:
+            x_orig: Inputs, float [N, C, H, W] in [0, 1].
+            y_orig: Labels, int64 [N].
+            bs: Examples at a time. No verdict depends on it.
+            return_labels: Also return what the model predicts on the result.
+            state_path: File that `EvaluationState` reads once the run is finished. Beside it is a folder with every
+                verdict (`….progress`): a run that was killed goes on from there.
+
+        Returns:
+            Adversarial examples [N, C, H, W], the clean input where there is none; with `return_labels` a pair of them
+            and the predictions, int64 [N].
+
+        Raises:
+            InputError: Unknown attack or setting, inputs that are not as above, or a state that belongs to another run.
+        """
+        if not self.attacks_to_run:
+            raise InputError(f"names no attack; known are {', '.join(KNOWN)}", field="attacks_to_run")
+        self._say(f"using {self.version} version including {', '.join(self.attacks_to_run)}.")
+        state = None if state_path is None else Path(state_path)
+        problem = self._problem(x_orig, y_orig, bs, state)
+        problem.check()
+        final, self.warnings = self._run(problem, state)
+        self.verdicts = [str(final[index].outcome) for index in range(len(x_orig))]
+        self.warnings += square_warnings(self.verdicts, problem.attack.attacks)
+        x_adv = x_orig.detach().clone()
+        for index, verdict in final.items():
+            if verdict.x_adv is not None:
+                x_adv[index] = verdict.x_adv.to(x_adv)
+        self._summarise(x_orig, x_adv, problem.attack.attacks)
+        if state is not None:
+            self._write_state(state)
+        return (x_adv, self._predicted(x_adv, bs).to(y_orig.device)) if return_labels else x_adv
+
+    def run_standard_evaluation_individual(
+        self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
+    ) -> dict[str, Any]:
+        """Run each attack on all examples, for its own success rate.
+
+        Returns:
+            For each attack what `run_standard_evaluation` returns.
+        """
+        attacks, results = self.attacks_to_run, {}
+        try:
+            for attack in attacks:
+                self.attacks_to_run = [attack]
+                results[attack] = self.run_standard_evaluation(x_orig, y_orig, bs=bs, return_labels=return_labels)
+        finally:
+            self.attacks_to_run = attacks
+        return results
+
+    def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
+        """Share of `x_orig` that the model classifies as `y_orig`, in [0, 1]."""
+        accuracy = float((self._predicted(x_orig, bs) == y_orig.cpu()).float().mean())
+        self._say(f"clean accuracy: {accuracy:.2%}")
+        return accuracy
+
+    def _attack(self) -> TunedAutoAttack:
+        """The attacks with the settings as they are now."""
+        if self.search_precision not in ("fp32", "bf16"):
+            raise unknown_name("search precision", self.search_precision, ["fp32", "bf16"])
+        # A name that is unknown, or there twice, is refused there.
+        named = [config.attack for config in build_suite("custom", self.attacks_to_run)]
+        suite = [self._config(name, named[:place]) for place, name in enumerate(named)]
+        return TunedAutoAttack(suite=tuple(suite), bf16=self.search_precision == "bf16")
+
+    def _config(self, attack: str, before: list[str]) -> AttackConfig:
+        parts = {"apgd-t": self.apgd_targeted, "fab": self.fab, "fab-t": self.fab, "square": self.square}
+        part = parts.get(attack, self.apgd)
+        if attack == "apgd-t" and part.n_restarts != 1:
+            raise InputError("is 1 for the targeted APGD, which goes through the classes instead", field="n_restarts")
+        trials = part.n_target_classes if attack.endswith("-t") else part.n_restarts
+        if attack == "fab" and "fab-t" in before:
+            trials = 1  # upstream's is one object, in which `fab-t` sets the restarts to one
+        iterations = part.n_queries if attack == "square" else part.n_iter
+        return AttackConfig(attack, trials, iterations, eot=part.eot_iter, widened=part.use_largereps)
+
+    def _problem(self, x: Tensor, y: Tensor, bs: int, state: Path | None) -> Problem:
+        if x.ndim != 4 or not x.is_floating_point():
+            raise InputError(f"x_orig must be float [N, C, H, W] in [0, 1], not {x.dtype} {list(x.shape)}")
+        if y.shape != x.shape[:1] or y.is_floating_point():
+            raise InputError(f"y_orig must be {len(x)} integers, not {y.dtype} {list(y.shape)}")
+        module = self.model if isinstance(self.model, nn.Module) else _Called(self.model)
+        inputs = _Inputs(x.detach().cpu().float(), y.detach().cpu().long())
+        sha256, classes = identified(module, (x.shape[1], x.shape[2], x.shape[3]))
+        return Problem(
+            model=LoadedModel(module, type(self.model).__name__, sha256, None, classes or int(y.max()) + 1, None),
+            test=inputs,
+            dataset="tensors",
+            attack=self._attack(),
+            norm=self.norm,
+            eps=Radius(self.epsilon),
+            seed=self._seed_of(state),
+            batch_size=bs,
+            save_adversarial=True,
+        )
+
+    def _seed_of(self, state: Path | None) -> int:
+        """Without a seed, a run that goes on has the seed that it began with."""
+        identity = None if state is None else _journal(state) / "identity.json"
+        if self.seed is None and identity is not None and identity.exists():
+            return int(json.loads(identity.read_text())["seed"])
+        return self.get_seed()
+
+    def _run(self, problem: Problem, state: Path | None) -> tuple[dict[int, Verdict], list[AttackWarning]]:
+        """The final verdicts, with adversarial examples, and the warnings."""
+        final: dict[int, Verdict] = {}
+        warnings: list[AttackWarning] = []
+        executor: Executor = Local(self.device)
+        if self.workers > 1:
+            executor = Processes(self.workers, self.device)
+        executor.check(problem)
+        with ExitStack() as stack:
+            log, todo = None, dict.fromkeys(range(len(problem.test)), 0)
+            if state is not None:
+                log = Log(_journal(state), problem)
+                stack.enter_context(log.claimed())
+                log.open(resume=True)
+                todo = log.todo()
+                kept = log.adversarial()
+                final = {
+                    place: replace(known, x_adv=kept.get(place))
+                    for place, known in log.verdicts.items()
+                    if known.outcome is not None
+                }
+                warnings = [AttackWarning.parse(text) for text in log.warnings]
+                stack.enter_context(log.session())
+            events: Iterator[Event] = executor.run(problem, todo) if todo else iter(())
+            for event in self._told(events, problem):
+                if log is not None:
+                    log.add(event)
+                if isinstance(event, AttackWarning) and event not in warnings:
+                    warnings.append(event)
+                elif isinstance(event, Verdict) and event.outcome is not None:
+                    final.setdefault(event.example, event)
+        return final, warnings
+
+    def _told(self, events: Iterator[Event], problem: Problem) -> Iterator[Event]:
+        """The events, with the lines that upstream prints."""
+        started, stage = time.monotonic(), None
+        for event in events:
+            if isinstance(event, AttackWarning):
+                self._say(f"Warning: {event.text}")
+            elif isinstance(event, Progress) and event.stage != stage and event.robust is not None:
+                accuracy = event.robust / len(problem.test)
+                what = "initial accuracy" if stage is None else f"robust accuracy after {stage.upper()}"
+                stage, spent = event.stage, time.monotonic() - started
+                self._say(f"{what}: {accuracy:.2%} (total time {spent:.1f} s)")
+            yield event
+
+    def _summarise(self, x: Tensor, x_adv: Tensor, attacks: list[str]) -> None:
+        order = {"Linf": float("inf"), "L2": 2.0, "L1": 1.0}[self.norm]
+        size = torch.linalg.vector_norm((x_adv - x).flatten(1), ord=order, dim=1).max()
+        self._say(
+            f"max {self.norm} perturbation: {size:.5f}, nan in tensor: {x_adv.isnan().sum()}, max: {x_adv.max():.5f}, "
+            f"min: {x_adv.min():.5f}"
+        )
+        self._say(f"robust accuracy: {self.verdicts.count(ROBUST) / len(x):.2%}")
+
+    def _write_state(self, path: Path) -> None:
+        state = EvaluationState(self.attacks_to_run, path)
+        state.run_attacks = set(self.attacks_to_run)
+        state.clean_accuracy = 1 - self.verdicts.count(MISCLASSIFIED) / len(self.verdicts)
+        state.robust_flags = torch.tensor([verdict == ROBUST for verdict in self.verdicts])
+
+    @torch.no_grad()
+    def _predicted(self, x: Tensor, bs: int) -> Tensor:
+        return torch.cat([self.get_logits(part.to(self.device)).argmax(1).cpu() for part in x.split(bs)])
+
+    def _say(self, message: str) -> None:
+        if self.verbose:
+            print(message)
+        if self.log_path is not None:
+            with self.log_path.open("a", encoding="utf-8") as file:
+                file.write(message + "\n")
+
+
+def _journal(state: Path) -> Path:
+    return state.with_name(f"{state.name}.progress")

@@ -1,0 +1,103 @@
+"""A short sweep on a user's data, for `recommend`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam_bench import api
+from sam_bench.api.analyzing import named_records
+from sam_bench.errors import SamBenchError
+from sam_bench.progress import Reporter, SilentReporter
+from sam_bench.records import Radius
+from sam_bench.studies.measured_points import MeasuredPoint, measured_points
+from sam_bench.studies.recommend import Question
+
+_STEPS = 10  # of PGD
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found.
+
+    Attributes:
+        rows: What was measured.
+        failures: A sentence for each run that failed, such as one that diverged.
+    """
+
+    rows: tuple[MeasuredPoint, ...]
+    failures: tuple[str, ...]
+
+
+def grids(question: Question) -> list[dict[str, list[Any]]]:
+    """What is tried: plain training, and methods that the budget allows at strengths around the radius."""
+    half = Radius(float(question.eps) / 2)
+    # Few epochs end too seldom for an average over their ends.
+    found: list[dict[str, list[Any]]] = [{"recipe": ["standard"]}, {"recipe": ["swa"], "average_every": ["step"]}]
+    if question.budget >= 2:
+        found.append({"recipe": ["sam"], "rho": [0.05, 0.1, 0.2]})
+        if question.norm == "Linf":
+            found.append({"recipe": ["n-fgsm"], "eps": [str(half), str(question.eps)]})
+    if question.budget >= 6:
+        recipe = "at-linf-1" if question.norm == "Linf" else "at-l2-32"
+        found.append({"recipe": [recipe], "eps": [str(question.eps)]})
+    return found
+
+
+def sweep_for(
+    question: Question,
+    dataset: str,
+    *,
+    folder: Path,
+    n_examples: int,
+    reporter: Reporter | None = None,
+    command: str = "",
+    **fields: Any,
+) -> Swept:
+    """Train what `grids` has, and attack each model. Run again, it goes on where it stopped.
+
+    Args:
+        question: What is asked for.
+        dataset: As `train` takes it.
+        folder: Where models, runs and records go.
+        n_examples: Test images that are attacked.
+        reporter: Where progress goes.
+        command: For cards and records.
+        fields: Of `TrainSpec`, the same for all runs: `epochs`, `limit_train`, `width`, `device`, ….
+
+    Raises:
+        SamBenchError: Plain training failed.
+    """
+    reporter, zoo = reporter or SilentReporter(), folder / "model_zoo"
+    settings: dict[str, Mapping[str, Any]] = {}
+    failures = []
+    for grid in grids(question):
+        result = api.sweep(
+            grid, dataset=dataset, zoo=zoo, run_dir=folder / "runs", reporter=reporter, command=command, **fields
+        )
+        shared = {name: values[0] for name, values in grid.items() if len(values) == 1}
+        settings |= {row.name: {**shared, **row.settings} for row in result.rows if row.error is None}
+        failures += [f"{row.name} failed: {row.error}" for row in result.failed]
+    files = []
+    for name in settings:
+        files.append(folder / "evaluations" / f"{name}.json")
+        api.evaluate(
+            name,
+            dataset=dataset,
+            attack="pgd",
+            settings={"steps": _STEPS},
+            norm=question.norm,
+            eps=question.eps,
+            n_examples=n_examples,
+            zoo=zoo,
+            output=files[-1],
+            resume="if-any",
+            device=fields.get("device", "auto"),
+            reporter=reporter,
+            command=command,
+        )
+    if not any(each["recipe"] == "standard" for each in settings.values()):
+        raise SamBenchError(f"plain training failed, so there is nothing to compare with: {'; '.join(failures)}")
+    return Swept(tuple(measured_points(named_records([str(path) for path in files], zoo), settings)), tuple(failures))

@@ -1,0 +1,150 @@
+"""Frontier: planted curves, families of all recipes, committed records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from records_of_verdicts import card, named
+
+import sam_bench
+from sam_bench.analysis.families import strength
+from sam_bench.analysis.figures import rendered
+from sam_bench.analysis.frontier import Frontier, strength_of
+from sam_bench.api import list_recipes, load_recipe
+from sam_bench.errors import InputError
+from sam_bench.records import ComponentSpec
+
+RESULTS = Path(__file__).parents[2] / "benchmarks/results/what-they-buy-w8"
+AT = {"method": "pgd", "norm": "Linf"}
+
+
+def model(name: str, clean: int, robust: int, *, passes: float = 1, seed: int = 0, **parts: Any) -> Any:
+    """A record over 200 images: the first `robust` held, those up to `clean` broken, the rest misclassified."""
+    letters = "R" * robust + "-" * (clean - robust) + "M" * (200 - clean)
+    recipe = {part: ComponentSpec(**settings) for part, settings in parts.items()}
+    return named(name, letters, of=card(name, passes=passes, seed=seed, **recipe))
+
+
+def planted(sam: tuple[int, int]) -> list[Any]:
+    return [
+        model("standard", 160, 80),
+        model("at-1", 140, 100, passes=6, inputs={**AT, "eps": "1/255"}),
+        model("at-2", 120, 120, passes=6, inputs={**AT, "eps": "2/255"}),
+        model("sam", *sam, passes=2, weights={"method": "sam", "rho": 0.1}),
+    ]
+
+
+def combine(records: list[Any]) -> dict[str, Any]:
+    return Frontier().combine(records, None, ())
+
+
+def test_a_point_half_way_along_the_curve_corresponds_to_half_the_radius() -> None:
+    (found,) = combine(planted((150, 90)))["comparisons"]
+    (gap,), (same,) = found["gaps"], found["corresponding"]
+    assert (gap["family"], gap["strength"], gap["other"]) == ("SAM", "rho 0.1", "AT")
+    assert gap["estimate"] == pytest.approx(0, abs=1e-9)
+    assert same["estimate"] == pytest.approx(0.5 / 255)
+    assert 0 <= same["low"] < 0.5 / 255 < same["high"]
+
+
+def test_the_gap_is_taken_at_the_same_clean_accuracy() -> None:
+    (found,) = combine(planted((130, 100)))["comparisons"]
+    assert found["gaps"][0]["estimate"] == pytest.approx(100 * (100 - 110) / 200)
+
+
+def test_what_has_no_place_on_the_curve_says_why() -> None:
+    (found,) = combine(planted((170, 70)))["comparisons"]
+    assert "lies outside the curve" in found["gaps"][0]["reason"]
+    assert found["corresponding"][0]["reason"] == "it is less robust than plain training"
+    (found,) = combine(planted((160, 150)))["comparisons"]
+    assert "no strength of the curve is as robust" in found["corresponding"][0]["reason"]
+    assert all(line for line in Frontier().lines({}, {"comparisons": [found], "recalled_rule": None}))
+
+
+def test_a_strength_is_read_where_the_curve_first_is_as_robust() -> None:
+    robust = np.array([[0.4], [0.6], [0.5], [0.7]])
+    values = np.array([0.0, 1.0, 2.0, 4.0])
+    for target, expected in ((0.4, 0), (0.5, 0.5), (0.6, 1), (0.65, 3.5), (0.35, -0.25), (0.8, np.nan)):
+        assert strength_of(np.array([target]), robust, values) == pytest.approx([expected], nan_ok=True)
+
+
+def test_below_a_curve_that_falls_at_once_nothing_corresponds() -> None:
+    found = strength_of(np.array([0.3]), np.array([[0.4], [0.35], [0.5]]), np.array([0.0, 1.0, 2.0]))
+    assert np.isnan(found).all()
+
+
+def test_the_fronts_are_what_nothing_dominates() -> None:
+    records = [
+        model("standard", 160, 80, passes=1),
+        model("worse", 150, 70, passes=1, weights={"method": "noise", "rho": 0.1}),
+        model("cheaper", 150, 90, passes=2, weights={"method": "sam", "rho": 0.1}),
+        model("dearer", 150, 100, passes=6, inputs={**AT, "eps": "1/255"}),
+    ]
+    (found,) = combine(records)["comparisons"]
+    names = {kind: {each["models"][0] for each in found["points"] if each[kind]} for kind in ("front", "front_at_cost")}
+    assert names == {"front": {"standard", "dearer"}, "front_at_cost": {"standard", "cheaper", "dearer"}}
+
+
+def test_seeds_of_one_strength_are_one_point() -> None:
+    weights = {"method": "sam", "rho": 0.1}
+    records = [model("a", 160, 80, weights=weights), model("b", 140, 100, seed=1, weights=weights)]
+    (found,) = combine(records)["comparisons"]
+    (point,) = found["points"]
+    assert (point["seeds"], point["models"], point["clean"], point["robust"]) == ([0, 1], ["a", "b"], 0.75, 0.45)
+    with pytest.raises(InputError, match="a and b are of one method, strength and seed"):
+        combine([model("a", 160, 80), model("b", 150, 80)])
+
+
+def test_a_record_without_a_card_is_refused() -> None:
+    with pytest.raises(InputError, match="without a card"):
+        combine([named("a", "RR")])
+
+
+def test_another_number_of_epochs_is_another_family() -> None:
+    records = planted((150, 90))
+    longer = model("longer", 165, 85)
+    longer = replace(longer, card=longer.card.model_copy(update={"epochs": 2}))
+    (found,) = combine([*records, longer])["comparisons"]
+    assert {each["family"] for each in found["points"]} == {"standard", "AT", "SAM", "standard (2 epochs)"}
+
+
+def test_every_recipe_has_a_family_and_recipes_that_differ_only_in_strength_share_it() -> None:
+    places = {each["name"]: strength(load_recipe(each["name"])) for each in list_recipes()}
+    assert all(each.family for each in places.values())
+    assert places["standard"].family == "standard"
+    assert {places[name].family for name in ("at", "at-linf-1", "at-linf-2", "at-linf-4")} == {"AT"}
+    assert {places[name].family for name in ("at-l2-16", "at-l2-32", "at-l2-64", "at-l2-128")} == {"AT L2"}
+    assert {places[name].family for name in ("n-fgsm", "n-fgsm-05", "n-fgsm-1")} == {"N-FGSM"}
+    assert (places["n-fgsm-05"].text, places["n-fgsm-05"].value) == ("eps 0.5/255", 0.5 / 255)
+    assert places["sam"].family == "SAM" and places["sam"].text.startswith("rho ")
+    assert places["sam-at"].family == "SAM rho=0.1 + AT" and places["sam-at"].text == "eps 8/255"
+    assert (places["trades"].family, places["mart"].family, places["at-ema"].family) == ("TRADES", "MART", "AT + EMA")
+
+
+def test_the_committed_records_give_the_numbers_of_the_documentation(tmp_path: Path) -> None:
+    records = [
+        str(path)
+        for name in ("standard", "sam-01", "sam-02", "sam-04", "at-linf-1", "at-linf-2", "at-linf-4", "at")
+        for path in (RESULTS / "leaderboards/cifar10-jpeg/Linf/records").glob(f"{name}-prn18-w8-pgd-10-Linf-2*")
+    ]
+    result = sam_bench.analyze("frontier", records, zoo=RESULTS / "model_zoo", output=tmp_path)
+    (found,) = result.findings["comparisons"]
+    told = {each["strength"]: f"{255 * each['estimate']:.2f}" for each in found["corresponding"]}
+    assert told == {"rho 0.1": "0.10", "rho 0.2": "0.23", "rho 0.4": "0.41"}
+    assert {each["strength"]: f"{each['estimate']:.1f}" for each in found["gaps"]} == {
+        "rho 0.1": "-6.3",
+        "rho 0.2": "-13.7",
+        "rho 0.4": "-11.1",
+    }
+    assert result.findings["recalled_rule"]["points"] == 3
+    assert all(path.stat().st_size > 1000 for path in result.figures)
+
+
+def test_models_without_a_curve_are_drawn_too() -> None:
+    findings = combine([model("standard", 160, 80), model("sam", 150, 90, weights={"method": "sam", "rho": 0.1})])
+    assert findings["recalled_rule"] is None
+    assert rendered(lambda figure: Frontier().draw({}, findings, figure))["png"].startswith(b"\x89PNG")
