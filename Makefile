@@ -18,6 +18,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 quickstart: .venv/installed
 	$(BIN)/sam-bench quickstart
 
+# Is SAM a cheap substitute for adversarial training? The smallest scale shows how the question is answered.
+reproduce: .venv/installed
+	$(BIN)/sam-bench reproduce wei2023 --scale smoke
+
 install: .venv/installed
 
 install-test: .venv/installed-test

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench import api
+from sam_bench.attacks.minimum_norm import minimum_norms
 from sam_bench.attacks.verify import classes_of
 from sam_bench.data import Dataset, first_examples, load_dataset, to_float
 from sam_bench.device import choose_device, device_name, true_float32
 from sam_bench.errors import InputError
+from sam_bench.models.temperature import Tempered, matching_temperature, mean_confidence
 from sam_bench.modes import attacking
 from sam_bench.progress import Reporter
 from sam_bench.records import ModelCard, write_record
@@ -75,8 +77,6 @@ class Work:
 
     def matched(self, job: Measurement, card: ModelCard) -> None:
         """The attack on the model whose logits are divided, so that it is as confident as `standard`."""
-        from sam_bench.models.temperature import Tempered, matching_temperature, mean_confidence
-
         began = time.monotonic()
         x, _, shared = self._images(job, card)
         standard = card_of(self.study, Model(STANDARD, job.model.seed))
@@ -94,11 +94,13 @@ class Work:
 
     def distances(self, job: Measurement, card: ModelCard) -> None:
         """Minimum-norm distances of each image."""
-        from sam_bench.attacks.minimum_norm import minimum_norms
-
         began = time.monotonic()
         x, y, shared = self._images(job, card)
         norm = self.study.plan.evaluations[job.evaluation].norm
+        if norm == "L1":
+            raise InputError(
+                f"{job.evaluation} of the plan must have the norm Linf or L2: no distances are found in L1"
+            )
         self.reporter.say(f"{job.name}: distances in {norm} of {len(x):,} images")
         with true_float32():
             found = minimum_norms(self._model(card), x, y, norm=norm)

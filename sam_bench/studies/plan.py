@@ -76,11 +76,11 @@ class Evaluation(Part):
     @model_validator(mode="after")
     def _one_kind(self) -> Evaluation:
         if (self.attack is None) == (self.measure is None):
-            raise ValueError("must have either `attack` or `measure`")
+            raise ValueError("must have either attack or measure")
         if (self.attack is None) != (not self.eps):
-            raise ValueError("must have `eps` exactly if it has `attack`")
+            raise ValueError("must have eps exactly if it has an attack")
         if self.temperature and self.fault:
-            raise ValueError("must not have both `temperature` and `fault`")
+            raise ValueError("must not have both temperature and fault")
         return self
 
 
@@ -130,7 +130,7 @@ class Plan(Part):
     @model_validator(mode="after")
     def _names_are_known(self) -> Plan:
         if self.rows.get("standard") is None:
-            raise ValueError("rows has no `standard`, which all others are compared with")
+            raise ValueError("rows has no row standard, which all others are compared with")
         if CLEAN in self.evaluations:
             raise ValueError("evaluations.clean: the name is taken, every model's clean accuracy is measured")
         for name, evaluation in self.evaluations.items():

@@ -1,0 +1,133 @@
+"""The report: each number is recomputed from the files, links lead somewhere, what is missing is said."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from study_samples import content, opened
+
+from sam_bench.studies.jobs import Study
+from sam_bench.studies.packing import ARCHIVE, pack, unpacked
+from sam_bench.studies.report import write_report
+
+
+@pytest.fixture(scope="module")
+def reported(finished: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(shutil.copytree(finished.folder, tmp_path_factory.mktemp("report") / "reported"))
+    write_report(opened(folder), folder, command="the tests")
+    return folder
+
+
+def _numbers(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("row", ["standard", "sam-02"])
+def test_numbers_are_those_of_the_records(reported: Path, row: str) -> None:
+    found = _numbers(reported)["rows"][row]
+    for eps, text in (("1/255", "1over255"), ("16/255", "16over255")):
+        shares = []
+        for seed in (0, 1):
+            record = _read(reported / "evaluations" / f"{row}-s{seed}" / f"pgd-steps2-Linf-{text}-n40.json")
+            shares.append(100 * np.mean([verdict == "robust" for verdict in record["verdicts"]]))
+        at = found["evaluations"]["pgd-linf"]["radii"][eps]
+        assert at["mean"] == pytest.approx(np.mean(shares))
+        assert at["sd"] == pytest.approx(np.std(shares, ddof=1))
+        assert at["seeds"] == {str(seed): pytest.approx(share) for seed, share in enumerate(shares)}
+    cards = [_read(next(reported.glob(f"model_zoo/*/*/{row}-s{seed}.json"))) for seed in (0, 1)]
+    assert found["clean"]["mean"] == pytest.approx(100 * np.mean([card["clean_accuracy"] for card in cards]))
+    costs = [card["cost"] for card in cards]
+    kinds = ("train_forward", "train_backward", "attack_forward", "attack_backward")
+    assert found["passes"] == pytest.approx(np.mean([sum(cost[kind] for kind in kinds) / 2 for cost in costs]))
+
+
+def test_a_claims_effect_is_the_difference_of_the_records(reported: Path) -> None:
+    numbers = _numbers(reported)
+    (point,) = numbers["claims"]["C1"]["parts"][0]["points"]
+    at = {row: numbers["rows"][row]["evaluations"]["pgd-linf"]["radii"]["1/255"]["mean"] for row in numbers["rows"]}
+    assert point["interval"]["estimate"] == pytest.approx(at["sam-02"] - at["standard"], abs=1e-4)
+    assert point["interval"]["low"] <= point["interval"]["estimate"] <= point["interval"]["high"]
+    assert numbers["claims"]["C4"]["verdict"] == "supported"
+
+
+def test_clean_verdicts_agree_with_the_cards(reported: Path) -> None:
+    for path in reported.glob("measurements/*/clean.json"):
+        card = _read(next(reported.glob(f"model_zoo/*/*/{path.parent.name}.json")))
+        right = _read(path)["right"]
+        assert right.count("1") / len(right) == pytest.approx(card["clean_accuracy"])
+
+
+def test_every_link_leads_to_a_file(reported: Path) -> None:
+    text = (reported / "report.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert len(links) > 8
+    assert [link for link in links if not (reported / link).is_file()] == []
+
+
+def test_the_report_quotes_the_plan_and_gives_each_verdict(finished: Study, reported: Path) -> None:
+    text = (reported / "report.md").read_text(encoding="utf-8")
+    assert finished.file.text in text
+    for name, claim in _numbers(reported)["claims"].items():
+        assert f"| {name} | {claim['text']} | **{claim['verdict']}** |" in text
+        for part in claim["parts"]:
+            assert part["sentence"] in text
+
+
+def test_the_page_needs_no_other_file(reported: Path) -> None:
+    page = (reported / "report.html").read_text(encoding="utf-8")
+    sources = re.findall(r'src="([^"]{0,30})', page)
+    assert sources
+    assert all(source.startswith("data:image/svg+xml") for source in sources)
+    assert "<script" not in page
+    assert page.count("<table>") == (reported / "report.md").read_text(encoding="utf-8").count("| --- |\n")
+
+
+def test_what_is_missing_is_said(finished: Study, copied: Path) -> None:
+    next(copied.glob("model_zoo/*/*/sam-02-s1.json")).unlink()
+    write_report(opened(copied), copied)
+    text = (copied / "report.md").read_text(encoding="utf-8")
+    assert "**This report is partial.** 3 of 4 models are trained, 6 of 8 measurements are made." in text
+    assert "| 1 of 2 |" in text
+    assert _numbers(copied)["claims"]["C1"]["verdict"] == "inconclusive"
+
+
+def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
+    write_report(opened(tmp_path / "empty", read_only=True), tmp_path / "empty")
+    text = (tmp_path / "empty" / "report.md").read_text(encoding="utf-8")
+    assert "0 of 4 models are trained" in text
+
+
+def test_a_changed_plan_is_said(finished: Study, copied: Path) -> None:
+    plan = content()
+    plan["title"] = "Another title"
+    write_report(opened(copied, plan), copied)
+    text = (copied / "report.md").read_text(encoding="utf-8")
+    assert "The file of the plan has changed since this folder was begun" in text
+
+
+def test_a_packed_study_gives_the_same_report_without_its_files(reported: Path, tmp_path: Path) -> None:
+    archive = pack(reported)
+    first = archive.read_bytes()
+    assert pack(reported).read_bytes() == first
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(archive, alone)
+    with unpacked(alone) as there:
+        path = write_report(opened(there, read_only=True), alone, command="the tests", archive=ARCHIVE)["md"]
+    before, after = _numbers(reported), _numbers(alone)
+    for numbers in (before, after):
+        del numbers["about"]["created"]
+    assert after == before
+    assert f"]({ARCHIVE})" in path.read_text(encoding="utf-8")
