@@ -147,6 +147,8 @@ class Sharpness(ModelAnalysis):
 
     def draw(self, measured: Json, findings: Json, figure: Figure) -> None:
         """Robust accuracy against four kinds of sharpness, a point a model."""
+        from sam_bench.analysis.figures import logarithmic
+
         figure.set_size_inches(10, 7.5)
         every = {name: quantities(each) for name, each in measured.items()}
         largest = max(range(len(self.rho)), key=self.rho.__getitem__)
@@ -166,7 +168,7 @@ class Sharpness(ModelAnalysis):
             axes.set(xlabel=key, ylabel=f"PGD-10 accuracy at {self.eps}, %")
             axes.margins(x=0.3 if len(every) <= _NAMED else 0.08, y=0.12)
             if all(each[key] > 0 for each in every.values()):
-                axes.set_xscale("log")
+                logarithmic(axes)
             told = findings["correlations"].get(key)
             if told and told["spearman"]:
                 axes.set_title(_titled(told), fontsize=9)
