@@ -8,8 +8,10 @@ from typing import Any
 
 import matplotlib
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito's colours: readers of every colour vision tell them apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A7500", "#56B4E9", "#7A4FBF", "#666666")
@@ -26,6 +28,14 @@ _STYLE: dict[Any, Any] = {
     "grid.color": "0.9",
     "legend.frameon": False,
 }
+
+
+def logarithmic(axes: Axes) -> None:
+    """A logarithmic x axis with plain numbers, as 0.2, 0.5, 1: powers would need mathematical text."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def rendered(draw: Callable[[Figure], None]) -> dict[str, bytes]:

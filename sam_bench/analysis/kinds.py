@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sam_bench.analysis.figures import COLOURS
 from sam_bench.records import ModelCard
 
-KINDS = {
-    "neither": COLOURS[7],
-    "weights": COLOURS[0],
-    "inputs": COLOURS[1],
-    "both": COLOURS[3],
-    "unknown": COLOURS[4],
-}
-"""What was perturbed while the model learned, with its colour."""
+KINDS = {"neither": "C7", "weights": "C0", "inputs": "C1", "both": "C3", "unknown": "C4"}
+"""What was perturbed while the model learned, with its colour in the cycle of `figures.COLOURS`."""
 
 
 def kinds_of(names: list[str], cards: Mapping[str, ModelCard]) -> dict[str, str]:

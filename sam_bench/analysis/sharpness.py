@@ -147,6 +147,8 @@ class Sharpness(ModelAnalysis):
 
     def draw(self, measured: Json, findings: Json, figure: Figure) -> None:
         """Robust accuracy against four kinds of sharpness, a point a model."""
+        from sam_bench.analysis.figures import logarithmic
+
         figure.set_size_inches(10, 7.5)
         every = {name: quantities(each) for name, each in measured.items()}
         largest = max(range(len(self.rho)), key=self.rho.__getitem__)
@@ -156,17 +158,17 @@ class Sharpness(ModelAnalysis):
             "largest eigenvalue by weights",
             "input gradient norm, median",
         ]
-        for axes, key in zip(figure.subplots(2, 2, sharey=True).flat, shown, strict=True):
+        for at, (axes, key) in enumerate(zip(figure.subplots(2, 2, sharey=True).flat, shown, strict=True)):
             for name, each in every.items():
                 kind = findings["kinds"][name]
                 accuracy = 100 * measured[name]["robust_accuracy"]
                 axes.plot(each[key], accuracy, "o", color=KINDS[kind], markersize=5)
                 if len(every) <= _NAMED:
                     axes.annotate(name, (each[key], accuracy), textcoords="offset points", xytext=(5, 4), fontsize=7.5)
-            axes.set(xlabel=key, ylabel=f"PGD-10 accuracy at {self.eps}, %")
+            axes.set(xlabel=key, ylabel=f"PGD-10 accuracy at {self.eps}, %" if at % 2 == 0 else "")
             axes.margins(x=0.3 if len(every) <= _NAMED else 0.08, y=0.12)
             if all(each[key] > 0 for each in every.values()):
-                axes.set_xscale("log")
+                logarithmic(axes)
             told = findings["correlations"].get(key)
             if told and told["spearman"]:
                 axes.set_title(_titled(told), fontsize=9)

@@ -169,8 +169,7 @@ class Theory(FreeAnalysis):
                 linewidth=2.5 if simulated else 1.5,
                 label=name,
             )
-        axes.axhline(self.p, color="0.6", linewidth=1, linestyle="--")
-        axes.text(self.eta, self.p - 0.002, "robust feature alone", ha="right", va="top", color="0.4", fontsize=8)
+        axes.axhline(self.p, color="0.6", linewidth=1, linestyle="--", label="robust feature alone")
         axes.set(
             xlabel="eps of the attack on the weak features", ylabel="accuracy under attack", title="robust accuracy"
         )
