@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from sam_bench.analysis.base import Json
 from sam_bench.analysis.families import STANDARD
@@ -94,7 +95,8 @@ def _draw_panel(axes: Axes, each: Json, colours: dict[str, str], most: float) ->
 def _write(axes: Axes, text: str, at: tuple[float, float], colour: str, *, below: bool) -> None:
     """A strength beside its marker: those of methods of the weights below, so that two curves are told apart."""
     place: dict[str, Any] = {"xytext": (-4, -5), "va": "top"} if below else {"xytext": (-5, 4), "va": "bottom"}
-    axes.annotate(text, at, **place, textcoords="offset points", ha="right", fontsize=7.5, color=colour, zorder=4)
+    written = axes.annotate(text, at, **place, textcoords="offset points", ha="right", fontsize=7.5, color=colour)
+    written.set(zorder=5, path_effects=[withStroke(linewidth=1.5, foreground="white")])  # legible over a marker
 
 
 def _corresponding(shown: Sequence[Json]) -> dict[str, list[Json]]:

@@ -178,15 +178,24 @@ def named_records(paths: Sequence[str], zoo: Path | None) -> list[NamedRecord]:
     Raises:
         InputError: A file is no record.
     """
-    cards = {(card.weights.sha256, card.architecture.sha256): card for card in Zoo(zoo_dir(zoo)).cards()}
-    by_weights = {weights: card for (weights, _), card in cards.items()}
+    cards = list(Zoo(zoo_dir(zoo)).cards())
     found = []
     for path in paths:
         record = read_record(Path(path), EvaluationRecord)
-        exact = cards.get((record.checkpoint_sha256, record.architecture_sha256 or ""))
-        card = exact or (by_weights.get(record.checkpoint_sha256) if record.architecture_sha256 is None else None)
-        found.append(NamedRecord(record, path, card))
+        found.append(NamedRecord(record, path, _card_of(record, cards)))
     return found
+
+
+def _card_of(record: EvaluationRecord, cards: Sequence[ModelCard]) -> ModelCard | None:
+    """The card with the record's weights; of several with the same weights the one of the record's name."""
+    same = [
+        card
+        for card in cards
+        if card.weights.sha256 == record.checkpoint_sha256
+        and record.architecture_sha256 in (None, card.architecture.sha256)
+    ]
+    named = [card for card in same if card.name == record.model.rsplit("/", 1)[-1]]
+    return next(iter(named or same), None)
 
 
 def _labels(

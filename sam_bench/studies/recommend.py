@@ -86,7 +86,8 @@ class Recommendation:
 def recommend(rows: Sequence[MeasuredPoint], question: Question) -> Recommendation:
     """The most robust method that a question allows, by what was measured nearest to it.
 
-    Plain training is always allowed. It is recommended if nothing else that is allowed is more robust.
+    Plain training is always allowed. It is recommended if nothing else that is allowed is more robust by more than
+    the noise: the interval of the gain must lie above zero.
 
     Args:
         rows: Measured points. Those of one network, training set and attack are compared, the greatest number of
@@ -97,9 +98,8 @@ def recommend(rows: Sequence[MeasuredPoint], question: Question) -> Recommendati
         InputError: Nothing was measured near the radius.
     """
     near = _nearest(rows, question)
-    allowed = [row for row in near if question.allows(row) and row.robust_change.estimate > 0]
     standard = next(row for row in near if row.family == STANDARD)
-    chosen = _best(allowed) or standard
+    chosen = _best([row for row in near if question.allows(row)]) or standard
     gain = chosen.robust_change.estimate
     return Recommendation(
         row=chosen,
@@ -110,9 +110,10 @@ def recommend(rows: Sequence[MeasuredPoint], question: Question) -> Recommendati
     )
 
 
-def _best(rows: Iterator[MeasuredPoint] | Sequence[MeasuredPoint]) -> MeasuredPoint | None:
-    """The most robust; of equally robust ones the cheapest."""
-    return max(rows, key=lambda row: (row.robust_change.estimate, -row.passes), default=None)
+def _best(rows: Sequence[MeasuredPoint]) -> MeasuredPoint | None:
+    """The most robust of those whose gain is above the noise; of equally robust ones the cheapest."""
+    above = [row for row in rows if row.robust_change.low > 0]
+    return max(above, key=lambda row: (row.robust_change.estimate, -row.passes), default=None)
 
 
 def _nearest(rows: Sequence[MeasuredPoint], question: Question) -> list[MeasuredPoint]:
@@ -152,7 +153,7 @@ def _reasons(
         "of plain training."
     )
     if chosen is standard:
-        yield "None of them is more robust than plain training itself."
+        yield "None of them is more robust than plain training by more than the noise."
         yield f"Plain training has {standard.clean:.1%} clean and {standard.robust:.1%} robust accuracy."
     else:
         yield (
@@ -190,8 +191,6 @@ def _alternatives(near: Sequence[MeasuredPoint], question: Question, gain: float
 
 
 def _warnings(chosen: MeasuredPoint, near: Sequence[MeasuredPoint], question: Question) -> Iterator[str]:
-    if chosen.family != STANDARD and chosen.robust_change.low <= 0:
-        yield "The gain in robust accuracy is within the noise: its interval reaches zero."
     if chosen.family != STANDARD and chosen.clean_change.low < -question.max_clean_loss:
         yield "The loss of clean accuracy may be larger than accepted: its interval reaches further."
     yield from _tuning_warnings(chosen.family, near)

@@ -33,17 +33,22 @@ class Swept:
 
 def grids(question: Question) -> list[dict[str, list[Any]]]:
     """What is tried: plain training, and methods that the budget allows at strengths around the radius."""
-    half = Radius(float(question.eps) / 2)
     # Few epochs end too seldom for an average over their ends.
     found: list[dict[str, list[Any]]] = [{"recipe": ["standard"]}, {"recipe": ["swa"], "average_every": ["step"]}]
     if question.budget >= 2:
         found.append({"recipe": ["sam"], "rho": [0.05, 0.1, 0.2]})
         if question.norm == "Linf":
-            found.append({"recipe": ["n-fgsm"], "eps": [str(half), str(question.eps)]})
+            found.append({"recipe": ["n-fgsm"], "eps": [_half(question.eps), str(question.eps)]})
     if question.budget >= 6:
         recipe = "at-linf-1" if question.norm == "Linf" else "at-l2-32"
         found.append({"recipe": [recipe], "eps": [str(question.eps)]})
     return found
+
+
+def _half(eps: Radius) -> str:
+    """Half the radius, written as it was: `4/255` for `8/255`."""
+    number, slash, rest = str(eps).partition("/")
+    return f"{float(number) / 2:g}{slash}{rest}"
 
 
 def sweep_for(
@@ -82,7 +87,8 @@ def sweep_for(
         failures += [f"{row.name} failed: {row.error}" for row in result.failed]
     files = []
     for name in settings:
-        files.append(folder / "evaluations" / f"{name}.json")
+        attacked = f"{name}-{question.norm}-{question.eps}".replace("/", "over")
+        files.append(folder / "evaluations" / f"{attacked}.json")
         api.evaluate(
             name,
             dataset=dataset,
