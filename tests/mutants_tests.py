@@ -98,10 +98,13 @@ class _Clock:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         self._path.write_text(item.nodeid)
-        signal.alarm(30 + round(10 * self._seconds.get(item.nodeid, 10)))
+        limit = 30 + round(10 * self._seconds.get(item.nodeid, 10))
+        signal.setitimer(signal.ITIMER_PROF, limit)  # of the processor, which an endless loop needs
+        signal.alarm(5 * limit)  # of the clock, which a busy machine needs
         try:
             return (yield)
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(_PATIENCE)
 
 
@@ -121,7 +124,7 @@ def run_tests(copy: Path, tests: Mapping[str, Traced]) -> tuple[str, str]:
     if code == pytest.ExitCode.OK:
         return "passed", ""
     lines = [line for line in text.splitlines() if line.strip()] or [f"exit code {code}"]
-    return "timeout" if code == -signal.SIGALRM else "failed", running.read_text() or lines[-1]
+    return "timeout" if -code in (signal.SIGALRM, signal.SIGPROF) else "failed", running.read_text() or lines[-1]
 
 
 # --- Which tests run which lines ---

@@ -35,3 +35,19 @@ def test_a_widened_trial_finds_witnesses_in_the_last_and_smallest_of_three_balls
     for first, last, radius in ((0, 6, 2.4), (6, 12, 1.6), (12, 19, 0.8)):
         assert max(largest[first:last]) == pytest.approx(radius, rel=1e-5)
     assert search.steps == 19 and any(wrong[:12]) and rows.found.any()
+
+
+@pytest.mark.parametrize(("left", "sparser"), [(18, True), (19, False)])
+def test_with_95_percent_of_its_coordinates_a_perturbation_is_as_upstream_has_it_not_sparser(
+    left: int, sparser: bool
+) -> None:
+    model = Conv(dtype=torch.float32)
+    x, y = examples(model, 1)
+    rng = CounterRNG(0, "apgd-ce", torch.arange(1))
+    search = make_search("apgd-ce", model, x, y, ball=Ball(norm="L1", eps=0.8), rng=rng, steps=50)
+    rows = search.init(torch.arange(1), torch.arange(1))
+    rows.best = x.clone()
+    rows.best.view(-1)[:left] += 0.01
+    rows.changed[:], rows.iteration[:] = 20, 2  # every second step is looked at
+    assert search._check(rows).tolist() == [sparser]
+    assert rows.changed.tolist() == [left]

@@ -22,6 +22,7 @@ from autoattack_samples import (
 from torch import Tensor, nn
 
 from sam_bench.attacks import ATTACKS, AttackResult, Progress, Verdict
+from sam_bench.attacks.autoattack.attack import FastAttack
 from sam_bench.attacks.autoattack.suite import build_suite
 from sam_bench.attacks.rng import CounterRNG
 from sam_bench.errors import InputError
@@ -82,6 +83,14 @@ def test_compiling_is_refused_where_upstreams_verdicts_are_asked_for() -> None:
     for setting in ({"engine": "reference"}, {"rng": "upstream"}):
         with pytest.raises(InputError, match="compile: on goes with engine fast and rng counter only"):
             ATTACKS.build(ComponentSpec(method="autoattack", compile="on", **setting))
+
+
+@pytest.mark.parametrize("method", ["autoattack", "autoattack-bf16", "autoattack-screen"])
+def test_a_model_is_compiled_where_that_is_asked_for_and_only_there(method: str) -> None:
+    for asked in ("on", "off"):
+        attack = ATTACKS.build(ComponentSpec(method=method, compile=asked))
+        assert isinstance(attack, FastAttack)
+        assert attack.engine_to_run("Linf").compiled == (asked == "on")
 
 
 def test_a_verdict_does_not_depend_on_the_order_or_on_which_others_are_there(

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from autoattack_samples import Conv, Short, ShortBF16, examples, make_search
+from autoattack_samples import Conv, Short, ShortBF16, examples, make_search, upstreams
 from torch import Tensor, nn
 
 from sam_bench.attacks.autoattack import Engine
-from sam_bench.attacks.autoattack.square import Square, sides
+from sam_bench.attacks.autoattack.square import Square, refuse_what_upstreams_square_cannot, sides
 from sam_bench.attacks.autoattack.square_init import tile
 from sam_bench.attacks.autoattack.suite import AttackConfig
 from sam_bench.attacks.rng import CounterRNG
+from sam_bench.errors import InputError
+from sam_bench.integrations import upstream
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import ROBUST, Norm
 
@@ -101,3 +103,26 @@ def test_there_are_as_many_tiles_as_sides_occur_and_not_as_there_are_pixels(norm
         rows.iteration[:] = at
         number, side = int(search._numbers[at]), int(search._sides[at])
         assert torch.equal(search._tiles[number, 0, :side, :side], tile(side, norm))
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_upstreams_square_is_refused_on_images_of_the_sizes_on_which_it_fails(norm: Any) -> None:
+    class Sure(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.eye(4)[:1].expand(len(x), -1)
+
+    net, y = Sure(), torch.tensor([0])
+    refused, failed = [], []
+    for height in (5, 7, 9, 10, 12, 14):
+        for width in (1, 2, 5, 10, 14):
+            x = torch.full((1, 1, height, width), 0.5)
+            square = upstreams(net, Ball(norm, 0.1), seed=0, steps=1, queries=1, version="custom")
+            try:
+                upstream.run_attack(square, "square", x, y)
+            except (ArithmeticError, IndexError, RuntimeError, ValueError):
+                failed.append((height, width))
+            try:
+                refuse_what_upstreams_square_cannot(height, width, norm)
+            except InputError:
+                refused.append((height, width))
+    assert refused == failed and 0 < len(failed) < 15

@@ -89,3 +89,12 @@ def test_what_is_reused_covers_the_weights_that_are_not_perturbed_too() -> None:
     used = flat(used_gradient(perturbation, model, x, y, step=1))
     torch.testing.assert_close(used, plain + 0.7 * plain.norm() / turn.norm() * turn, rtol=1e-5, atol=1e-8)
     assert largest_difference([turn[: 6 * 16]], [torch.zeros(6 * 16, dtype=turn.dtype)]) > 1e-3
+
+
+def test_where_there_is_nothing_to_reuse_yet_there_is_an_ascent_whatever_the_step() -> None:
+    model, perturbation, passes = net(), LookSAM(rho=0.3, interval=5), []
+    for step in (3, 4, 5, 6):
+        batch = batch_loss(model, *data(), step=step)
+        perturbation.backward(batch)
+        passes.append(batch.passes.backward)
+    assert passes == [2, 1, 2, 1]
