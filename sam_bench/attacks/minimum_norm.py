@@ -8,7 +8,6 @@ stays near the decision boundary, and comes closer to the image along it.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,9 @@ from sam_bench.device import true_float32
 from sam_bench.errors import InputError
 from sam_bench.modes import attacking
 from sam_bench.perturb.inputs import input_gradient
+from sam_bench.records import Norm
 
-# Section 3.2 of the paper, for both norms: first and last length of a step in L2, and change of the ball's radius.
+# The authors' settings, for both norms: first and last length of a step in L2, and change of the ball's radius.
 _STEP = 1.0, 0.01
 _CHANGE = 0.05, 0.001
 _HALVINGS = 8  # of the way back to the image, at the end
@@ -33,7 +33,7 @@ def minimum_norms(
     x: Tensor,
     y: Tensor,
     *,
-    norm: Literal["Linf", "L2"] = "Linf",
+    norm: Norm = "Linf",
     steps: int = 100,
     batch_size: int = 250,
 ) -> Tensor:
