@@ -49,13 +49,15 @@ def test_a_row_of_twice_the_epochs_has_them(tmp_path: Path) -> None:
     assert _tiny(tmp_path).training(Model("standard-twice", 0)).method.recipe.epochs == 16
 
 
-def test_the_main_rows_of_the_first_seed_come_first_and_a_model_before_its_measurements(tmp_path: Path) -> None:
+def test_the_main_rows_come_first_seed_by_seed_and_a_model_before_its_measurements(tmp_path: Path) -> None:
     study = _tiny(tmp_path)
     jobs = study.jobs()
     models = [job for job in jobs if isinstance(job, Model)]
     main = [row for row, each in study.rows.items() if each.seeds == "main"]
     assert models[: len(main)] == [Model(row, 0) for row in main]
-    assert [model.seed for model in models] == sorted(model.seed for model in models)
+    for kind in (True, False):
+        seeds = [model.seed for model in models if (model.row in main) == kind]
+        assert seeds == sorted(seeds)
     for job in jobs:
         if isinstance(job, Measurement):
             assert jobs.index(job.model) < jobs.index(job)

@@ -83,7 +83,7 @@ def test_a_failed_job_does_not_stop_the_others(finished: Study, copied: Path) ->
     assert {failure.job for failure in failures} >= {"sam-02-s0", "sam-02-s1"}
     assert all(failure.job.startswith("sam-02") for failure in failures)
     assert "sam-02-s0 in" in failures[0].reason
-    assert "is of another run: its weights is" in failures[0].reason
+    assert "is of another run: its weights.rho is 0.2, not 0.3" in failures[0].reason
     assert all(is_done(study, job) for job in study.jobs() if "standard" in job.name)
 
 
