@@ -179,4 +179,5 @@ def top_eigenvalue_each(product: Product, start: Tensor, steps: int) -> Tensor:
     if len(diagonal) > 1:
         off = torch.stack(beside[:-1], 1)
         matrix = matrix + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
-    return torch.linalg.eigvalsh(matrix)[:, -1]
+    largest: Tensor = torch.linalg.eigvalsh(matrix)[:, -1]
+    return largest

@@ -72,7 +72,7 @@ def weight_surface(
     Returns:
         A row for each a, in it a value for each b.
     """
-    parameters = list(module.parameters())
+    parameters: list[Tensor] = list(module.parameters())
     rows: list[list[float]] = [[] for _ in coordinates]
     with restored(parameters) as before:
         for at, (row, a, b) in enumerate(_grid(coordinates)):

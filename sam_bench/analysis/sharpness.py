@@ -55,6 +55,13 @@ class Sharpness(ModelAnalysis):
             raise ValueError("give at least one length, all above 0")
         return values
 
+    @field_validator("eps")
+    @classmethod
+    def _fits_images(cls, eps: Radius) -> Radius:
+        if eps >= 1:
+            raise ValueError(f"eps: images are in [0, 1], so {eps} holds all of them; give a radius such as {eps}/255")
+        return eps
+
     def measure(self, model: LoadedModel, context: Context) -> Json:
         """Everything of one model; the Hessians on the first `hessian_examples`."""
         module, stage, n = model.module, context.stage, len(context.x)

@@ -68,7 +68,8 @@ class SimplifiedModel:
         mean = self.eta * weak.sum(0) - eps * weak.abs().sum(0)
         spread = weak.norm(dim=0)
         normal = torch.special.ndtr
-        return self.p * normal((mean + robust) / spread) + (1 - self.p) * normal((mean - robust) / spread)
+        right: Tensor = self.p * normal((mean + robust) / spread) + (1 - self.p) * normal((mean - robust) / spread)
+        return right
 
     def classifier(self, ratio: float) -> Tensor:
         """Weights [d + 1] with this W_R and equal weights 1/d on the weak features."""

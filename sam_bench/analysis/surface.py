@@ -53,6 +53,13 @@ class Surface(ModelAnalysis):
             raise ValueError(f"{points} points have none in the centre; give an odd number")
         return points
 
+    @field_validator("eps")
+    @classmethod
+    def _fits_images(cls, eps: Radius) -> Radius:
+        if eps >= 1:
+            raise ValueError(f"eps: images are in [0, 1], so {eps} holds all of them; give a radius such as {eps}/255")
+        return eps
+
     @property
     def coordinates(self) -> list[float]:
         """Where the points of a grid are along each direction."""
