@@ -23,6 +23,7 @@ from sam_bench.studies.measured import Measured
 from sam_bench.studies.notes import Distances, Fault, Matched
 from sam_bench.studies.opening import plan_of
 from sam_bench.studies.verdicts import decide
+from sam_bench.studies.waiting import waits_for
 from sam_bench.zoo import Zoo
 
 Json = dict[str, Any]
@@ -73,13 +74,11 @@ def commit() -> str | None:
     folder = Path(__file__).parent
     git = ["git", "-C", str(folder)]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "."], capture_output=True, text=True, timeout=10
-        )
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        changed = subprocess.run([*git, "status", "-s", "-uno", "."], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return None if head.returncode else head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    return None if head.returncode else head.stdout[:12] + ("+" if changed.stdout.strip() else "")
 
 
 def _progress(found: Measured) -> Json:
@@ -106,10 +105,12 @@ def _claims(found: Measured) -> Json:
     plan = found.study.plan
     claims: Json = {}
     for name, claim in plan.claims.items():
-        decision = decide(claim, found, plan.statistics)
+        decision, missing = decide(claim, found, plan.statistics), waits_for(claim, found)
         claims[name] = {
             "text": claim.text,
-            "verdict": decision.verdict,
+            "verdict": "unfinished" if missing else decision.verdict,
+            "so_far": decision.verdict,
+            "waits_for": missing,
             "sentence": decision.sentence,
             "parts": [
                 {

@@ -100,7 +100,9 @@ def test_what_is_missing_is_said(finished: Study, copied: Path) -> None:
     text = (copied / "report.md").read_text(encoding="utf-8")
     assert "**This report is partial.** 3 of 4 models are trained, 6 of 8 measurements are made." in text
     assert "| 1 of 2 |" in text
-    assert _numbers(copied)["claims"]["C1"]["verdict"] == "inconclusive"
+    claim = _numbers(copied)["claims"]["C1"]
+    assert (claim["verdict"], claim["so_far"]) == ("unfinished", "inconclusive")
+    assert "sam-02: 1 of 2 seeds of pgd-linf" in claim["waits_for"]
 
 
 def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
