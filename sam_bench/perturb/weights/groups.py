@@ -9,6 +9,7 @@ from torch import Tensor
 from sam_bench.errors import InputError
 from sam_bench.perturb.weights.ascent import Ascent
 from sam_bench.perturb.weights.loss import BatchLoss
+from sam_bench.records import ComponentSpec
 
 
 class GroupedAscent(Ascent):
@@ -28,6 +29,11 @@ class GroupedAscent(Ascent):
         description="examples that share an ascent (m-sharpness), with BatchNorm at least two; all of a device's if "
         "not given",
     )
+
+    def spec(self) -> ComponentSpec:
+        """The component as a recipe stores it, without an `m` that is not given: older cards know no such setting."""
+        settings = self.model_dump(mode="json")
+        return ComponentSpec(method=self.method, **{k: v for k, v in settings.items() if k != "m" or v is not None})
 
     def check_step(self, optimizer: torch.optim.Optimizer | None, *, sync_ascent: bool) -> None:
         """Refuse groups that would have to ascend along the gradient of the whole batch.
