@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, field_validator
@@ -110,14 +110,16 @@ class Surface(ModelAnalysis):
             total += torch.tensor(rows, dtype=torch.float64) * len(x)
             done = start + len(x)
             context.stage.update(len(context.x) // 2 + done // 4, "inputs", share=0.5 + 0.25 * done / len(context.x))
-        return (total / len(context.x)).tolist()
+        mean: list[list[float]] = (total / len(context.x)).tolist()
+        return mean
 
     def draw(self, measured: Json, findings: Json, figure: Figure) -> None:
         """For each model a map by weights and one by inputs; below, accuracy against radius from the distances."""
         names = list(measured)
         columns, blocks = min(len(names), _COLUMNS), -(-len(names) // _COLUMNS)
         figure.set_size_inches(max(2.9 * columns + 1, 7), 5.2 * blocks + 3.6)
-        maps, below = figure.subfigures(2, 1, height_ratios=[5.2 * blocks, 3.6])
+        parts: Any = figure.subfigures(2, 1, height_ratios=[5.2 * blocks, 3.6])
+        maps, below = parts
         grid = maps.subplots(2 * blocks, columns, squeeze=False)
         for kind in (0, 1):
             surfaces = {
