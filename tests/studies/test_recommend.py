@@ -181,6 +181,7 @@ def test_the_sweep_tries_what_the_budget_allows() -> None:
     assert {"recipe": ["at-l2-32"], "eps": ["32/255"]} in grids(ask("32/255", budget=6, norm="L2"))
 
 
+@pytest.mark.slow
 def test_a_short_sweep_measures_on_the_users_data(tmp_path: Path) -> None:
     shared = {"epochs": 1, "limit_train": 128, "arch_options": {"width": 4}, "device": "cpu", "n_examples": 20}
     swept = sweep_for(ask("8/255", 5, 1), "digits", folder=tmp_path, **shared)
