@@ -1,4 +1,4 @@
-"""What a claim still waits for. A verdict is given once all planned seeds are there, not as soon as it looks decided."""
+"""What a claim still waits for. It has a verdict once all planned seeds are there, not as soon as it looks decided."""
 
 from __future__ import annotations
 
