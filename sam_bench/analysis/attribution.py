@@ -57,12 +57,14 @@ def integrated_gradients(module: nn.Module, x: Tensor, y: Tensor, *, steps: int)
 def low_frequency_share(maps: Tensor) -> Tensor:
     """The share of each map's energy in frequencies up to `LOW`, [B], over all channels; maps are [B, C, H, W]."""
     power = torch.fft.fft2(maps).abs().square().sum(1)
-    return (power * _is_low(maps)).sum((1, 2)) / power.sum((1, 2)).clamp_min(_TINY)
+    share: Tensor = (power * _is_low(maps)).sum((1, 2)) / power.sum((1, 2)).clamp_min(_TINY)
+    return share
 
 
 def _is_low(maps: Tensor) -> Tensor:
     vertical, horizontal = (torch.fft.fftfreq(side, device=maps.device) for side in maps.shape[2:])
-    return vertical[:, None].square() + horizontal.square() <= LOW**2
+    low: Tensor = vertical[:, None].square() + horizontal.square() <= LOW**2
+    return low
 
 
 def edges(x: Tensor) -> Tensor:
@@ -77,7 +79,8 @@ def edges(x: Tensor) -> Tensor:
 def correlation(first: Tensor, second: Tensor) -> Tensor:
     """Pearson's correlation of each pair of maps [B, H, W]: [B]; 0 where one of them is constant."""
     a, b = (each.flatten(1) - each.flatten(1).mean(1, keepdim=True) for each in (first, second))
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(_TINY)
+    found: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(_TINY)
+    return found
 
 
 def deletion(module: nn.Module, x: Tensor, y: Tensor, importance: Tensor, *, parts: int) -> Tensor:
@@ -190,7 +193,7 @@ class Attribution(ModelAnalysis):
         rows = 1 + len(METHODS) * len(measured)
         width = 1.6 + 0.8 * len(first["images"])
         figure.set_size_inches(width + 3.6, max(4.8, 0.8 * rows))
-        left, right = figure.subfigures(1, 2, width_ratios=(width, 3.6))
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(width, 3.6))[0]
         _draw_maps(measured, left)
         panels = right.subplots(len(MEASURES), 1)
         for panel, (measure, label) in zip(panels, MEASURES.items(), strict=True):

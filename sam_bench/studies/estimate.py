@@ -172,7 +172,7 @@ def _timed(study: Study, classes: int, channels: int, size: int) -> float:
         began = time.perf_counter()
         with narrow:
             loss = nn.functional.cross_entropy(model(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         loss.item()  # waits for the device
         best = min(best, time.perf_counter() - began)
     return best / batch
