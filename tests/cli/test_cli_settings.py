@@ -234,6 +234,8 @@ def _another_value(field: FieldInfo) -> tuple[list[str], Any]:
         return [value], value
     if typing.get_origin(annotation) is tuple:
         return ["0.25,0.5"], [0.25, 0.5]
+    if int in typing.get_args(annotation):
+        return ["5"], 5
     if float in typing.get_args(annotation):
         return ["0.25"], 0.25
     assert Radius in (annotation, *typing.get_args(annotation))
