@@ -60,7 +60,7 @@ def test_the_record_says_what_was_sampled(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    asked: dict[str, Any] = {"dataset": "digits", "image_size": 8, "n_examples": 12, "settings": {"sample": 0.5}}
+    asked: dict[str, Any] = {"dataset": "digits", "image_size": 8, "n_examples": 40, "settings": {"sample": 0.5}}
     records = []
     for seed in (0, 1):
         path = tmp_path / f"{seed}.json"

@@ -9,7 +9,7 @@ from cli_runner import DIGITS, CommandLine
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--recipe", "sma"], "unknown recipe 'sma'. Did you mean 'swa' or 'sam' or 'ssam'? Available: "),
+        (["train", "--recipe", "sma"], "unknown recipe 'sma'. Did you mean 'swa' or 'sam' or 'wsam'? Available: "),
         (
             ["recipes", "show", "standrd"],
             "unknown recipe 'standrd'. Did you mean 'standard' or 'vit-standard'? A",
@@ -23,7 +23,7 @@ from cli_runner import DIGITS, CommandLine
         ([*DIGITS, "--dataset", "digts"], "The path of a FILE.npz or of a FOLDER with train/ and test/ works too."),
         (
             [*DIGITS, "--weights", "smaa"],
-            "unknown weight perturbation 'smaa'. Did you mean 'sam' or 'ssam' or 'fsam'? A",
+            "unknown weight perturbation 'smaa'. Did you mean 'sam' or 'wsam' or 'usam'? A",
         ),
         ([*DIGITS, "--inputs", "pgdd"], "unknown input perturbation 'pgdd'. Did you mean 'pgd'? Available: "),
         ([*DIGITS, "--optimizer", "adam"], "unknown optimizer 'adam'. Did you mean 'adamw'? Available: adamw, sgd, "),
@@ -106,7 +106,7 @@ def test_an_empty_zoo_is_said_to_be_empty(cli: CommandLine) -> None:
         ("summary: x\nepochs: 0\n", "r.yaml: epochs: must be greater than or equal to 1 (given: 0)"),
         (
             "summary: x\nweights: {method: smaa}\n",
-            "unknown weight perturbation 'smaa'. Did you mean 'sam' or 'ssam' or 'fsam'?",
+            "unknown weight perturbation 'smaa'. Did you mean 'sam' or 'wsam' or 'usam'?",
         ),
         (
             "summary: x\nweights: {method: sam, roh: 1}\n",

@@ -73,7 +73,7 @@ def test_a_report_can_be_had_of_an_empty_folder(tmp_path: Path) -> None:
     given = ["wei2023", "--scale", "tiny", "--report-only", "--output", str(tmp_path / "none")]
     said = CliRunner().invoke(command, given, catch_exceptions=False)
     assert said.exit_code == 0
-    assert "E: inconclusive. At equal passes, SAM is at least as robust" in said.output
+    assert "E: unfinished. At equal passes, SAM is at least as robust" in said.output
     assert "0 of 63 models are trained" in (tmp_path / "none" / "report.md").read_text(encoding="utf-8")
 
 
