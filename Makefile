@@ -33,7 +33,7 @@ test: lint types pytest
 check: lint types fast
 FAST := tests/rails tests/records tests/data tests/models tests/perturb tests/zoo $(wildcard tests/api) tests/test_*.py
 fast: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not slow' --durations=5 $(FAST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' --durations=5 $(FAST)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -42,9 +42,11 @@ lint: .venv/installed-test
 types: .venv/installed-test
 	$(BIN)/mypy
 
-# One thread a process: what runs side by side must not fight for the cores.
+# One thread a process: what runs side by side must not fight for the cores. One process more than there are cores, as
+# the longest tests wait for processes of their own.
+JOBS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 pytest: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # How many small mistakes the tests would notice; by hand, it takes a while. MUTANTS='--count 200 --seed 1'
 mutants: .venv/installed-test
