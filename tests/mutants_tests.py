@@ -219,7 +219,8 @@ def record(copy: Path, test_file: str) -> dict[str, Traced]:
             "include =\n" + "".join(f"    {copy / file}\n" for file in files())
         )
         code, text = _fork(copy, ["-m", "not slow", test_file], _Recorder(config, kept))
-        if not kept.exists() or code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        ran = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)  # all are slow
+        if not kept.exists() or code not in ran:
             sys.exit(f"{text}\n{test_file} does not run without a mutation: mend that first")
         found = json.loads(kept.read_text())
         if found["failed"]:

@@ -83,6 +83,14 @@ def test_one_row_that_sums_to_one_is_no_probability(model: Conv) -> None:
     assert "probabilities" not in {warning.code for warning in warnings}
 
 
+def test_probabilities_are_told_from_a_model_that_is_certain(model: Conv) -> None:
+    x, y = examples(model, 24)
+    net = Wrapped(model, lambda net, x: (1000 * net(x)).softmax(1))
+    assert net(x).max() == 1
+    warnings = fast().run(net, x, y, norm="Linf", eps=0.0).warnings
+    assert "probabilities" in {warning.code for warning in warnings}
+
+
 def test_the_next_model_is_not_called_dynamic_for_the_last_one(model: Conv) -> None:
     x, y = examples(model, 4)
     attack = Short(engine="fast", version="custom", suite=("apgd-ce",))

@@ -238,3 +238,7 @@ def test_an_example_moves_the_same_way_in_whatever_part_of_its_batch(spec: dict[
 def test_a_search_that_cannot_work_is_refused_with_the_reason(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         INPUT_PERTURBATIONS.build(ComponentSpec(method="pgd", **spec))
+
+
+def test_settings_in_a_dictionary_make_the_perturbation() -> None:
+    assert PGD.model_validate({"steps": 3}) == PGD(steps=3)

@@ -104,6 +104,15 @@ def test_a_loss_that_cannot_be_used_is_refused() -> None:
         SAM().step_gradients(model, F.cross_entropy, x, y[1:])
 
 
+def test_the_mean_over_one_image_is_its_own_loss() -> None:
+    model, (x, y) = net(), data()
+    at, results = StepContext(seed=0, epoch=0, step=0, progress=0.0), []
+    for loss_fn in (F.cross_entropy, nn.CrossEntropyLoss(reduction="none")):
+        ESAM().step_gradients(model, loss_fn, x[:1], y[:1], at=at)
+        results.append(torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None]))
+    assert torch.equal(*results)
+
+
 class Sharded(nn.Linear):
     """Looks like a model whose devices each have a part of the weights."""
 

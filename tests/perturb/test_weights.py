@@ -72,10 +72,17 @@ def test_every_method_restores_the_weights_bit_for_bit_and_reports_the_loss_ther
     assert build(method, **perturbation.spec().settings).spec() == perturbation.spec()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_passes_a_method_states_are_those_it_takes_on_average(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        *((method, {}) for method in METHODS),
+        *(("esam", fields) for fields in ({"interval": 3}, {"example_share": 1})),
+        *(("rwp", fields) for fields in ({"interval": 3}, {"noisy_weight": 0}, {"noisy_weight": 1})),
+    ],
+)
+def test_the_passes_a_method_states_are_those_it_takes_on_average(method: str, fields: dict[str, Any]) -> None:
     model, (x, y) = net(), data()
-    perturbation = build(method)
+    perturbation = build(method, **fields)
     forward = backward = 0.0
     interval = getattr(perturbation, "interval", 1)
     # From the second step on: the first of an epoch is also the one that makes a mask.

@@ -96,3 +96,8 @@ def test_the_step_and_the_seed_decide_what_is_chosen() -> None:
              [(1, 0), (1, 0), (2, 0), (1, 1)]]  # fmt: skip
     same = [all(torch.equal(a, b) for a, b in zip(steps[0], other, strict=True)) for other in steps[1:]]
     assert same == [True, False, False]
+
+
+def test_defaults_are_those_of_the_authors_code() -> None:
+    perturbation = ESAM()
+    assert (perturbation.rho, perturbation.tensor_share, perturbation.example_share) == (0.05, 0.6, 0.5)

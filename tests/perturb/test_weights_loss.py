@@ -58,6 +58,8 @@ def test_parameters_left_out_get_no_gradient_and_cost_none() -> None:
     found, gradients = batch.gradients()
     assert list(map(id, found)) == list(map(id, parameters[1:3]))
     assert largest_difference(gradients, expected[1:3]) < 1e-12
+    sizes = [parameter.numel() for parameter in parameters]
+    assert batch.passes.weight_gradients == pytest.approx(sum(sizes[1:3]) / sum(sizes))
 
 
 @pytest.mark.parametrize(
