@@ -91,6 +91,12 @@ def test_probabilities_are_told_from_a_model_that_is_certain(model: Conv) -> Non
     assert "probabilities" in {warning.code for warning in warnings}
 
 
+def test_what_is_not_compiled_needs_no_compiler(model: Conv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    x, y = examples(model, 4)
+    assert len(fast().run(model, x, y, norm="Linf", eps=0.0).verdicts) == 4
+
+
 def test_the_next_model_is_not_called_dynamic_for_the_last_one(model: Conv) -> None:
     x, y = examples(model, 4)
     attack = Short(engine="fast", version="custom", suite=("apgd-ce",))

@@ -126,3 +126,11 @@ def test_upstreams_square_is_refused_on_images_of_the_sizes_on_which_it_fails(no
             except InputError:
                 refused.append((height, width))
     assert refused == failed and 0 < len(failed) < 15
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_with_upstreams_random_numbers_one_image_is_attacked_too(norm: Any) -> None:
+    model = Conv(dtype=torch.float32)
+    x, y = examples(model, 1)
+    attack = Short(engine="fast", rng="upstream", version="custom", suite=("square",))
+    assert attack.run(model, x, y, norm=norm, eps=0.001).verdicts == [ROBUST]
