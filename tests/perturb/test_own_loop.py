@@ -106,11 +106,12 @@ def test_a_loss_that_cannot_be_used_is_refused() -> None:
 
 def test_the_mean_over_one_image_is_its_own_loss() -> None:
     model, (x, y) = net(), data()
-    at, results = StepContext(seed=0, epoch=0, step=0, progress=0.0), []
+    at = StepContext(seed=0, epoch=0, step=0, progress=0.0)
+    results: list[torch.Tensor] = []
     for loss_fn in (F.cross_entropy, nn.CrossEntropyLoss(reduction="none")):
         ESAM().step_gradients(model, loss_fn, x[:1], y[:1], at=at)
         results.append(torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None]))
-    assert torch.equal(*results)
+    assert torch.equal(results[0], results[1])
 
 
 class Sharded(nn.Linear):
