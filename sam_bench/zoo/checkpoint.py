@@ -109,12 +109,16 @@ def fit_external(module: nn.Module, state: Mapping[str, Tensor], source: str, in
     """Load a state dict that other code saved: prefixes of wrappers are added or removed, the rest is strict.
 
     The keys of a bare network lack "net."; those of a network trained in parallel start with "module.".
-    Every other key and shape must be the module's.
+    What the network says it ignores (`ignored_keys`) is left out. Every other key and shape must be the module's.
 
     Raises:
         InputError: No such renaming makes it fit; says what differs in the nearest one.
     """
-    candidates = list(_renamings(dict(state)))
+    ignored = tuple(f"net.{key}" for key in getattr(getattr(module, "net", module), "ignored_keys", ()))
+    candidates = [
+        {key: value for key, value in renamed.items() if not key.startswith(ignored)}
+        for renamed in _renamings(dict(state))
+    ]
     wanted = set(module.state_dict())
     for candidate in candidates:
         if misfit(module, candidate) is None:
