@@ -53,6 +53,8 @@ def register(trained: Trained, ready: Prepared, store: zoos.Zoo, *, command: str
             "sync_ascent": config.sync_ascent,
             "sync_bn": config.sync_bn,
             "micro_batch": config.micro_batch,
+            "init": config.init,
+            "init_sha256": config.init_sha256,
             "train_examples": examples,
             "train_fingerprint": config.train_fingerprint,
             "test_fingerprint": data.test.fingerprint,

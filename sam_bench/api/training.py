@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
+from sam_bench.api.initial import InitialWeights
 from sam_bench.api.naming import describe
 from sam_bench.api.registering import register, store_as
 from sam_bench.api.specs.train import TrainSpec
@@ -113,6 +115,8 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     data, place = _open(spec, name, store, team)
     spec, images = _suited(spec, data)
     data, (mean, std) = _in_memory_or_streamed(spec, data, device, team)
+    initial = InitialWeights(spec, data) if spec.init is not None else None
+    mean, std = (mean, std) if initial is None or initial.stats is None else initial.stats
     architecture = architecture_for(
         spec.arch,
         num_classes=data.num_classes,
@@ -124,7 +128,9 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     )
     learnt, watched = _split(spec, data)
     torch.manual_seed(spec.seed)
-    module: nn.Module = create_model(architecture).to(device)
+    module: nn.Module = create_model(architecture)
+    start, init_sha256 = ("", None) if initial is None else initial.put_into(module, architecture)
+    module.to(device)
     shape = (data.in_channels, data.image_size, data.image_size)
     compiled, why_compiled = choose_compile(
         spec.compile, module, spec.method, shape=shape, examples=len(learnt), device=device
@@ -142,7 +148,8 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
         compile="on" if compiled else "off",
     )
     fingerprint = team.broadcast(learnt.fingerprint if team.is_main else "")
-    config = _config(settled, name, architecture, data.name, examples=len(learnt), fingerprint=fingerprint)
+    decided = {"train_examples": len(learnt), "train_fingerprint": fingerprint, "init_sha256": init_sha256}
+    config = _config(settled, name, architecture, data.name, decided)
     folder = spec.run_dir or Path("runs") / name
     if team.is_main:
         RunFolder(folder).check(config, resume=spec.resume)
@@ -151,7 +158,7 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     on_device = learnt.to(device), watched.to(device) if watched else None
     run = Ready(module, spec.method, *on_device, config, saving, reporter, team)
     ready = Prepared(settled, data, place, device, run)
-    _announce(ready, images, {"device": why_device, "precision": why_precision, "compile": why_compiled})
+    _announce(ready, [images, start], {"device": why_device, "precision": why_precision, "compile": why_compiled})
     return ready
 
 
@@ -238,7 +245,7 @@ def _validation_eps(spec: TrainSpec) -> Radius:
 
 
 def _config(
-    settled: TrainSpec, name: str, architecture: Architecture, dataset: str, *, examples: int, fingerprint: str
+    settled: TrainSpec, name: str, architecture: Architecture, dataset: str, decided: dict[str, Any]
 ) -> RunConfig:
     """What decides the run, as its folder keeps it: the fields of the spec that it has, and what follows from them."""
     fields = {field: getattr(settled, field) for field in RunConfig.model_fields if field in type(settled).model_fields}
@@ -249,13 +256,12 @@ def _config(
             "recipe": settled.method.recipe,
             "architecture": architecture,
             "dataset": dataset,
-            "train_fingerprint": fingerprint,
-            "train_examples": examples,
             "validation_examples": settled.validation,
             "validation_norm": settled.norm,
             "compiled": settled.compile == "on",
             "identity": settled.identity(),
         }
+        | decided
     )
 
 
@@ -264,13 +270,13 @@ def _on_the_card() -> list[str]:
     return [field for field in RunConfig.model_fields if field in ModelCard.model_fields]
 
 
-def _announce(ready: Prepared, images: str, why: dict[str, str]) -> None:
-    """Say what begins, what is done to the images, and the reason of everything that was decided."""
+def _announce(ready: Prepared, remarks: list[str], why: dict[str, str]) -> None:
+    """Say what begins, what there is to remark, and the reason of everything that was decided."""
     spec, run = ready.spec, ready.run
     config, watched, say = run.config, run.validation, run.reporter.say
     say(f"{config.name}: {describe(config.recipe)}")
-    if images:
-        say(images)
+    for remark in filter(None, remarks):
+        say(remark)
     say(
         f"{spec.arch} with {count_parameters(run.model):,} parameters on {len(run.train):,} images of "
         f"{ready.data.name}"

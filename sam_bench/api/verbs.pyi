@@ -30,6 +30,7 @@ def train(
     settings: Mapping[str, Any] = ...,
     arch: str = "preactresnet18",
     arch_options: Mapping[str, Any] = ...,
+    init: str | None = None,
     limit_train: int | None = None,
     validation: int | None = None,
     validation_eps: str | float | None = None,
@@ -66,6 +67,9 @@ def train(
         settings: Settings of the recipe to replace, by name: {'rho': 0.1, 'epochs': 10}.
         arch: An architecture of ours, or timm:NAME.
         arch_options: Any other option of the architecture, such as patch_size=4.
+        init: Start from these weights: a model of the zoo, a file, robustbench:NAME or timm:NAME. Mean and
+            standard deviation are theirs; the last layer is new where the classes differ. Default: random
+            weights.
         limit_train: Train on the first so many images only, for a quick look; of a FOLDER, of every class in
             turn.
         validation: Training images held out to watch the run; 0: none. Default: one in 50, at most 1,000.
@@ -229,6 +233,7 @@ def sweep(
     faithful: bool = False,
     arch: str = "preactresnet18",
     arch_options: Mapping[str, Any] = ...,
+    init: str | None = None,
     limit_train: int | None = None,
     validation: int | None = None,
     validation_eps: str | float | None = None,

@@ -101,6 +101,8 @@ class ModelCard(Record):
     )
     sync_bn: bool = Field(default=False, description="BatchNorm was over the whole batch on all of them")
     micro_batch: int | None = Field(default=None, ge=1, description="examples differentiated at a time, if not all")
+    init: str | None = Field(default=None, description="the model whose weights it started from; null: random ones")
+    init_sha256: Sha256 | None = Field(default=None, description="SHA-256 of the tensors that it started from")
     train_examples: int = Field(ge=1)
     train_fingerprint: Sha256 = Field(description="SHA-256 over the training images and labels used")
     test_fingerprint: Sha256 = Field(description="SHA-256 over the test images and labels of the clean accuracy")

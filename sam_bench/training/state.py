@@ -33,6 +33,8 @@ class RunConfig(Record):
     micro_batch: int | None = Field(default=None, ge=1)
     sync_ascent: bool = False
     sync_bn: bool = False
+    init: str | None = None
+    init_sha256: Sha256 | None = None
     on_nan: Literal["stop", "rollback"] = "stop"
     select: Literal["last", "best"] = "last"
     identity: dict[str, Any] = Field(default_factory=dict, repr=False)

@@ -58,6 +58,7 @@ OTHER_TRAINING: dict[str, Any] = {
     "micro_batch": 8,
     "sync_ascent": True,
     "sync_bn": True,
+    "init": "run",
     "on_nan": "rollback",
     "select": "best",
     "name": "other",

@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from robustbench.model_zoo.architectures.resnet import BasicBlock, ResNet
-from robustbench.model_zoo.architectures.wide_resnet import WideResNet
 from torch import nn
 
-import sam_bench  # noqa: F401  (makes RobustBench importable)
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, architectures, count_parameters, create_model
 from sam_bench.records import Architecture
@@ -18,6 +15,13 @@ from sam_bench.zoo import load_model
 from sam_bench.zoo.checkpoint import fit_external
 
 OURS = [name for name in architectures() if name.startswith(("preactresnet", "resnet", "wideresnet"))]
+
+
+def wide_resnet(**options: object) -> nn.Module:
+    from robustbench.model_zoo.architectures.wide_resnet import WideResNet
+
+    made: nn.Module = WideResNet(**options)
+    return made
 
 
 def ours(name: str, *, size: int = 32, **options: object) -> Architecture:
@@ -37,7 +41,7 @@ def away_from_new(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def test_wideresnet_takes_robustbenchs_state_dict_and_gives_its_logits(sub_block: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    theirs = away_from_new(WideResNet(depth=16, widen_factor=2, sub_block1=sub_block))
+    theirs = away_from_new(wide_resnet(depth=16, widen_factor=2, sub_block1=sub_block))
     path = tmp_path / "weights.pt"
     torch.save({"state_dict": {f"module.{key}": value for key, value in theirs.state_dict().items()}}, path)
     loaded = load_model(path, architecture=ours("wideresnet", depth=16, width=2)).module
@@ -47,6 +51,8 @@ def test_wideresnet_takes_robustbenchs_state_dict_and_gives_its_logits(sub_block
 
 @torch.no_grad()
 def test_resnet18_takes_robustbenchs_state_dict_and_gives_its_logits() -> None:
+    from robustbench.model_zoo.architectures.resnet import BasicBlock, ResNet
+
     torch.manual_seed(0)
     theirs = away_from_new(ResNet(BasicBlock, [2, 2, 2, 2]))
     mine = create_model(ours("resnet18-cifar")).eval()
@@ -64,7 +70,7 @@ def test_wideresnets_have_their_published_sizes(depth: int, millions: float) -> 
 
 
 def test_a_key_that_belongs_nowhere_is_still_refused() -> None:
-    theirs = WideResNet(depth=10, widen_factor=1)
+    theirs = wide_resnet(depth=10, widen_factor=1)
     state = dict(theirs.state_dict()) | {"other.weight": torch.zeros(1)}
     with pytest.raises(InputError, match=r"other\.weight"):
         fit_external(create_model(ours("wideresnet", depth=10, width=1)), state, "theirs", "wideresnet")

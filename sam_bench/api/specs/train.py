@@ -88,6 +88,19 @@ class TrainSpec(RunSpec):
             group="model",
         ),
     ] = {}
+    init: Annotated[
+        str | None,
+        Text("a model's name or a file", paths=True),
+        option(
+            "Start from these weights: a model of the zoo, a file, robustbench:NAME or timm:NAME. Mean and standard "
+            "deviation are theirs; the last layer is new where the classes differ.",
+            identity=True,
+            in_name=True,
+            sweep=True,
+            group="model",
+            default="random weights",
+        ),
+    ] = None
     limit_train: Annotated[
         int | None,
         Whole(),
@@ -272,9 +285,11 @@ class TrainSpec(RunSpec):
         said = {each for each, known in self.options().items() if known.in_name and each != "seed"} - {"faithful"}
         said |= {"width", "inputs", "weights", *self.method.recipe.inputs.settings}
         said |= set(self.method.recipe.weights.settings)
+        if self.init is not None and "init" not in varies:
+            name += f"-from-{_bare(in_words(self.init))}"
         for key, value in varies.items():
             if key not in said:
-                name += "-" + re.sub(r"[^A-Za-z0-9_-]", "", f"{key}{in_words(value)}".replace("/", "over"))
+                name += "-" + _bare(f"{key}{in_words(value)}".replace("/", "over"))
         return name if len(name) <= 100 else f"{name[:91]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
     def check(self) -> None:
@@ -316,9 +331,17 @@ class TrainSpec(RunSpec):
         return {"field": field, "value": getattr(self, field)}
 
 
+def _bare(text: str) -> str:
+    """Without what a name may not have: of a model its last part."""
+    return re.sub(r"[^A-Za-z0-9_-]", "", text.rpartition("/")[2].rpartition(":")[2])
+
+
+_FILES = (".npz", ".yaml", ".yml", ".json", ".safetensors", ".pt", ".pth")
+
+
 def in_words(value: Any) -> str:
     """A value in a name: of a path the last part, of several values their row."""
     if isinstance(value, (list, tuple)):
         return "-".join(map(str, value))
     text = str(value)
-    return Path(text).stem if text.endswith((".npz", ".yaml", ".yml")) or Path(text).is_dir() else text
+    return Path(text).stem if text.endswith(_FILES) or Path(text).is_dir() else text
