@@ -1,6 +1,7 @@
 """Which one-step adversarial training overfits to its step: robust accuracy after every epoch.
 
     python benchmarks/collapse.py --data cifar10-jpeg.npz                    # an hour on one core
+    python benchmarks/collapse.py --data digits --arch preactresnet10 --eps 64 --limit-train 0    # some minutes
     python benchmarks/collapse.py --data cifar10-jpeg.npz --width 64 --epochs 30 --limit-train 0
 
 All methods train with the same network, images, optimizer and schedule, against the same large radius. After every
@@ -47,6 +48,7 @@ def curve(name: str, options: argparse.Namespace, folder: Path) -> list[dict[str
         recipe,
         options.data,
         settings=settings,
+        arch=options.arch,
         arch_options={"width": options.width},
         limit_train=options.limit_train or None,
         validation=options.validation,
@@ -65,7 +67,8 @@ def curve(name: str, options: argparse.Namespace, folder: Path) -> list[dict[str
 def main() -> None:
     """Train every method and print the robust accuracies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="FILE.npz")
+    parser.add_argument("--data", required=True, help="digits, or FILE.npz")
+    parser.add_argument("--arch", default="preactresnet18")
     parser.add_argument("--width", type=int, default=8, help="channels of PreActResNet-18's first stage")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--eps", type=int, default=16, help="radius, in 255ths")

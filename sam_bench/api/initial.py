@@ -36,9 +36,11 @@ class InitialWeights:
 
     Attributes:
         stats: Mean and standard deviation that the weights were trained with; None if they are not known.
+        clean: Whether it is known that they were trained on images of this data set alone.
     """
 
     stats: Stats | None = None
+    clean: bool = False
 
     def __init__(self, spec: TrainSpec, data: Dataset | StreamedDataset) -> None:
         assert spec.init is not None
@@ -59,12 +61,14 @@ class InitialWeights:
             return
         external = self.source.startswith("robustbench:")
         listed = spec.robustbench_dataset or data.robustbench
-        module = load_model(
+        loaded = load_model(
             path if path.is_file() else self.source,
             zoo=spec.zoo,
             dataset=listed if external else data.name,
             threat=spec.threat or spec.norm,
-        ).module
+        )
+        card, module = loaded.card, loaded.module
+        self.clean = card is not None and card.dataset == data.name and not card.additional_data
         self._state = module.state_dict()
         normalizes = isinstance(module, NormalizedModel) and module.normalizes
         # A model of RobustBench that normalises does so by layers of its class, which do not fit into ours.

@@ -55,6 +55,8 @@ def register(trained: Trained, ready: Prepared, store: zoos.Zoo, *, command: str
             "micro_batch": config.micro_batch,
             "init": config.init,
             "init_sha256": config.init_sha256,
+            "extra_data": config.extra_data,
+            "additional_data": config.additional_data,
             "train_examples": examples,
             "train_fingerprint": config.train_fingerprint,
             "test_fingerprint": data.test.fingerprint,

@@ -17,6 +17,7 @@ from sam_bench.api.registering import register, store_as
 from sam_bench.api.specs.train import TrainSpec
 from sam_bench.data import (
     Dataset,
+    Extra,
     Split,
     StreamedDataset,
     StreamedSplit,
@@ -25,6 +26,7 @@ from sam_bench.data import (
     hold_out,
     known_name,
     known_stats,
+    load_extra,
     must_stream,
     open_dataset,
     suited_augmentation,
@@ -35,7 +37,7 @@ from sam_bench.distributed import Team, joined, main_first
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
 from sam_bench.progress import Reporter, SilentReporter
-from sam_bench.records import Architecture, ModelCard, Norm, Radius, Recipe
+from sam_bench.records import Architecture, ExtraData, ModelCard, Norm, Radius, Recipe
 from sam_bench.training import Ready, RunConfig, Saving, TrainingRun
 from sam_bench.training.compiling import choose_compile
 from sam_bench.training.folder import RunFolder
@@ -148,15 +150,17 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
         compile="on" if compiled else "off",
     )
     fingerprint = team.broadcast(learnt.fingerprint if team.is_main else "")
+    extra, further = _extra(spec, data, learnt)
     decided = {"train_examples": len(learnt), "train_fingerprint": fingerprint, "init_sha256": init_sha256}
-    config = _config(settled, name, architecture, data.name, decided)
+    further["additional_data"] = extra is not None or (initial is not None and not initial.clean)
+    config = _config(settled, name, architecture, data.name, decided | further)
     folder = spec.run_dir or Path("runs") / name
     if team.is_main:
         RunFolder(folder).check(config, resume=spec.resume)
         store.check_run(place, {field: getattr(config, field) for field in _on_the_card()})
     saving = Saving(folder, resume=spec.resume, keep=spec.keep, save_every=60 * spec.save_every)
     on_device = learnt.to(device), watched.to(device) if watched else None
-    run = Ready(module, spec.method, *on_device, config, saving, reporter, team)
+    run = Ready(module, spec.method, *on_device, config, saving, reporter, team, extra and extra.to(device))
     ready = Prepared(settled, data, place, device, run)
     _announce(ready, [images, start], {"device": why_device, "precision": why_precision, "compile": why_compiled})
     return ready
@@ -220,6 +224,21 @@ def _in_memory_or_streamed(
     return data, stats
 
 
+def _extra(
+    spec: TrainSpec, data: Dataset | StreamedDataset, learnt: Split | StreamedSplit
+) -> tuple[Extra | None, dict[str, Any]]:
+    """Further images to learn from, and what the run's config says of them."""
+    if spec.extra_data is None:
+        return None, {"extra_data": None}
+    if isinstance(learnt, StreamedSplit):
+        raise InputError("needs training images that fit into memory", field="extra_data", value=spec.extra_data)
+    split = load_extra(spec.extra_data, shape=learnt.shape[1:], num_classes=data.num_classes)
+    told = ExtraData(
+        file=spec.extra_data.name, fraction=spec.extra_fraction, examples=len(split), fingerprint=split.fingerprint
+    )
+    return Extra(split, spec.extra_fraction), {"extra_data": told}
+
+
 def _split(
     spec: TrainSpec, data: Dataset | StreamedDataset
 ) -> tuple[Split | StreamedSplit, Split | StreamedSplit | None]:
@@ -274,6 +293,7 @@ def _announce(ready: Prepared, remarks: list[str], why: dict[str, str]) -> None:
     """Say what begins, what there is to remark, and the reason of everything that was decided."""
     spec, run = ready.spec, ready.run
     config, watched, say = run.config, run.validation, run.reporter.say
+    extra = config.extra_data
     say(f"{config.name}: {describe(config.recipe)}")
     for remark in filter(None, remarks):
         say(remark)
@@ -281,6 +301,7 @@ def _announce(ready: Prepared, remarks: list[str], why: dict[str, str]) -> None:
         f"{spec.arch} with {count_parameters(run.model):,} parameters on {len(run.train):,} images of "
         f"{ready.data.name}"
         + (f", {len(watched):,} more held out for validation" if watched else "")
+        + (f"; {extra.fraction:.0%} of every batch from {extra.examples:,} of {extra.file}" if extra else "")
         + (", read from disk as they are needed" if isinstance(run.train, StreamedSplit) else "")
     )
     say(

@@ -161,6 +161,7 @@ def make_entry(card: ModelCard, rows: Sequence[EntryRow], *, card_link: str) -> 
         # RobustBench's BibTeX takes the last word as the year and fails on an empty text.
         venue=card.venue.strip() or "Unpublished",
         architecture=architecture_label(card.architecture),
+        additional_data=card.additional_data,
         **fields_of_headline(top, dataset=card.dataset, listed=dataset, threat=card.threat),
         sam_bench=EntryEvidence(
             name=card.name,
@@ -186,7 +187,6 @@ def fields_of_headline(top: EntryRow, *, dataset: str, listed: str, threat: Norm
         threat: The threat model the entry is listed under.
     """
     return {
-        "additional_data": False,
         "number_forward_passes": 1,
         "eps": radius_text(top.eps),
         "clean_acc": percent(top.clean_accuracy),

@@ -79,6 +79,15 @@ class WeightsFile(Record):
     sha256: Sha256
 
 
+class ExtraData(Record):
+    """Further images that it was trained on."""
+
+    file: str = Field(description="the file's name")
+    fraction: float = Field(gt=0, lt=1, description="of every batch")
+    examples: int = Field(ge=1, description="images they were drawn from")
+    fingerprint: Sha256 = Field(description="SHA-256 over these images and labels")
+
+
 class ModelCard(Record):
     """`model_zoo/<dataset>/<threat>/<name>.json`."""
 
@@ -103,6 +112,10 @@ class ModelCard(Record):
     micro_batch: int | None = Field(default=None, ge=1, description="examples differentiated at a time, if not all")
     init: str | None = Field(default=None, description="the model whose weights it started from; null: random ones")
     init_sha256: Sha256 | None = Field(default=None, description="SHA-256 of the tensors that it started from")
+    extra_data: ExtraData | None = Field(default=None, description="further images trained on; null: none")
+    additional_data: bool = Field(
+        default=False, description="RobustBench's field: other images had a part in it, here or in what it started from"
+    )
     train_examples: int = Field(ge=1)
     train_fingerprint: Sha256 = Field(description="SHA-256 over the training images and labels used")
     test_fingerprint: Sha256 = Field(description="SHA-256 over the test images and labels of the clean accuracy")

@@ -317,12 +317,12 @@ FROM_RECORDS: list[tuple[str, Any, str]] = [
     ("autoattack_acc", "66.00", '"30.00"'),
     ("reported", "66.00", '"30.00"'),
     ("eps", "16/255", '"8/255"'),
-    ("additional_data", True, "false"),
     ("number_forward_passes", 2, "1"),
     ("footnote", None, '"on 100 test examples"'),
     ("unreliable", True, "null"),
 ]
 FROM_CARD: list[tuple[str, Any, str]] = [
+    ("additional_data", True, "false"),
     ("architecture", "WideResNet-70-16", '"PreActResNet-18 (width 16)"'),
     ("dataset", "imagenet", '"cifar10"'),
     ("sam_bench.method", "TRADES", '"SAM rho=0.2"'),

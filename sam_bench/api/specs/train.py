@@ -53,7 +53,7 @@ class TrainSpec(RunSpec):
         str,
         Data(),
         option(
-            "cifar10, cifar100, svhn, digits, FILE.npz or FOLDER.",
+            "cifar10, cifar100, svhn, tiny-imagenet, imagenet, cifar10-c-fog-3, …, digits, FILE.npz or FOLDER.",
             identity=True,
             sweep=True,
             group="data",
@@ -101,6 +101,22 @@ class TrainSpec(RunSpec):
             default="random weights",
         ),
     ] = None
+    extra_data: Annotated[
+        Path | None,
+        Place(folder=False),
+        option(
+            "FILE.npz of further training images, such as generated ones (image, label), mixed into every batch.",
+            identity=True,
+            in_name=True,
+            sweep=True,
+            group="data",
+        ),
+    ] = None
+    extra_fraction: Annotated[
+        float,
+        Positive(),
+        option("Their share of every batch.", identity=True, sweep=True, group="data"),
+    ] = 0.7
     limit_train: Annotated[
         int | None,
         Whole(),
@@ -287,6 +303,8 @@ class TrainSpec(RunSpec):
         said |= set(self.method.recipe.weights.settings)
         if self.init is not None and "init" not in varies:
             name += f"-from-{_bare(in_words(self.init))}"
+        if self.extra_data is not None and "extra_data" not in varies:
+            name += f"-extra-{_bare(in_words(self.extra_data))}"
         for key, value in varies.items():
             if key not in said:
                 name += "-" + _bare(f"{key}{in_words(value)}".replace("/", "over"))
@@ -305,6 +323,8 @@ class TrainSpec(RunSpec):
                 check_eps(norm, length, allow_large=self.allow_large_eps, field=name)
         if self.validation_eps is not None:
             check_eps(self.norm, self.validation_eps, allow_large=self.allow_large_eps, field="validation_eps")
+        if not self.extra_fraction < 1:
+            raise InputError("must be below 1: some images of the data set are left", **self._said("extra_fraction"))
         if self.limit_train is not None and self.limit_train < 2:
             raise InputError("must be at least 2: BatchNorm needs two images in a batch", **self._said("limit_train"))
         if self.validation is not None:
