@@ -2,6 +2,7 @@
 
 from sam_bench.data.augment import augment, crop_and_flip
 from sam_bench.data.batches import Batches, Extra, to_float
+from sam_bench.data.mixing import MixedBatches
 from sam_bench.data.npz import load_extra
 from sam_bench.data.resized_crop import ResizedCrop
 from sam_bench.data.sources import data_sources, is_named_dataset, known_name, load_dataset, open_dataset
@@ -14,6 +15,7 @@ __all__ = [
     "Batches",
     "Dataset",
     "Extra",
+    "MixedBatches",
     "ResizedCrop",
     "Split",
     "StreamedBatches",

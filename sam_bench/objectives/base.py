@@ -23,6 +23,9 @@ class Objective(Component):
     differentiates_slopes: ClassVar[bool] = False
     """Whether it differentiates a gradient with respect to the inputs; such a run cannot be compiled."""
 
+    takes_mixed: ClassVar[bool] = True
+    """Whether it takes labels that Mixup or CutMix mixed: shares of the classes, float [B, classes]."""
+
     @property
     def slopes(self) -> int:
         """Backward passes to the inputs that its value takes, also where it is not differentiated."""

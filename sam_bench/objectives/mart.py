@@ -24,6 +24,7 @@ class MART(Objective):
     """
 
     compares_inputs: ClassVar[bool] = True
+    takes_mixed: ClassVar[bool] = False
 
     beta: float = Field(default=5.0, ge=0, description="weight of the KL term (the paper's lambda)")
 

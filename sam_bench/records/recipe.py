@@ -58,6 +58,8 @@ class Augmentation(Record):
         default=False,
         description="ImageNet's: a random part of the image at the final size, instead of the padded crop",
     )
+    mixup: float = Field(default=0.0, ge=0, description="alpha of Mixup, which averages images in pairs; 0: none")
+    cutmix: float = Field(default=0.0, ge=0, description="alpha of CutMix, which pastes a part of another; 0: none")
 
 
 NONE = ComponentSpec(method="none")

@@ -76,6 +76,11 @@ def _refuse_impossible(built: BuiltRecipe) -> None:
             f"objective {objective.method!r} compares clean with perturbed inputs, and the recipe {how}; "
             f"choose inputs among {moving}, or objective cross-entropy"
         )
+    crop = built.recipe.augmentation
+    if crop.mixup or crop.cutmix:
+        for part in (built.objective, built.weights):
+            if not part.takes_mixed:
+                raise InputError(f"{part.method} needs one label an image; leave out `mixup` and `cutmix`")
     begins, epochs = getattr(built.weights, "start_epoch", 0), built.recipe.epochs
     if begins >= epochs:
         raise InputError(

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from sam_bench.data import Extra, ResizedCrop, Split, StreamedSplit, make_batches
+from sam_bench.data import (
+    Batches,
+    Extra,
+    MixedBatches,
+    ResizedCrop,
+    Split,
+    StreamedBatches,
+    StreamedSplit,
+    make_batches,
+)
 from sam_bench.device import fastest_convolutions
 from sam_bench.distributed import ALONE, Team
 from sam_bench.energy import counted_by
@@ -109,7 +118,7 @@ class TrainingRun:
         # Everything that can be refused is refused here, before the folder is claimed.
         config, team, model = ready.config, ready.team, ready.model
         crop = config.recipe.augmentation
-        self._batches = make_batches(
+        self._batches: Batches | StreamedBatches | MixedBatches = make_batches(
             ready.train,
             batch_size=config.recipe.batch_size,
             seed=config.seed,
@@ -117,6 +126,14 @@ class TrainingRun:
             shard=(team.rank, team.size),
             extra=ready.extra,
         )
+        if crop.mixup or crop.cutmix:
+            self._batches = MixedBatches(
+                self._batches,
+                mixup=crop.mixup,
+                cutmix=crop.cutmix,
+                num_classes=config.architecture.num_classes,
+                seed=config.seed,
+            )
         steps = len(self._batches)
         ready.recipe.weights.check(model, epochs=config.recipe.epochs, steps=steps)
         self._ready, self._config, self._team, self._reporter = ready, config, team, ready.reporter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ class AACE(GroupedAscent):
     reported is the cross-entropy at `w`, whatever the objective. The ascent sees the perturbed inputs
     alone. If the objective runs the clean ones, too, BatchNorm's statistics are those of its passes, at `w + e`.
     """
+
+    takes_mixed: ClassVar[bool] = False
 
     rho: float = Field(default=0.2, ge=0, description="step of the ascent along the gradient of log(1 - p_y)")
 

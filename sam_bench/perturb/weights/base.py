@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,9 @@ def displaced(parameters: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[No
 
 class WeightPerturbation(Component):
     """Base of what decides the gradient that the optimizer uses."""
+
+    takes_mixed: ClassVar[bool] = True
+    """Whether it takes labels that Mixup or CutMix mixed: shares of the classes, float [B, classes]."""
 
     @property
     def passes(self) -> tuple[float, float]:

@@ -85,7 +85,7 @@ class BatchLoss:
     Args:
         model: The network being trained.
         x_adv: Inputs to learn from, float [B, C, H, W].
-        y: Labels, int64 [B].
+        y: Labels, int64 [B]; or each class's share of a mixed label, float [B, classes].
         x: The clean inputs, if they are others.
         objective: The loss; None for cross-entropy at `x_adv`.
         runner: How passes are run; None for the model as it is, on one device.
@@ -304,7 +304,7 @@ class BatchLoss:
 
         losses = self._objective.losses(score, x, x_adv, y) if loss is None else loss(score(x_adv), y)
         if self.hits is None and (loss is None or not self.several_passes):
-            hits.append((seen[0].argmax(1) == y).sum())
+            hits.append((seen[0].argmax(1) == (y if y.dim() == 1 else y.argmax(1))).sum())
         return losses
 
     def _share_of_weights(self, chosen: Sequence[Tensor] | None) -> float:
