@@ -70,9 +70,10 @@ class InitialWeights:
         card, module = loaded.card, loaded.module
         self.clean = card is not None and card.dataset == data.name and not card.additional_data
         self._state = module.state_dict()
-        normalizes = isinstance(module, NormalizedModel) and module.normalizes
         # A model of RobustBench that normalises does so by layers of its class, which do not fit into ours.
-        self.stats = _numbers(module.mean, module.std) if normalizes else ((), ())
+        self.stats = ((), ())
+        if isinstance(module, NormalizedModel) and module.normalizes:
+            self.stats = _numbers(module.mean, module.std)
 
     def put_into(self, module: nn.Module, architecture: Architecture) -> tuple[str, str]:
         """Load the weights; the last layer stays as it is where it has another number of classes.

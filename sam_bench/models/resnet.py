@@ -43,6 +43,10 @@ class Block(nn.Module):
         return out
 
 
+def _stage(inputs: int, outputs: int, stride: int, activation: Activation) -> nn.Sequential:
+    return nn.Sequential(Block(inputs, outputs, stride, activation), Block(outputs, outputs, 1, activation))
+
+
 class ResNet(nn.Module):
     """Four stages of two blocks at width, 2, 4 and 8 times width; strides 1, 2, 2, 2."""
 
@@ -50,19 +54,17 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = conv3x3(in_channels, width)
         self.bn1 = nn.BatchNorm2d(width)
-        channels = [width, width, 2 * width, 4 * width, 8 * width]
-        for stage in range(1, 5):
-            first = Block(channels[stage - 1], channels[stage], 1 if stage == 1 else 2, activation)
-            second = Block(channels[stage], channels[stage], 1, activation)
-            self.add_module(f"layer{stage}", nn.Sequential(first, second))
-        self.linear = nn.Linear(channels[-1], num_classes)
+        self.layer1 = _stage(width, width, 1, activation)
+        self.layer2 = _stage(width, 2 * width, 2, activation)
+        self.layer3 = _stage(2 * width, 4 * width, 2, activation)
+        self.layer4 = _stage(4 * width, 8 * width, 2, activation)
+        self.linear = nn.Linear(8 * width, num_classes)
         self.activation = activation_layer(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images [B, in_channels, H, W] to logits [B, num_classes]."""
         out = self.activation(self.bn1(self.conv1(x)))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            out = stage(out)
+        out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         logits: Tensor = self.linear(F.adaptive_avg_pool2d(out, 1).flatten(1))
         return logits
 
