@@ -225,6 +225,14 @@ with joined() as team:
     if team.is_main:
         found = [saved(Path(sys.argv[2]) / name) for name in ("seldom", "often", "resumed")]
         torch.save(found, f"{sys.argv[2]}/found.pt")
+    # A perturbation that remembers something of each process's own examples.
+    learned, method = [], method_of("standard", {"epochs": 1, "inputs": "fgsm-pgi", "objective": "start-pairing"})
+    team.barrier()
+    for name, seconds in (("memory", 600.0), ("prior/often", 0.0), ("prior/resumed", 600.0)):
+        folder = Path(sys.argv[2]) / name
+        trained = run(folder, method, train=digits().head(38), team=team, save_every=seconds, resume="resumed" in name)
+        learned.append(dict(trained.model.state_dict()))
+    torch.save(learned, f"{sys.argv[2]}/prior{team.rank}.pt")
 """
 
 
@@ -237,6 +245,10 @@ def test_a_checkpoint_within_an_epoch_changes_nothing_that_a_team_learns(tmp_pat
     seldom, often, resumed = torch.load(tmp_path / "found.pt", weights_only=True)
     assert_same(seldom, often)
     assert_same(seldom, resumed)
+    for rank in range(2):
+        whole, saving, again = torch.load(tmp_path / f"prior{rank}.pt", weights_only=True)
+        assert_same(whole, saving)
+        assert_same(whole, again)
 
 
 FORMS = """
