@@ -6,11 +6,9 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -189,14 +187,3 @@ def device_name(device: torch.device) -> str:
         threads = torch.get_num_threads()
         return f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
     return str(device)
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide numbers."""
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in ("sam-bench", "torch", "torchvision", "timm", "numpy", "robustbench", "pyautoattack", "autoattack"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

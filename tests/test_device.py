@@ -8,14 +8,7 @@ import pytest
 import torch
 
 from sam_bench import device as rooms
-from sam_bench.device import (
-    choose_device,
-    choose_precision,
-    device_name,
-    missing_for_compile,
-    package_versions,
-    true_float32,
-)
+from sam_bench.device import choose_device, choose_precision, device_name, missing_for_compile, true_float32
 from sam_bench.errors import InputError
 
 CPU = torch.device("cpu")
@@ -120,13 +113,6 @@ def test_what_torch_compile_needs_is_looked_for(
 def test_a_device_is_named_as_a_person_would() -> None:
     name = device_name(CPU)
     assert name.endswith((", 1 thread", f", {torch.get_num_threads()} threads")) and len(name) > len(", 1 thread")
-
-
-def test_the_versions_that_decide_numbers_are_there() -> None:
-    versions = package_versions()
-    assert {"python", "torch", "torchvision", "timm", "numpy", "robustbench"} <= set(versions)
-    assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert {"pyautoattack", "autoattack"} & set(versions)
 
 
 def _switches() -> list[object]:

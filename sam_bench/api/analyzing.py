@@ -18,11 +18,12 @@ from sam_bench.api.model_and_data import model_and_data
 from sam_bench.api.record_files import check_folder
 from sam_bench.api.specs.analyze import AnalyzeSpec
 from sam_bench.data import Dataset, Split, first_examples, load_dataset, to_float
-from sam_bench.device import choose_device, device_name, package_versions, true_float32
+from sam_bench.device import choose_device, device_name, true_float32
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.modes import inputs_copied
 from sam_bench.progress import Reporter, SilentReporter, Stage
 from sam_bench.records import EvaluationRecord, ModelCard, read_record, write_atomic
+from sam_bench.versions import package_versions
 from sam_bench.zoo import LoadedModel, Zoo, load_model, zoo_dir
 
 

@@ -12,11 +12,12 @@ from torch import nn
 from sam_bench import zoo as zoos
 from sam_bench.attacks.verify import classes_of
 from sam_bench.data import Split, StreamedSplit, make_batches
-from sam_bench.device import device_name, package_versions, true_float32
+from sam_bench.device import device_name, true_float32
 from sam_bench.modes import attacking
 from sam_bench.records import Cost, ModelCard
 from sam_bench.training import Trained
 from sam_bench.training.validate import examples_at_a_time
+from sam_bench.versions import package_versions
 
 if TYPE_CHECKING:
     from sam_bench.api.training import Prepared

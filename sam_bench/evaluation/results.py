@@ -14,7 +14,6 @@ from sam_bench.attacks import Attack
 from sam_bench.attacks.autoattack.sampled import SAMPLED, AutoAttackSampled
 from sam_bench.attacks.margin import PGDMarginAttack
 from sam_bench.attacks.warnings import second_attack_warnings, square_warnings
-from sam_bench.device import package_versions
 from sam_bench.errors import InputError
 from sam_bench.evaluation.problem import Problem, differences, in_words, settings_of, version_of
 from sam_bench.records import (
@@ -28,6 +27,7 @@ from sam_bench.records import (
     read_record,
     sampling_of,
 )
+from sam_bench.versions import package_versions
 
 
 @dataclass(frozen=True)
