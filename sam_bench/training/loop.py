@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from sam_bench.data import ResizedCrop, Split, StreamedSplit, make_batches
 from sam_bench.device import fastest_convolutions
@@ -30,6 +30,9 @@ from sam_bench.training.metrics import NO_SUMS, Metrics, Timer
 from sam_bench.training.state import RunConfig, RunState
 from sam_bench.training.step import TrainingStep
 from sam_bench.training.stopping import Notice, StopRequest, listening
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter  # takes half a second to load
 
 __all__ = ["DivergedError", "Ready", "Saving", "Trained", "TrainingRun"]
 
@@ -185,6 +188,8 @@ class TrainingRun:
                 stage.update(self._done)
                 events = None
                 if self._team.is_main:
+                    from torch.utils.tensorboard import SummaryWriter
+
                     # A writer for each stretch: TensorBoard then forgets what was written after the checkpoint.
                     events = SummaryWriter(str(self._folder.path), purge_step=self._state.epoch + 1)
                 try:
