@@ -15,8 +15,9 @@ from sam_bench.api.model_and_data import model_and_data, model_of
 from sam_bench.api.record_files import check_folder, check_record_file, default_record_folder
 from sam_bench.api.specs.evaluate import EvalSpec
 from sam_bench.attacks import Attack
+from sam_bench.attacks.autoattack.attack import AutoAttackBF16
 from sam_bench.data import Dataset, Split, first_examples
-from sam_bench.device import choose_device
+from sam_bench.device import choose_device, choose_precision
 from sam_bench.distributed import LONG_PATIENCE, Team, joined
 from sam_bench.errors import InputError
 from sam_bench.evaluation import (
@@ -121,6 +122,10 @@ def prepare(
     paths = {eps: spec.output or folder / f"{spec.default_name(eps)}.json" for eps in spec.radii}
     spelled = model if isinstance(model, str) else loaded.name
     problem = _problem(spec, loaded, test, data.name, spelled=spelled, command=command)
+    if isinstance(spec.built, AutoAttackBF16) and away is None:
+        precision, why = choose_precision("auto", device)
+        if precision == "fp32":
+            reporter.say(f"note: autoattack, which searches in float32, would be faster on this device: {why}")
     problem.check()  # before a pass of the model is made to measure its memory
     if second is not None:
         replace(problem, attack=second).check()

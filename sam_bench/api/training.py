@@ -33,7 +33,7 @@ from sam_bench.distributed import Team, joined, main_first
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
 from sam_bench.progress import Reporter, SilentReporter
-from sam_bench.records import Architecture, ModelCard, Norm, Radius, Recipe
+from sam_bench.records import Architecture, ModelCard, Norm, Precision, Radius, Recipe
 from sam_bench.training import Ready, RunConfig, Saving, TrainingRun
 from sam_bench.training.compiling import choose_compile
 from sam_bench.training.folder import RunFolder
@@ -109,7 +109,9 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     if team.is_main:
         _check_zoo(spec, name, store)
     device, why_device = choose_device(spec.device)
-    precision, why_precision = choose_precision(spec.precision, device)
+    folder = spec.run_dir or Path("runs") / name
+    begun = team.broadcast(RunFolder(folder).config() if team.is_main and spec.resume else None)
+    precision, why_precision = _precision(spec, device, begun, team)
     data, place = _open(spec, name, store, team)
     spec, images = _suited(spec, data)
     data, (mean, std) = _in_memory_or_streamed(spec, data, device, team)
@@ -143,7 +145,6 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     )
     fingerprint = team.broadcast(learnt.fingerprint if team.is_main else "")
     config = _config(settled, name, architecture, data.name, examples=len(learnt), fingerprint=fingerprint)
-    folder = spec.run_dir or Path("runs") / name
     if team.is_main:
         RunFolder(folder).check(config, resume=spec.resume)
         store.check_run(place, {field: getattr(config, field) for field in _on_the_card()})
@@ -153,6 +154,16 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     ready = Prepared(settled, data, place, device, run)
     _announce(ready, images, {"device": why_device, "precision": why_precision, "compile": why_compiled})
     return ready
+
+
+def _precision(spec: TrainSpec, device: torch.device, begun: RunConfig | None, team: Team) -> tuple[Precision, str]:
+    """The precision and why: that of the run that is continued, whatever would be measured now."""
+    if spec.precision != "auto":
+        return choose_precision(spec.precision, device)
+    if begun is not None:
+        return begun.precision, "as the run began"
+    measured: tuple[Precision, str] = team.broadcast(choose_precision("auto", device) if team.is_main else None)
+    return measured
 
 
 def _check_zoo(spec: TrainSpec, name: str, store: zoos.Zoo) -> None:
