@@ -16,6 +16,7 @@ from sam_bench.api.record_files import check_folder, check_record_file, default_
 from sam_bench.api.specs.evaluate import EvalSpec
 from sam_bench.attacks import Attack
 from sam_bench.attacks.autoattack.attack import AutoAttackBF16
+from sam_bench.cores import take_spare_cores
 from sam_bench.data import Dataset, Split, first_examples
 from sam_bench.device import choose_device, choose_precision
 from sam_bench.distributed import LONG_PATIENCE, Team, joined
@@ -111,6 +112,8 @@ def prepare(
     second = second_attack_for(spec.built, spec.norm) if spec.second_attack else None
     # What is done elsewhere needs no more of the device here than to look at the model once.
     device, why_device = choose_device("cpu" if away else spec.device)
+    if device.type == "cpu" and team.size == 1 and away is None and (fewer := take_spare_cores()):
+        reporter.say(fewer)
     loaded, data = model_and_data(model, spec, norm=spec.norm, device=device)
     test = _examples(spec, data)
     if loaded.num_classes != data.num_classes:

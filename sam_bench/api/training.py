@@ -13,6 +13,7 @@ from sam_bench import zoo as zoos
 from sam_bench.api.naming import describe
 from sam_bench.api.registering import register, store_as
 from sam_bench.api.specs.train import TrainSpec
+from sam_bench.cores import take_spare_cores
 from sam_bench.data import (
     Dataset,
     Split,
@@ -109,6 +110,8 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     if team.is_main:
         _check_zoo(spec, name, store)
     device, why_device = choose_device(spec.device)
+    if device.type == "cpu" and team.size == 1 and (fewer := take_spare_cores()):
+        reporter.say(fewer)
     folder = spec.run_dir or Path("runs") / name
     begun = team.broadcast(RunFolder(folder).config() if team.is_main and spec.resume else None)
     precision, why_precision = _precision(spec, device, begun, team)
