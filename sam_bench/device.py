@@ -169,12 +169,30 @@ def fastest_convolutions() -> Iterator[None]:
     For training, whose shapes repeat. Not for evaluations: which algorithm is the fastest, and with it the
     rounding, can differ from one run to the next.
     """
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
+    with _cudnn(benchmark=True, deterministic=torch.backends.cudnn.deterministic):
+        yield
+
+
+@contextmanager
+def repeatable_convolutions() -> Iterator[None]:
+    """Have cuDNN compute the same numbers every time, for the time of a block.
+
+    For searches and verdicts: its fastest algorithms add up in any order, which can decide an example at the
+    boundary, and choosing them anew for every shape takes longer than a few passes gain.
+    """
+    with _cudnn(benchmark=False, deterministic=True):
+        yield
+
+
+@contextmanager
+def _cudnn(*, benchmark: bool, deterministic: bool) -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = benchmark, deterministic
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        cudnn.benchmark, cudnn.deterministic = before
 
 
 def missing_for_compile(device: torch.device) -> str | None:

@@ -131,9 +131,17 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     torch.manual_seed(spec.seed)
     module: nn.Module = create_model(architecture).to(device)
     shape = (data.in_channels, data.image_size, data.image_size)
+    asked = spec.compile if begun is None or spec.compile != "auto" else "on" if begun.compiled else "off"
     compiled, why_compiled = choose_compile(
-        spec.compile, module, spec.method, shape=shape, examples=len(learnt), device=device
+        asked,
+        module,
+        spec.method,
+        shape=shape,
+        examples=len(learnt),
+        device=device,
+        sync_bn=spec.sync_bn and team.size > 1,
     )
+    why_compiled = why_compiled if asked == spec.compile else "as the run began"
     if spec.sync_bn and team.size > 1:
         from sam_bench.training.sync_bn import synchronised  # loads timm, which other runs need not wait for
 
