@@ -14,6 +14,7 @@ from sam_bench.attacks.events import AttackWarning, Event, Examples, Progress, V
 from sam_bench.attacks.random_state import random_state_kept, seed_generators
 from sam_bench.attacks.verify import Verifier, misclassified
 from sam_bench.attacks.warnings import square_warnings, warning
+from sam_bench.device import repeatable_convolutions
 from sam_bench.errors import InputError
 from sam_bench.modes import attacking
 from sam_bench.perturb.ball import Ball
@@ -206,7 +207,7 @@ class Attack(Component):
             return fresh
 
         yield from new(self.warnings)
-        with attacking(model) as inputs, random_state_kept(device):
+        with attacking(model) as inputs, random_state_kept(device), repeatable_convolutions():
             # The seed decides what a random model draws, and no earlier draw of the caller's.
             seed_generators(derive_seed(seed, "clean", int(examples.index[0])))
             right = verifier.clean(examples)

@@ -16,6 +16,7 @@ from sam_bench.device import fastest_convolutions
 from sam_bench.distributed import ALONE, Team
 from sam_bench.energy import counted_by
 from sam_bench.errors import StoppedError
+from sam_bench.graphs import room_for_graphs
 from sam_bench.perturb.weights import StepContext
 from sam_bench.perturb.weights.microbatches import Microbatches
 from sam_bench.progress import Reporter, Stage
@@ -24,7 +25,6 @@ from sam_bench.training import epochs
 from sam_bench.training.build import BuiltRecipe
 from sam_bench.training.checkpoints import Checkpoints, DivergedError
 from sam_bench.training.folder import RunFolder
-from sam_bench.training.graphs import room_for_graphs
 from sam_bench.training.memory_format import memory_format_for
 from sam_bench.training.metrics import NO_SUMS, Metrics, Timer
 from sam_bench.training.state import RunConfig, RunState
@@ -130,6 +130,7 @@ class TrainingRun:
             micro_batch=config.micro_batch,
             team=team,
             sync_ascent=config.sync_ascent,
+            whole=min(config.recipe.batch_size, config.train_examples),
         )
         self._device = next(model.parameters()).device
         self._folder, self._state = RunFolder(ready.saving.folder), RunState(devices=team.size)
