@@ -16,10 +16,12 @@ from sam_bench.zoo.hooks import install_hooks
 if TYPE_CHECKING:
     from sam_bench.api import (
         AutoAttack,
+        add_model,
         analyze,
         build_leaderboard,
         evaluate,
         evaluate_curve,
+        import_model,
         load_model,
         submit,
         sweep,
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AutoAttack",
     "__version__",
+    "add_model",
     "analyze",
     "build_leaderboard",
     "evaluate",
     "evaluate_curve",
+    "import_model",
     "load_model",
     "submit",
     "sweep",

@@ -6,6 +6,7 @@ out of reach here.
 
 from sam_bench.api.autoattack import AutoAttack
 from sam_bench.api.boards import submit
+from sam_bench.api.importing import ImportResult, add_model, import_model
 from sam_bench.api.listing import attack_families, attack_names, list_recipes, methods_by_part, settings_of_attacks
 from sam_bench.api.model_and_data import is_named_dataset, load_model
 from sam_bench.api.specs import DataSpec, EvalSpec, SweepSpec, TrainSpec
@@ -22,17 +23,20 @@ __all__ = [
     "AutoAttack",
     "DataSpec",
     "EvalSpec",
+    "ImportResult",
     "SweepResult",
     "SweepRow",
     "SweepSpec",
     "TrainResult",
     "TrainSpec",
+    "add_model",
     "analyze",
     "attack_families",
     "attack_names",
     "build_leaderboard",
     "evaluate",
     "evaluate_curve",
+    "import_model",
     "is_named_dataset",
     "list_recipes",
     "load_model",

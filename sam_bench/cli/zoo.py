@@ -9,7 +9,9 @@ import click
 from sam_bench import zoo as zoos
 from sam_bench.cli import common
 from sam_bench.cli.groups import Group
+from sam_bench.cli.sharing import add_model, import_model
 from sam_bench.errors import SamBenchError
+from sam_bench.records import ModelCard
 
 
 @click.group("zoo", cls=Group)
@@ -31,7 +33,7 @@ def list_models(zoo: Path | None, as_json: bool) -> None:
         click.echo(f"no models in {root}; `sam-bench train` makes one")
     for card in cards:
         click.echo(
-            f"{zoos.full_name(card):<48} clean {card.clean_accuracy:>7.2%}  {card.cost.passes:>6.0f} passes  "
+            f"{zoos.full_name(card):<48} clean {card.clean_accuracy:>7.2%}  {_passes(card):>6} passes  "
             f"{card.architecture.name}, {card.parameters:,} parameters"
         )
 
@@ -53,9 +55,8 @@ def show_model(name: str, zoo: Path | None, as_json: bool) -> None:
         ("card", store.card_path(card)),
         ("weights", f"{store.weights_path(card)} ({card.weights.size:,} bytes, SHA-256 {card.weights.sha256})"),
         ("architecture", f"{card.architecture.name} {card.architecture.options}, {card.parameters:,} parameters"),
-        ("trained on", f"{card.train_examples:,} images of {card.dataset}, {card.epochs} epochs, seed {card.seed}"),
+        *_training(card),
         ("clean accuracy", f"{card.clean_accuracy:.2%}"),
-        ("cost", f"{card.cost.passes:.0f} passes per image, {card.cost.seconds:.0f} s on {card.cost.device}"),
         ("made by", card.command or "unknown"),
     ):
         click.echo(f"  {label:<15} {text}")
@@ -71,6 +72,20 @@ def show_model(name: str, zoo: Path | None, as_json: bool) -> None:
             f"    RobustBench cannot load it: {card.dataset} is none of its data sets (cifar10, cifar100, imagenet); "
             "one with the same image size and classes is named by `train --robustbench-dataset`"
         )
+
+
+def _passes(card: ModelCard) -> str:
+    return "?" if card.passes is None else f"{card.passes:.0f}"
+
+
+def _training(card: ModelCard) -> list[tuple[str, str]]:
+    """What is known of how it was trained, with a label each."""
+    if card.imported is not None:
+        return [("imported from", f"{card.imported.file} (SHA-256 {card.imported.sha256}), for {card.dataset}")]
+    return [
+        ("trained on", f"{card.train_examples:,} images of {card.dataset}, {card.epochs} epochs, seed {card.seed}"),
+        ("cost", f"{card.cost.passes:.0f} passes per image, {card.cost.seconds:.0f} s on {card.cost.device}"),
+    ]
 
 
 @command.command("remove")
@@ -117,3 +132,7 @@ def verify_models(names: tuple[str, ...], zoo: Path | None, as_json: bool) -> No
         click.echo(f"{len(results) - len(damaged)} of {len(results)} models in {root} are whole")
     if damaged:
         raise click.exceptions.Exit(1)
+
+
+for _shared in (import_model, add_model):
+    command.add_command(_shared)

@@ -169,7 +169,7 @@ def make_entry(card: ModelCard, rows: Sequence[EntryRow], *, card_link: str) -> 
             card=card_link,
             checkpoint_sha256=card.weights.sha256,
             epochs=card.epochs,
-            passes=card.cost.passes,
+            passes=card.passes,
             parameters=card.parameters,
             rows=order,
         ),

@@ -33,7 +33,9 @@ class EntryEvidence(Record):
     card: str = Field(description="path of the ModelCard, relative to the entry's folder")
     checkpoint_sha256: Sha256
     epochs: int
-    passes: float = Field(description="forward-backward passes per training example over the run")
+    passes: float | None = Field(
+        default=None, description="forward-backward passes per training example over the run; null if not known"
+    )
     parameters: int
     rows: list[EntryRow] = Field(min_length=1)
 

@@ -1,0 +1,107 @@
+"""`sam-bench zoo import`, `add`: models on their way into a zoo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from sam_bench import api
+from sam_bench import zoo as zoos
+from sam_bench.cli import common
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _of_the_card(function: F) -> F:
+    """The options of whatever puts a model into the zoo."""
+    for option in reversed(
+        (
+            click.option("--name", required=True, help="What the zoo calls the model."),
+            click.option("--dataset", required=True, help="What it was trained on: a name, FILE.npz or FOLDER."),
+            click.option(
+                "--normalize",
+                required=True,
+                metavar="none|cifar10|cifar100|imagenet|MEAN/STD",
+                help="How its training code normalised images in [0, 1]; numbers as in 0.49,0.48,0.45/0.25,0.24,0.26.",
+            ),
+            click.option("--threat", type=click.Choice(["Linf", "L2"]), default="Linf", show_default=True),
+            click.option("--arch-option", multiple=True, metavar="KEY=VALUE", help="What the network takes: width=16."),
+            click.option("--image-size", type=int, help="Resize images to this many pixels."),
+            click.option("--additional-data", is_flag=True, help="It was trained on more than the data set's images."),
+            click.option("--authors", default="", help="Who made it."),
+            click.option("--paper-title", default="", help="Title of its paper."),
+            click.option("--paper-link", default="", help="Address of its paper."),
+            click.option("--venue", default="Unpublished", show_default=True, help="Where and when it was published."),
+            click.option("--license", default="MIT", show_default=True, help="Licence of the weights."),
+            click.option(
+                "--data-dir",
+                type=click.Path(path_type=Path, file_okay=False),
+                default=Path("data"),
+                show_default=True,
+                help="Where torchvision's data sets are kept.",
+            ),
+            common.device_option,
+            common.zoo_option,
+            common.json_option,
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def _put(result: api.ImportResult, as_json: bool) -> None:
+    if as_json:
+        common.print_json(
+            {
+                "card": str(result.path),
+                "clean_accuracy": result.card.clean_accuracy,
+                "normalized": result.normalized,
+                "otherwise": result.otherwise,
+                "note": result.note,
+            }
+        )
+        return
+    if result.note:
+        click.echo(f"note: {result.note}", err=True)
+    card = result.card
+    click.echo(f"{zoos.full_name(card)}: clean accuracy {card.clean_accuracy:.2%} on the test set, card {result.path}")
+
+
+def _fields(options: dict[str, Any]) -> dict[str, Any]:
+    pairs = common.key_values(options.pop("arch_option"), "--arch-option")
+    return {**options, "arch_options": pairs, "command": common.command_line()}
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--arch", required=True, help="The architecture, as for `train`; timm:NAME works too.")
+@_of_the_card
+def import_model(file: Path, as_json: bool, **options: Any) -> None:
+    """Put weights that others trained into the zoo: FILE holds a state dict, as .pt or .safetensors.
+
+    No code in the file is run. Clean accuracy is measured on the test set, and the normalisation is checked.
+
+    \b
+    sam-bench zoo import theirs.pt --arch preactresnet18 --dataset cifar10 --normalize none --name theirs
+    """
+    _put(api.import_model(file, **_fields(options)), as_json)
+
+
+@click.command("add")
+@click.argument("factory", metavar="MODULE:FACTORY")
+@click.option(
+    "--weights", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The network's state dict."
+)
+@_of_the_card
+def add_model(factory: str, weights: Path, as_json: bool, **options: Any) -> None:
+    """Put a network of your own code into the zoo.
+
+    MODULE is imported, which runs it. Whoever loads the model later names it in SAM_BENCH_CODE=MODULE.
+
+    \b
+    sam-bench zoo add mynets:wide --weights wide.pt --dataset cifar10 --normalize cifar10 --name wide
+    """
+    _put(api.add_model(factory, weights, **_fields(options)), as_json)
