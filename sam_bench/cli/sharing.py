@@ -1,4 +1,4 @@
-"""`sam-bench zoo import`, `add`: models on their way into a zoo."""
+"""`sam-bench zoo import`, `add`, `push`, `pull`: models on their way into a zoo and out of it."""
 
 from __future__ import annotations
 
@@ -105,3 +105,50 @@ def add_model(factory: str, weights: Path, as_json: bool, **options: Any) -> Non
     sam-bench zoo add mynets:wide --weights wide.pt --dataset cifar10 --normalize cifar10 --name wide
     """
     _put(api.add_model(factory, weights, **_fields(options)), as_json)
+
+
+@click.command("push")
+@click.argument("model", metavar="NAME")
+@click.option("--repo", required=True, metavar="USER/REPO", help="On the Hugging Face Hub; made if it is not there.")
+@click.option(
+    "--record",
+    "records",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="An evaluation of these weights.  [default: all in evaluations/NAME]",
+)
+@click.option("--private", is_flag=True, help="Make a repository that only you see.")
+@click.option("--replace", is_flag=True, help="Let the model replace another one in the repository.")
+@common.zoo_option
+@common.json_option
+def push_model(model: str, repo: str, records: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Put a model on the Hugging Face Hub: weights, card, records, and results that the Hub shows.
+
+    Log in once with `hf auth login`, or set HF_TOKEN.
+    """
+    address = api.push_model(model, repo, records=records or None, **options)
+    if as_json:
+        common.print_json({"commit": address})
+        return
+    click.echo(f"{address}; `sam-bench zoo pull {repo}` fetches it")
+
+
+@click.command("pull")
+@click.argument("repo", metavar="USER/REPO")
+@click.option("--name", help="What the zoo calls it.  [default: as on its card]")
+@click.option("--revision", help="A commit, tag or branch.  [default: the newest]")
+@click.option(
+    "--evaluations",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for its records.  [default: evaluations/NAME]",
+)
+@common.zoo_option
+@common.json_option
+def pull_model(repo: str, as_json: bool, **options: Any) -> None:
+    """Fetch a model from the Hugging Face Hub; it enters the zoo if its checksum is the card's."""
+    pulled = api.pull_model(repo, **options)
+    if as_json:
+        common.print_json({"card": str(pulled.path), "records": [str(path) for path in pulled.records]})
+        return
+    count = len(pulled.records)
+    click.echo(f"{zoos.full_name(pulled.card)}: card {pulled.path}, {count} record{'' if count == 1 else 's'}")

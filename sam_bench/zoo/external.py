@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from sam_bench.errors import InputError, SamBenchError, unknown_name
 from sam_bench.zoo.checkpoint import what_is_wrong
 from sam_bench.zoo.names import timm_form
 
+_TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's
 CACHE_VARIABLE = "SAM_BENCH_CACHE"
 _CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 _SHAPES = {"cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "imagenet": (3, 224, 224)}
@@ -133,7 +136,8 @@ def from_timm(name: str) -> External:
             hint = f"; with weights: {', '.join(tagged[:5])}" if tagged else ""
             raise InputError(f"timm has no pretrained weights for {name!r}{hint}")
     try:
-        module = timm.create_model(name, pretrained=True)
+        with _tensors_only():
+            module = timm.create_model(name, pretrained=True)
     # The hub's client, the file system and the model's constructor each have errors of their own.
     except Exception as error:
         raise SamBenchError(
@@ -146,6 +150,20 @@ def from_timm(name: str) -> External:
         int(module.num_classes),
         (int(channels), int(height), int(width)),
     )
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """No pickle with code is loaded in this block: timm would run one that a repository of the Hub holds."""
+    before = os.environ.get(_TENSORS_ONLY)
+    os.environ[_TENSORS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TENSORS_ONLY]
+        else:
+            os.environ[_TENSORS_ONLY] = before
 
 
 def _unknown_timm(name: str) -> InputError:
