@@ -6,6 +6,7 @@ out of reach here.
 
 from sam_bench.api.autoattack import AutoAttack
 from sam_bench.api.boards import submit
+from sam_bench.api.exporting import Exported, export_robustbench
 from sam_bench.api.importing import ImportResult, add_model, import_model
 from sam_bench.api.listing import attack_families, attack_names, list_recipes, methods_by_part, settings_of_attacks
 from sam_bench.api.model_and_data import is_named_dataset, load_model
@@ -24,6 +25,7 @@ __all__ = [
     "AutoAttack",
     "DataSpec",
     "EvalSpec",
+    "Exported",
     "ImportResult",
     "SweepResult",
     "SweepRow",
@@ -37,6 +39,7 @@ __all__ = [
     "build_leaderboard",
     "evaluate",
     "evaluate_curve",
+    "export_robustbench",
     "import_model",
     "is_named_dataset",
     "list_recipes",

@@ -43,7 +43,7 @@ def push_model(
     """
     store = _store(zoo)
     card = store.find(model)
-    paths = _own_records(card) if records is None else [Path(each) for each in records]
+    paths = own_records(card) if records is None else [Path(each) for each in records]
     return push(store, zoos.full_name(card), repo, records=paths, private=private, replace=replace)
 
 
@@ -78,7 +78,7 @@ def _store(zoo: StrPath | None) -> zoos.Zoo:
     return zoos.Zoo(zoos.zoo_dir(None if zoo is None else Path(zoo)))
 
 
-def _own_records(card: ModelCard) -> list[Path]:
+def own_records(card: ModelCard) -> list[Path]:
     """The records of these weights where `evaluate` writes them."""
     found = []
     for path in sorted(default_record_folder(card.name).glob("*.json")):

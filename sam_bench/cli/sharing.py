@@ -152,3 +152,51 @@ def pull_model(repo: str, as_json: bool, **options: Any) -> None:
         return
     count = len(pulled.records)
     click.echo(f"{zoos.full_name(pulled.card)}: card {pulled.path}, {count} record{'' if count == 1 else 's'}")
+
+
+@click.command("export")
+@click.argument("model", metavar="NAME")
+@click.option(
+    "--robustbench",
+    "folder",
+    required=True,
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the files for RobustBench go.",
+)
+@click.option(
+    "--record",
+    "records",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="An evaluation of this model.  [default: all in evaluations/NAME]",
+)
+@click.option("--authors", help="Who made it, where the card does not say.")
+@click.option("--paper-title", help="Title of its paper.")
+@click.option("--paper-link", help="Address of its paper.")
+@click.option("--venue", help="Where and when it was published.")
+@click.option("--additional-data", is_flag=True, help="It was trained on more than the data set's images.")
+@click.option("--dataset", help="The model's data, FILE.npz or FOLDER, to hold its records against.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data"),
+    show_default=True,
+    help="Where torchvision's data sets are kept; nothing is downloaded.",
+)
+@common.zoo_option
+@common.json_option
+def export_model(model: str, folder: Path, records: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Write what RobustBench wants to be sent: checkpoint, model_info, code, and the text of its issue."""
+    done = api.export_robustbench(model, folder, records=records or None, **options)
+    files = {name: str(getattr(done, name)) for name in ("checkpoint", "model_info", "snippet", "issue")}
+    if as_json:
+        common.print_json({**files, "missing": done.missing, "notes": done.submission.notes})
+        return
+    for note in done.submission.notes:
+        click.echo(f"note: {note}", err=True)
+    if done.missing:
+        click.echo(f"note: RobustBench also asks for {', '.join(done.missing)}, which the card does not say", err=True)
+    for condition in done.submission.conditions:
+        click.echo(f"{ {True: 'met', False: 'NOT MET', None: 'confirm'}[condition.met]:<8} {condition.text}")
+    click.echo(f"written: {', '.join(files.values())}")

@@ -9,7 +9,7 @@ import click
 from sam_bench import zoo as zoos
 from sam_bench.cli import common
 from sam_bench.cli.groups import Group
-from sam_bench.cli.sharing import add_model, import_model, pull_model, push_model
+from sam_bench.cli.sharing import add_model, export_model, import_model, pull_model, push_model
 from sam_bench.errors import SamBenchError
 from sam_bench.records import ModelCard
 
@@ -134,5 +134,5 @@ def verify_models(names: tuple[str, ...], zoo: Path | None, as_json: bool) -> No
         raise click.exceptions.Exit(1)
 
 
-for _shared in (import_model, add_model, push_model, pull_model):
+for _shared in (import_model, add_model, push_model, pull_model, export_model):
     command.add_command(_shared)

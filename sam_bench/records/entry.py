@@ -21,6 +21,9 @@ class EntryRow(Record):
     clean_accuracy: Fraction01
     robust_accuracy: Fraction01
     warnings: list[str] = Field(default_factory=list)
+    second_accuracy: Fraction01 | None = Field(
+        default=None, description="robust accuracy under this and a second attack; null if there was none"
+    )
 
 
 class EntryEvidence(Record):
@@ -59,6 +62,7 @@ class LeaderboardEntry(Record):
     clean_acc: str
     reported: str
     autoattack_acc: str
+    external: str | None = Field(default=None, description="best-known robust accuracy, if AutoAttack's is higher")
     footnote: str | None = None
     unreliable: bool | None = None
     sam_bench: EntryEvidence
