@@ -25,17 +25,16 @@ def command() -> None:
 def list_models(zoo: Path | None, as_json: bool) -> None:
     """Every model: clean accuracy, passes, architecture, and the name timm knows it by."""
     root = zoos.zoo_dir(zoo)
-    cards = zoos.Zoo(root).cards()
     if as_json:
+        cards = zoos.Zoo(root).cards()
         common.print_json({"zoo": str(root), "models": [card.model_dump(mode="json") for card in cards]})
         return
-    if not cards:
-        click.echo(f"no models in {root}; `sam-bench train` makes one")
-    for card in cards:
-        click.echo(
-            f"{zoos.full_name(card):<48} clean {card.clean_accuracy:>7.2%}  {_passes(card):>6} passes  "
-            f"{card.architecture.name}, {card.parameters:,} parameters"
-        )
+    lines = [
+        f"{zoos.full_name(each):<48} clean {each.clean_accuracy:>7.2%}  {_passes(each.passes):>6} passes  "
+        f"{each.architecture}, {each.parameters:,} parameters"
+        for each in zoos.Zoo(root).listed()
+    ]
+    click.echo("\n".join(lines) if lines else f"no models in {root}; `sam-bench train` makes one")
 
 
 @command.command("show")
@@ -74,8 +73,8 @@ def show_model(name: str, zoo: Path | None, as_json: bool) -> None:
         )
 
 
-def _passes(card: ModelCard) -> str:
-    return "?" if card.passes is None else f"{card.passes:.0f}"
+def _passes(passes: float | None) -> str:
+    return "?" if passes is None else f"{passes:.0f}"
 
 
 def _training(card: ModelCard) -> list[tuple[str, str]]:

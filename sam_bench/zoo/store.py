@@ -27,6 +27,7 @@ from torch import nn
 from sam_bench.errors import InputError, SamBenchError, unknown_name
 from sam_bench.locks import claimed
 from sam_bench.records import ModelCard, first_problem, read_record, write_atomic, write_record
+from sam_bench.zoo.index import Listed, listed
 from sam_bench.zoo.names import Named, full_name, timm_names
 from sam_bench.zoo.weights import StateDict, StorageDtype, first_non_finite, misfit, pack, unpack
 from sam_bench.zoo.weights_check import Problem, build, load_card, names_its_own_weights, problems_of, weights_file
@@ -82,6 +83,18 @@ class Zoo:
             else:
                 warnings.warn(f"passed over in the zoo: {card}", stacklevel=2)
         return usable
+
+    def listed(self) -> list[Listed]:
+        """What a listing shows of `cards()`, in a fraction of its time."""
+
+        def read(path: Path) -> ModelCard | None:
+            try:
+                return self._read(path)
+            except InputError as error:
+                warnings.warn(f"passed over in the zoo: {error}", stacklevel=4)
+                return None
+
+        return listed(self.root, read)
 
     def _read(self, path: Path) -> ModelCard:
         card = read_record(path, ModelCard)
@@ -298,7 +311,7 @@ class Zoo:
 
     def _refuse_taken_names(self, place: Named) -> None:
         names = set(timm_names(place))
-        for other in self.cards():
+        for other in self.listed():
             taken = names & set(timm_names(other))
             if taken and full_name(other) != full_name(place):
                 raise InputError(
