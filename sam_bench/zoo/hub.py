@@ -199,7 +199,7 @@ def readme(card: ModelCard, repo: str, records: Sequence[EvaluationRecord]) -> s
     """The model card for readers, with the metadata that the Hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    shared = {
+    shared: dict[str, Any] = {
         "task_type": "image-classification",
         "dataset_type": HUB_DATASETS.get(card.dataset, card.dataset),
         "dataset_name": card.dataset,
