@@ -6,8 +6,11 @@ out of reach here.
 
 from sam_bench.api.autoattack import AutoAttack
 from sam_bench.api.boards import submit
+from sam_bench.api.exporting import Exported, export_robustbench
+from sam_bench.api.importing import ImportResult, add_model, import_model
 from sam_bench.api.listing import attack_families, attack_names, list_recipes, methods_by_part, settings_of_attacks
 from sam_bench.api.model_and_data import is_named_dataset, load_model
+from sam_bench.api.sharing import pull_model, push_model
 from sam_bench.api.specs import DataSpec, EvalSpec, SweepSpec, TrainSpec
 from sam_bench.api.sweeping import SweepResult, SweepRow
 from sam_bench.api.sweeping import as_json as sweep_as_json
@@ -22,22 +25,29 @@ __all__ = [
     "AutoAttack",
     "DataSpec",
     "EvalSpec",
+    "Exported",
+    "ImportResult",
     "SweepResult",
     "SweepRow",
     "SweepSpec",
     "TrainResult",
     "TrainSpec",
+    "add_model",
     "analyze",
     "attack_families",
     "attack_names",
     "build_leaderboard",
     "evaluate",
     "evaluate_curve",
+    "export_robustbench",
+    "import_model",
     "is_named_dataset",
     "list_recipes",
     "load_model",
     "load_recipe",
     "methods_by_part",
+    "pull_model",
+    "push_model",
     "recipe_text",
     "settings_of_attacks",
     "settings_of_methods",

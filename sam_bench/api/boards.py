@@ -53,12 +53,12 @@ def submit(
         store.card_path(card),
         [Path(path) for path in records],
         folder=Path(folder),
-        fingerprint_of_first=_first_examples(card, dataset, Path(data_dir)),
+        fingerprint_of_first=first_examples_of(card, dataset, Path(data_dir)),
         replace=replace,
     )
 
 
-def _first_examples(card: ModelCard, dataset: StrPath | None, data_dir: Path) -> Callable[[int], str] | None:
+def first_examples_of(card: ModelCard, dataset: StrPath | None, data_dir: Path) -> Callable[[int], str] | None:
     """What gives the fingerprint of the first n test examples of a card's data set; None without the data."""
     if dataset is None:
         named = _DOWNLOADED.get(card.dataset.removesuffix(f"-{card.architecture.image_size}px"))

@@ -23,7 +23,13 @@ from sam_bench.records import ROBUST, Norm
 from sam_bench.registry import Component, Registry
 from sam_bench.seeds import derive_seed
 
-__all__ = ["ATTACKS", "Attack", "AttackResult", "ExampleAttack"]
+__all__ = ["ATTACKS", "ENGINE_REVISION", "Attack", "AttackResult", "ExampleAttack"]
+
+ENGINE_REVISION = 1
+"""Raise it when a change makes any attack of ours give other verdicts: other random numbers, steps or order.
+
+Half-done evaluations of another revision are not continued. A release that changes no verdict leaves it as it is.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,11 @@ class Attack(Component):
         """The implementation that runs, with its version, as a record names it."""
         module = type(self).__module__
         return f"sam-bench {__version__}" if module.startswith("sam_bench.") else version_of(module)
+
+    @property
+    def engine_revision(self) -> int | None:
+        """`ENGINE_REVISION` where ours runs; None where another package's does."""
+        return ENGINE_REVISION if self.implementation.startswith("sam-bench ") else None
 
     @property
     def attacks(self) -> list[str]:

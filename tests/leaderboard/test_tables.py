@@ -317,7 +317,7 @@ FROM_RECORDS: list[tuple[str, Any, str]] = [
     ("autoattack_acc", "66.00", '"30.00"'),
     ("reported", "66.00", '"30.00"'),
     ("eps", "16/255", '"8/255"'),
-    ("additional_data", True, "false"),
+    ("external", "20.00", "null"),
     ("number_forward_passes", 2, "1"),
     ("footnote", None, '"on 100 test examples"'),
     ("unreliable", True, "null"),
@@ -325,6 +325,7 @@ FROM_RECORDS: list[tuple[str, Any, str]] = [
 FROM_CARD: list[tuple[str, Any, str]] = [
     ("architecture", "WideResNet-70-16", '"PreActResNet-18 (width 16)"'),
     ("dataset", "imagenet", '"cifar10"'),
+    ("additional_data", True, "false"),
     ("sam_bench.method", "TRADES", '"SAM rho=0.2"'),
     ("sam_bench.epochs", 1, "10"),
     ("sam_bench.passes", 1.0, "20.0"),
