@@ -4,6 +4,7 @@
     python benchmarks/methods.py --width 16 --rounds 15 --json
     python benchmarks/methods.py --methods none,sam,looksam --compile
     python benchmarks/methods.py --methods sam,at,trades,at-awp --width 8   # a recipe is named as a method is
+    python benchmarks/methods.py --methods sam,sam:m=16,rwp:noisy_weight=1 --clock cpu   # with another setting
 
 All methods take their steps in turn, round after round, each on its own copy of the network, so that
 whatever slows the machine for a while slows all of them, and each round begins with another method; a
@@ -36,7 +37,7 @@ from sam_bench.models import architecture_for, create_model
 from sam_bench.perturb import WEIGHT_PERTURBATIONS
 from sam_bench.perturb.weights import StepContext
 from sam_bench.training import build_recipe, load_recipe, override
-from sam_bench.training.step import TrainingStep
+from sam_bench.training.step import Passes, TrainingStep
 from sam_bench.versions import package_versions
 
 _MIB = 2**20
@@ -63,14 +64,19 @@ class Runner:
     """One method with its own network.
 
     Args:
-        method: Name of a weight perturbation or, where there is none of that name, of a recipe.
+        method: Name of a weight perturbation or, where there is none of that name, of a recipe; `NAME:KEY=VALUE` with
+            a setting replaced.
         options: The command line's.
         device: Where it runs.
     """
 
     def __init__(self, method: str, options: argparse.Namespace, device: torch.device) -> None:
+        method, _, setting = method.partition(":")
         plain = method in WEIGHT_PERTURBATIONS.names()
         recipe = override(load_recipe("standard"), {"weights": method}) if plain else load_recipe(method)
+        if setting:
+            key, _, value = setting.partition("=")
+            recipe = override(recipe, {key: json.loads(value)})
         if recipe.optimizer.settings["lr"] > 0.01:  # the labels are noise: no method is to diverge on them
             recipe = override(recipe, {"lr": 0.01})
         if getattr(build_recipe(recipe).weights, "start_epoch", 0):
@@ -85,7 +91,7 @@ class Runner:
         self.step = TrainingStep(model, self.method, precision=precision, compiled=options.compile)
         self.turn = getattr(self.method.weights, "interval", 1)
         self._clock = time.process_time if options.clock == "cpu" else time.perf_counter
-        self._done = 0
+        self._done, self.passes = 0, Passes()
 
     def take_turn(self, x: Tensor, y: Tensor) -> float:
         """Seconds per step."""
@@ -93,7 +99,8 @@ class Runner:
         started = self._clock()
         with fastest_convolutions():
             for _ in range(self.turn):
-                self.step(x, y, at=StepContext(seed=0, epoch=0, step=self._done, progress=0.0))
+                result = self.step(x, y, at=StepContext(seed=0, epoch=0, step=self._done, progress=0.0))
+                self.passes += result.passes
                 self._done += 1
         self._wait()
         return (self._clock() - started) / self.turn
@@ -110,7 +117,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
     for runner in runners.values():
         runner.take_turn(x, y)
         runner.take_turn(x, y)
-        runner.step.passes = type(runner.step.passes)()
+        runner.passes = Passes()
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for number in range(options.rounds):
         names = list(runners)
@@ -130,9 +137,9 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
                 highest=1000 * max(seconds[name]),
                 times_standard=_ratio(seconds[name], seconds["none"]),
                 times_sam=_ratio(seconds[name], seconds["sam"]) if "sam" in seconds else None,
-                forward=(runner.step.passes.train_forward + runner.step.passes.attack_forward) / examples,
-                backward=(runner.step.passes.train_backward + runner.step.passes.attack_backward) / examples,
-                weight_gradients=runner.step.passes.weight_gradients / examples,
+                forward=(runner.passes.train_forward + runner.passes.attack_forward) / examples,
+                backward=(runner.passes.train_backward + runner.passes.attack_backward) / examples,
+                weight_gradients=runner.passes.weight_gradients / examples,
             )
         )
     return rows
@@ -212,7 +219,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     asked = options.methods.split(",")
-    for name in asked:
+    for name in (each.partition(":")[0] for each in asked):
         if name not in WEIGHT_PERTURBATIONS.names():
             try:
                 load_recipe(name)

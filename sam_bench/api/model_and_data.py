@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +13,7 @@ from sam_bench import zoo as zoos
 from sam_bench.api.module_identity import identified
 from sam_bench.api.specs.checks import StrPath, named
 from sam_bench.api.specs.shared import DataSpec, RunSpec
-from sam_bench.data import Dataset, data_sources, load_dataset
+from sam_bench.data import Dataset, is_named_dataset, load_dataset
 from sam_bench.device import choose_device
 from sam_bench.errors import InputError
 from sam_bench.records import Norm, RobustBenchDataset
@@ -105,11 +104,6 @@ def _of_module(module: nn.Module, data: Dataset) -> zoos.LoadedModel:
     name = f"{type(module).__name__}-{sha256[:8]}"
     # Without logits the check of the model, which runs it on such images again, says what is wrong.
     return zoos.LoadedModel(module, name, sha256, None, classes or data.num_classes, None)
-
-
-def is_named_dataset(name: str) -> bool:
-    """Whether a data set is found by its name alone (`cifar10`, `digits-8px`), as a file of one's own is not."""
-    return re.sub(r"-\d+px$", "", name) in data_sources()
 
 
 def load_model(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from sam_bench import zoo as zoos
+from sam_bench.api.initial import InitialWeights
 from sam_bench.api.naming import describe
 from sam_bench.api.registering import register, store_as
 from sam_bench.api.specs.train import TrainSpec
 from sam_bench.cores import take_spare_cores
 from sam_bench.data import (
     Dataset,
+    Extra,
     Split,
     StreamedDataset,
     StreamedSplit,
@@ -24,6 +27,7 @@ from sam_bench.data import (
     hold_out,
     known_name,
     known_stats,
+    load_extra,
     must_stream,
     open_dataset,
     suited_augmentation,
@@ -34,7 +38,7 @@ from sam_bench.distributed import Team, joined, main_first
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
 from sam_bench.progress import Reporter, SilentReporter
-from sam_bench.records import Architecture, ModelCard, Norm, Precision, Radius, Recipe
+from sam_bench.records import Architecture, ExtraData, ModelCard, Norm, Precision, Radius, Recipe
 from sam_bench.training import Ready, RunConfig, Saving, TrainingRun
 from sam_bench.training.compiling import choose_compile
 from sam_bench.training.folder import RunFolder
@@ -118,6 +122,8 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     data, place = _open(spec, name, store, team)
     spec, images = _suited(spec, data)
     data, (mean, std) = _in_memory_or_streamed(spec, data, device, team)
+    initial = InitialWeights(spec, data) if spec.init is not None else None
+    mean, std = (mean, std) if initial is None or initial.stats is None else initial.stats
     architecture = architecture_for(
         spec.arch,
         num_classes=data.num_classes,
@@ -129,7 +135,9 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     )
     learnt, watched = _split(spec, data)
     torch.manual_seed(spec.seed)
-    module: nn.Module = create_model(architecture).to(device)
+    module: nn.Module = create_model(architecture)
+    start, init_sha256 = ("", None) if initial is None else initial.put_into(module, architecture)
+    module.to(device)
     shape = (data.in_channels, data.image_size, data.image_size)
     asked = spec.compile if begun is None or spec.compile != "auto" else "on" if begun.compiled else "off"
     compiled, why_compiled = choose_compile(
@@ -155,15 +163,18 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
         compile="on" if compiled else "off",
     )
     fingerprint = team.broadcast(learnt.fingerprint if team.is_main else "")
-    config = _config(settled, name, architecture, data.name, examples=len(learnt), fingerprint=fingerprint)
+    extra, further = _extra(spec, data, learnt)
+    decided = {"train_examples": len(learnt), "train_fingerprint": fingerprint, "init_sha256": init_sha256}
+    further["additional_data"] = extra is not None or (initial is not None and not initial.clean)
+    config = _config(settled, name, architecture, data.name, decided | further)
     if team.is_main:
         RunFolder(folder).check(config, resume=spec.resume)
         store.check_run(place, {field: getattr(config, field) for field in _on_the_card()})
     saving = Saving(folder, resume=spec.resume, keep=spec.keep, save_every=60 * spec.save_every)
     on_device = learnt.to(device), watched.to(device) if watched else None
-    run = Ready(module, spec.method, *on_device, config, saving, reporter, team)
+    run = Ready(module, spec.method, *on_device, config, saving, reporter, team, extra and extra.to(device))
     ready = Prepared(settled, data, place, device, run)
-    _announce(ready, images, {"device": why_device, "precision": why_precision, "compile": why_compiled})
+    _announce(ready, [images, start], {"device": why_device, "precision": why_precision, "compile": why_compiled})
     return ready
 
 
@@ -235,6 +246,21 @@ def _in_memory_or_streamed(
     return data, stats
 
 
+def _extra(
+    spec: TrainSpec, data: Dataset | StreamedDataset, learnt: Split | StreamedSplit
+) -> tuple[Extra | None, dict[str, Any]]:
+    """Further images to learn from, and what the run's config says of them."""
+    if spec.extra_data is None:
+        return None, {"extra_data": None}
+    if isinstance(learnt, StreamedSplit):
+        raise InputError("needs training images that fit into memory", field="extra_data", value=spec.extra_data)
+    split = load_extra(spec.extra_data, shape=learnt.shape[1:], num_classes=data.num_classes)
+    told = ExtraData(
+        file=spec.extra_data.name, fraction=spec.extra_fraction, examples=len(split), fingerprint=split.fingerprint
+    )
+    return Extra(split, spec.extra_fraction), {"extra_data": told}
+
+
 def _split(
     spec: TrainSpec, data: Dataset | StreamedDataset
 ) -> tuple[Split | StreamedSplit, Split | StreamedSplit | None]:
@@ -260,7 +286,7 @@ def _validation_eps(spec: TrainSpec) -> Radius:
 
 
 def _config(
-    settled: TrainSpec, name: str, architecture: Architecture, dataset: str, *, examples: int, fingerprint: str
+    settled: TrainSpec, name: str, architecture: Architecture, dataset: str, decided: dict[str, Any]
 ) -> RunConfig:
     """What decides the run, as its folder keeps it: the fields of the spec that it has, and what follows from them."""
     fields = {field: getattr(settled, field) for field in RunConfig.model_fields if field in type(settled).model_fields}
@@ -271,13 +297,12 @@ def _config(
             "recipe": settled.method.recipe,
             "architecture": architecture,
             "dataset": dataset,
-            "train_fingerprint": fingerprint,
-            "train_examples": examples,
             "validation_examples": settled.validation,
             "validation_norm": settled.norm,
             "compiled": settled.compile == "on",
             "identity": settled.identity(),
         }
+        | decided
     )
 
 
@@ -286,17 +311,19 @@ def _on_the_card() -> list[str]:
     return [field for field in RunConfig.model_fields if field in ModelCard.model_fields]
 
 
-def _announce(ready: Prepared, images: str, why: dict[str, str]) -> None:
-    """Say what begins, what is done to the images, and the reason of everything that was decided."""
+def _announce(ready: Prepared, remarks: list[str], why: dict[str, str]) -> None:
+    """Say what begins, what there is to remark, and the reason of everything that was decided."""
     spec, run = ready.spec, ready.run
     config, watched, say = run.config, run.validation, run.reporter.say
+    extra = config.extra_data
     say(f"{config.name}: {describe(config.recipe)}")
-    if images:
-        say(images)
+    for remark in filter(None, remarks):
+        say(remark)
     say(
         f"{spec.arch} with {count_parameters(run.model):,} parameters on {len(run.train):,} images of "
         f"{ready.data.name}"
         + (f", {len(watched):,} more held out for validation" if watched else "")
+        + (f"; {extra.fraction:.0%} of every batch from {extra.examples:,} of {extra.file}" if extra else "")
         + (", read from disk as they are needed" if isinstance(run.train, StreamedSplit) else "")
     )
     say(

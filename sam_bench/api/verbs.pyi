@@ -30,6 +30,9 @@ def train(
     settings: Mapping[str, Any] = ...,
     arch: str = "preactresnet18",
     arch_options: Mapping[str, Any] = ...,
+    init: str | None = None,
+    extra_data: StrPath | None = None,
+    extra_fraction: float = 0.7,
     limit_train: int | None = None,
     validation: int | None = None,
     validation_eps: str | float | None = None,
@@ -66,6 +69,12 @@ def train(
         settings: Settings of the recipe to replace, by name: {'rho': 0.1, 'epochs': 10}.
         arch: An architecture of ours, or timm:NAME.
         arch_options: Any other option of the architecture, such as patch_size=4.
+        init: Start from these weights: a model of the zoo, a file, robustbench:NAME or timm:NAME. Mean and
+            standard deviation are theirs; the last layer is new where the classes differ. Default: random
+            weights.
+        extra_data: FILE.npz of further training images, such as generated ones (image, label), mixed into every
+            batch.
+        extra_fraction: Their share of every batch.
         limit_train: Train on the first so many images only, for a quick look; of a FOLDER, of every class in
             turn.
         validation: Training images held out to watch the run; 0: none. Default: one in 50, at most 1,000.
@@ -124,7 +133,8 @@ def evaluate(
     """Attack a model and write a record with a verdict for every example.
 
     Args:
-        dataset: cifar10, cifar100, svhn, digits, FILE.npz or FOLDER. Default: the one on the model's card.
+        dataset: cifar10, cifar100, svhn, tiny-imagenet, imagenet, cifar10-c-fog-3, …, digits, FILE.npz or
+            FOLDER. Default: the one on the model's card.
         image_size: Resize to this many pixels (digits and folders).
         dataset_name: What a data set of your own is called on cards and records.
         data_dir: Where torchvision's data sets are kept.
@@ -186,7 +196,8 @@ def evaluate_curve(
     """Robust accuracy at several radii, from the smallest up: what is broken in a small ball is in a larger one.
 
     Args:
-        dataset: cifar10, cifar100, svhn, digits, FILE.npz or FOLDER. Default: the one on the model's card.
+        dataset: cifar10, cifar100, svhn, tiny-imagenet, imagenet, cifar10-c-fog-3, …, digits, FILE.npz or
+            FOLDER. Default: the one on the model's card.
         image_size: Resize to this many pixels (digits and folders).
         dataset_name: What a data set of your own is called on cards and records.
         data_dir: Where torchvision's data sets are kept.
@@ -229,6 +240,9 @@ def sweep(
     faithful: bool = False,
     arch: str = "preactresnet18",
     arch_options: Mapping[str, Any] = ...,
+    init: str | None = None,
+    extra_data: StrPath | None = None,
+    extra_fraction: float = 0.7,
     limit_train: int | None = None,
     validation: int | None = None,
     validation_eps: str | float | None = None,
@@ -289,7 +303,8 @@ def analyze(
     """Ask something of models or records; write the numbers as JSON, and a figure.
 
     Args:
-        dataset: cifar10, cifar100, svhn, digits, FILE.npz or FOLDER. Default: the one on the model's card.
+        dataset: cifar10, cifar100, svhn, tiny-imagenet, imagenet, cifar10-c-fog-3, …, digits, FILE.npz or
+            FOLDER. Default: the one on the model's card.
         image_size: Resize to this many pixels (digits and folders).
         dataset_name: What a data set of your own is called on cards and records.
         data_dir: Where torchvision's data sets are kept.

@@ -49,7 +49,12 @@ def spec_of(options: dict[str, Any]) -> api.TrainSpec:
     cls=Command,
     params=[
         *field_options(api.TrainSpec, called={"settings": ""}),
-        Option(["--width"], heading="Model", type=int, help="Channels of the first stage (ours).  [default: 64]"),
+        Option(
+            ["--width"],
+            heading="Model",
+            type=int,
+            help="Channels of the first stage (ours), default 64; of wideresnet the factor, default 10.",
+        ),
         *part_options(api.methods_by_part()),
         *setting_options(_SETTINGS, first=_MOST_USED),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,6 +33,27 @@ def to_float(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(torch.full((), 255.0, device=images.device))
 
 
+@dataclass(frozen=True)
+class Extra:
+    """Further training images that take the places of some.
+
+    Args:
+        split: What they are drawn from, with replacement.
+        fraction: Of every batch, above 0 and below 1.
+    """
+
+    split: Split
+    fraction: float
+
+    def to(self, device: torch.device | str) -> Extra:
+        """The same on `device`."""
+        return Extra(self.split.to(device), self.fraction)
+
+    def of(self, places: Tensor) -> Tensor:
+        """Which places of a batch are theirs, bool [places]: spread evenly, so that every shard has its share."""
+        return ((places + 1) * self.fraction).floor() > (places * self.fraction).floor()
+
+
 class Batches:
     """Iterates over a split in batches of float images and labels, on the split's device.
 
@@ -53,6 +75,8 @@ class Batches:
         shuffle: A new order every epoch; otherwise the split's own order every time.
         drop_last: Leave out a last batch that is not full.
         shard: Which shard is wanted, from 0, and of how many.
+        extra: Images that replace a fraction of every batch. Which ones is a function of (seed, epoch, batch), too.
+            An epoch has as many batches as without, so it shows only the other fraction of the split.
 
     Raises:
         InputError: No batch at all would come out, or the augmentation does not fit the images.
@@ -68,6 +92,7 @@ class Batches:
         shuffle: bool = True,
         drop_last: bool = False,
         shard: tuple[int, int] = (0, 1),
+        extra: Extra | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
@@ -87,7 +112,7 @@ class Batches:
             check_augmentation(augmentation, min(split.images.shape[2:]))
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.augmentation, self.shuffle, self.drop_last = augmentation, shuffle, drop_last
-        self.shard = shard
+        self.shard, self.extra = shard, extra
         full, rest = divmod(len(split), batch_size)
         joins = 0 < rest < smallest and full > 0 and (shuffle or shard[1] > 1)
         self._count = full if drop_last or joins or rest == 0 else full + 1
@@ -117,11 +142,23 @@ class Batches:
             begin = batch * self.batch_size + first
             chosen = slice(begin, begin + count)
             where = chosen if order is None else order[chosen]
-            images = self.split.images[where]
+            images, labels = self.split.images[where], self.split.labels[where]
+            if self.extra is not None:
+                images, labels = self._mixed(images, labels, epoch, batch)
             if self.augmentation is not None:
                 draws = row_generator(self.seed, "augment", epoch, batch, first=first, total=total)
                 images = augment(images, self.augmentation, draws)
-            yield to_float(images), self.split.labels[where]
+            yield to_float(images), labels
+
+    def _mixed(self, images: Tensor, labels: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+        assert self.extra is not None
+        first, count, total = self.share_of(batch)
+        split, draws = self.extra.split, generator(self.seed, "extra", epoch, batch)
+        drawn = torch.randint(len(split), (total,), generator=draws)[first : first + count]
+        theirs = self.extra.of(torch.arange(first, first + count))
+        drawn, theirs = (send(each, images.device) for each in (drawn, theirs))
+        mixed = torch.where(theirs[:, None, None, None], split.images[drawn], images)
+        return mixed, torch.where(theirs, split.labels[drawn], labels)
 
     def share_of(self, batch: int) -> tuple[int, int, int]:
         """This shard's part of a batch: the index of its first example, how many it has, and the whole batch's size."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -39,7 +40,45 @@ def load_npz(path: Path, *, test_only: bool = False) -> Dataset:
     Raises:
         InputError: The file or an array is not as it should be; names both and says what is right.
     """
-    path = Path(path)
+    with _opened(Path(path)) as archive:
+        return _Reader(Path(path), archive).dataset(test_only)
+
+
+def load_extra(path: Path, *, shape: tuple[int, ...], num_classes: int) -> Split:
+    """Further training images, for example generated ones: `image` and `label`, or x_train and y_train.
+
+    The first are the names in the published files of Wang et al. 2023 (arXiv 2302.04638).
+
+    Args:
+        path: A FILE.npz.
+        shape: Channels, height and width of the images they join.
+        num_classes: Of these images.
+
+    Raises:
+        InputError: The file, an array, a size or a label is not as it should be; says what is right.
+    """
+    with _opened(Path(path)) as archive:
+        reader = _Reader(Path(path), archive)
+        names = [pair for pair in (("image", "label"), ("x_train", "y_train")) if set(pair) <= set(archive)]
+        if not names:
+            there = shortened(", ".join(archive)) or "nothing"
+            raise InputError(f"{path} must hold image and label, or x_train and y_train (it holds {there})")
+        images, labels = names[0]
+        found = reader.split_of(images, labels, reader.labels_of(labels))
+    if found.shape[1:] != shape:
+        wanted = f"{shape[1]}x{shape[2]}x{shape[0]}"
+        raise InputError(f"{path}: {images} has images of {_shape(found)}; the training images have {wanted}")
+    if int(found.labels.max()) >= num_classes:
+        raise InputError(
+            f"{path}: {labels} has the label {int(found.labels.max())}, but there are {num_classes} classes"
+        )
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, Any]]:
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
     if not zipfile.is_zipfile(path):
         raise InputError(
             f"{path} is not a whole .npz file (a zip archive, written by numpy.savez): it is of another kind or cut off"
@@ -49,7 +88,7 @@ def load_npz(path: Path, *, test_only: bool = False) -> Dataset:
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read as an .npz file: {shortened(str(error))}") from error
     with archive:
-        return _Reader(path, archive).dataset(test_only)
+        yield archive
 
 
 class _Reader:
@@ -113,7 +152,9 @@ class _Reader:
         return value
 
     def labels(self, part: str) -> Tensor:
-        array = f"y_{part}"
+        return self.labels_of(f"y_{part}")
+
+    def labels_of(self, array: str) -> Tensor:
         labels = self.read(array)
         hint = f" ({array}.ravel() makes it so)" if labels.ndim > 1 and labels.size == len(labels) else ""
         if labels.ndim == 2 and not hint:
@@ -134,7 +175,9 @@ class _Reader:
         return torch.from_numpy(labels.astype(np.int64))
 
     def split(self, part: str, labels: Tensor) -> Split:
-        array = f"x_{part}"
+        return self.split_of(f"x_{part}", f"y_{part}", labels)
+
+    def split_of(self, array: str, named: str, labels: Tensor) -> Split:
         images = self.read(array)
         if images.dtype != np.uint8 and images.dtype.kind != "f":
             raise self.wrong(array, f"is {images.dtype}; images must be uint8 (0 to 255), or floats in [0, 1]")
@@ -143,7 +186,7 @@ class _Reader:
                 array, f"has shape {images.shape}; images must be [N, H, W, C], or [N, H, W] where they are grey"
             )
         if len(images) != len(labels):
-            raise self.wrong(array, f"has {len(images)} images, but y_{part} has {len(labels)} labels")
+            raise self.wrong(array, f"has {len(images)} images, but {named} has {len(labels)} labels")
         if images.ndim == 3:
             images = images[..., None]
         height, width, channels = images.shape[1:]

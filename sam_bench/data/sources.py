@@ -12,6 +12,13 @@ from typing import get_args
 from sam_bench.data.digits import load_digits
 from sam_bench.data.images import check_image_size, check_name, resize
 from sam_bench.data.npz import load_npz
+from sam_bench.data.published import (
+    corrupted_name,
+    is_corrupted,
+    load_corrupted,
+    load_imagenet,
+    load_tiny_imagenet,
+)
 from sam_bench.data.splits import Dataset, Split
 from sam_bench.data.streaming import StreamedDataset, stream_folder
 from sam_bench.data.torchvision_sets import load_cifar10, load_cifar100, load_svhn
@@ -40,6 +47,12 @@ SOURCES: dict[str, Source] = {
     "cifar10": Source(load_cifar10, 32, "CIFAR-10: 50,000 + 10,000 colour images, 32x32, 10 classes; downloaded"),
     "cifar100": Source(load_cifar100, 32, "CIFAR-100: 50,000 + 10,000 colour images, 32x32, 100 classes; downloaded"),
     "svhn": Source(load_svhn, 32, "SVHN: 73,257 + 26,032 house numbers, 32x32 colour, 10 classes; downloaded"),
+    "tiny-imagenet": Source(
+        load_tiny_imagenet, 64, "Tiny ImageNet: 100,000 + 10,000 colour images, 64x64, 200 classes; unpacked by hand"
+    ),
+    "imagenet": Source(
+        load_imagenet, 224, "ImageNet: RobustBench's 5,000 test images, 224x224 colour, 1,000 classes; unpacked by hand"
+    ),
     "digits": Source(
         load_digits,
         16,
@@ -51,8 +64,8 @@ SOURCES: dict[str, Source] = {
     ),
 }
 
-RESERVED = frozenset({*SOURCES, *get_args(RobustBenchDataset)})
-"""Names of published data sets; no other images may have them."""
+_RESERVED = {re.sub(r"[-_.]", "", key): key for key in (*SOURCES, *get_args(RobustBenchDataset))}
+"""Names of published data sets, without signs, and as they are written; no other images may have them."""
 
 _SIZED = re.compile(r"(?P<base>.+)-(?P<size>\d{1,4})px")
 
@@ -73,8 +86,8 @@ def load_dataset(
     """Load a data set, whole, as bytes in memory.
 
     Args:
-        spec: 'cifar10', 'cifar100', 'svhn', 'digits' (in any case), a FILE.npz with x_train, y_train,
-            x_test and y_test, or a FOLDER with train/<class>/* and test/<class>/*.
+        spec: A name such as 'cifar10' or 'cifar10-c-fog-3' (in any case; see `data_sources`), a FILE.npz with
+            x_train, y_train, x_test and y_test, or a FOLDER with train/<class>/* and test/<class>/*.
         data_dir: Where downloads go and are looked for.
         name: What cards and records call it; by default the data set's own name, or the file's.
         image_size: Resize to this many pixels. A data set resized from its own size is another one:
@@ -95,7 +108,8 @@ def load_dataset(
     named = _named(spec, image_size)
     if named is not None:
         key, size = named
-        source = SOURCES[key]
+        source = _source(key)
+        assert source is not None
         dataset = source.load(Path(data_dir).expanduser(), test_only)
         dataset = _resized(dataset, size, plain=source.image_size)
         return dataset if name is None else replace(dataset, name=name)
@@ -116,14 +130,14 @@ def known_name(spec: str, *, name: str | None = None, image_size: int | None = N
     if name is not None:
         return check_name(name, "name")
     named = _named(spec, image_size)
-    return None if named is None else _name_at(*named, plain=SOURCES[named[0]].image_size)
+    return None if named is None else _name_at(*named, plain=_plain_size(named[0]))
 
 
 def reserved_name(name: str) -> str | None:
     """The published data set that a name stands for, at any size: `cifar10` for `CIFAR-10-16px`; else None."""
     sized = _SIZED.fullmatch(name.lower())
     bare = re.sub(r"[-_.]", "", sized["base"] if sized else name.lower())
-    return bare if bare in RESERVED else None
+    return name.lower() if is_corrupted(name.lower()) else _RESERVED.get(bare)
 
 
 def check_reserved(dataset: Dataset) -> Dataset:
@@ -138,7 +152,7 @@ def check_reserved(dataset: Dataset) -> Dataset:
     meant = reserved_name(dataset.name)
     if meant is None:
         return dataset
-    source = SOURCES.get(meant)
+    source = _source(meant)
     known = source.fingerprints if source and dataset.name == meant else None
     found = (dataset.train and dataset.train.fingerprint, dataset.test.fingerprint)
     if known is None or any(own not in (None, published) for own, published in zip(found, known, strict=True)):
@@ -152,15 +166,15 @@ def _refuse_name_of_another(spec: str, *, name: str | None, image_size: int | No
     if name is None or meant is None:
         return
     named = _named(spec, image_size)
-    if named is not None and name == _name_at(*named, plain=SOURCES[named[0]].image_size):
+    if named is not None and name == _name_at(*named, plain=_plain_size(named[0])):
         return
-    source = SOURCES.get(meant)
+    source = _source(meant)
     if named is not None or source is None or source.fingerprints is None or name != meant:
         raise _reserved(name, meant)
 
 
 def _reserved(name: str, meant: str) -> InputError:
-    way = f"`dataset='{meant}'` gives the published images" if meant in SOURCES else "no file can be checked for them"
+    way = f"`dataset='{meant}'` gives the published images" if _source(meant) else "no file can be checked for them"
     return InputError(
         f"the name {name!r} is kept for the published {meant}, and these images are not known to be those: {way}; "
         f"give other images another name with `dataset_name`, for example own-{meant}"
@@ -207,14 +221,37 @@ def _named(spec: str, image_size: int | None) -> tuple[str, int] | None:
     """The named data set that is meant, and the size; None when it is none."""
     key = spec.lower()
     sized = _SIZED.fullmatch(key)
-    if sized and key not in SOURCES and sized["base"] in SOURCES:
+    if sized and _source(key) is None and _source(sized["base"]) is not None:
         if image_size not in (None, int(sized["size"])):
             raise InputError(
                 f"data set {spec!r} has images of {int(sized['size'])} pixels, but `image_size={image_size}` is given"
             )
         key, image_size = sized["base"], int(sized["size"])
         check_image_size(image_size)
-    return (key, image_size or SOURCES[key].image_size) if key in SOURCES else None
+    return (key, image_size or _plain_size(key)) if _source(key) is not None else None
+
+
+def _source(key: str) -> Source | None:
+    """The named data set; None if there is none of that name."""
+    corrupted = corrupted_name(key)
+    if corrupted is None:
+        return SOURCES.get(key)
+    return Source(
+        lambda data_dir, _: load_corrupted(*corrupted, data_dir),
+        32,
+        "the test images of CIFAR after a corruption: cifar10-c-CORRUPTION-SEVERITY, and cifar100-c likewise",
+    )
+
+
+def _plain_size(key: str) -> int:
+    source = _source(key)
+    assert source is not None
+    return source.image_size
+
+
+def is_named_dataset(name: str) -> bool:
+    """Whether a data set is found by its name alone (`cifar10`, `digits-8px`), as a file of one's own is not."""
+    return _source(re.sub(r"-\d+px$", "", name)) is not None
 
 
 def _path(spec: str) -> Path | None:

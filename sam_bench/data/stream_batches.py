@@ -206,6 +206,7 @@ def make_batches(split: Split | StreamedSplit, **options: Any) -> Batches | Stre
         InputError: `ResizedCrop` is asked for images that memory holds: they are cut to size already.
     """
     if isinstance(split, StreamedSplit):
+        options.pop("extra", None)  # a training refuses it before
         return StreamedBatches(split, **options)
     options.pop("workers", None)
     if isinstance(options.get("augmentation"), ResizedCrop):

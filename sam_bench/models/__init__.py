@@ -1,6 +1,8 @@
 """Networks: ours and timm's, built for a data set, with input normalisation as the first layer."""
 
-import sam_bench.models.preactresnet  # noqa: F401  (registers its architectures)
+import sam_bench.models.preactresnet  # registers its architectures, as the next two do
+import sam_bench.models.resnet
+import sam_bench.models.wideresnet  # noqa: F401
 from sam_bench.models.check import check_input_gradient, check_model
 from sam_bench.models.factory import architecture_for, count_parameters, create_model, parse_options
 from sam_bench.models.gradient_from import GradientFrom

@@ -27,6 +27,9 @@ from sam_bench.records import first_problem
 FROM_DATA = ("num_classes", "in_channels", "image_size")
 ENTRY_POINTS = "sam_bench.architectures"
 
+_UNWRITTEN = {"activation": "relu"}
+"""Options younger than the first cards, with the value that all networks had before: it is not written."""
+
 F = TypeVar("F", bound=Callable[..., nn.Module])
 
 
@@ -40,7 +43,7 @@ class ArchitectureEntry:
     takes: tuple[str, ...]
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options with defaults filled in.
+        """The options with defaults filled in; one of `_UNWRITTEN` is left out, so that old and new cards agree.
 
         Raises:
             InputError: An option the architecture does not take, or a value of the wrong type or range.
@@ -51,9 +54,10 @@ class ArchitectureEntry:
             takes = ", ".join(fields) or "no options"
             raise InputError(f"architecture {self.name!r} has no option {shortened(unknown[0])!r}; it takes {takes}")
         try:
-            return self.settings(**options).model_dump(mode="json")
+            checked = self.settings(**options).model_dump(mode="json")
         except ValidationError as error:
             raise InputError(f"architecture {self.name!r}: {first_problem(error)}") from error
+        return {key: value for key, value in checked.items() if _UNWRITTEN.get(key) != value}
 
 
 _ENTRIES: dict[str, ArchitectureEntry] = {}

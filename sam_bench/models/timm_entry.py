@@ -9,6 +9,8 @@ import timm
 from timm.models import model_entrypoint
 from torch import nn
 
+from sam_bench.errors import SamBenchError
+
 _CLASH = "got multiple values for keyword argument"
 
 
@@ -35,6 +37,32 @@ def call_timm(name: str, *, num_classes: int, in_channels: int, arguments: dict[
         if _CLASH not in str(error):
             raise
     return cast(nn.Module, _caller_wins(model_entrypoint(name), arguments)(**fixed))
+
+
+def pretrained_timm(name: str, *, num_classes: int, in_channels: int, arguments: dict[str, Any]) -> nn.Module:
+    """timm's network with its pretrained weights, which timm fits to other sizes, channels and classes where it can.
+
+    Args:
+        name: As timm lists it, with or without the tag of some weights.
+        num_classes: Of the logits; the last layer is new where the weights have another number.
+        in_channels: Channels of the images.
+        arguments: For the function, or for the network's class.
+
+    Raises:
+        SamBenchError: The weights cannot be had, or timm cannot fit them.
+    """
+    base, _, tag = name.partition(".")
+    fixed: dict[str, Any] = {"pretrained": True, "num_classes": num_classes, "in_chans": in_channels}
+    try:
+        net = _caller_wins(model_entrypoint(base), arguments)(pretrained_cfg=tag or None, **fixed)
+    # The hub's client, the file system and the model's constructor each have errors of their own.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise SamBenchError(
+            f"timm could not load {name!r}: {type(error).__name__}: {lines[0][:300]}; without a network only cached "
+            "models load"
+        ) from error
+    return cast(nn.Module, net)
 
 
 def _caller_wins(entry: FunctionType, arguments: dict[str, Any]) -> FunctionType:

@@ -1,7 +1,7 @@
 """Every architecture of timm as 'timm:NAME', made to fit the images it is trained on.
 
-Weights are never fetched: they come from a file of ours. What is decided for the user (image size,
-patch size, stem) goes into the options of the Architecture, and `build_timm` reads nothing else.
+Weights are never fetched here: they come from a file of ours, or from what `init` names. What is decided for the
+user (image size, patch size, stem) goes into the options of the Architecture, and `build_timm` reads nothing else.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _LONGEST_NAME = 200
 RESERVED = {
     "num_classes": "the number of classes follows the data set",
     "in_chans": "the number of channels follows the data set",
-    "pretrained": "weights are never fetched by sam-bench",
-    "pretrained_cfg": "weights are never fetched by sam-bench",
-    "pretrained_cfg_overlay": "weights are never fetched by sam-bench",
-    "pretrained_strict": "weights are never fetched by sam-bench",
-    "checkpoint_path": "weights are never fetched by sam-bench",
-    "cache_dir": "weights are never fetched by sam-bench",
+    "pretrained": "weights are never fetched as an option: `init` starts from given ones",
+    "pretrained_cfg": "weights are never fetched as an option: `init` starts from given ones",
+    "pretrained_cfg_overlay": "weights are never fetched as an option: `init` starts from given ones",
+    "pretrained_strict": "weights are never fetched as an option: `init` starts from given ones",
+    "checkpoint_path": "weights are never fetched as an option: `init` starts from given ones",
+    "cache_dir": "weights are never fetched as an option: `init` starts from given ones",
     "features_only": "a classifier is needed, not features",
     "scriptable": "it would change how the model is built",
     "exportable": "it would change how the model is built",
@@ -69,8 +69,8 @@ def check_timm_name(name: str) -> str:
         return bare
     if dot and is_model(base):
         raise InputError(
-            f"architecture {name!r}: the tag {tag!r} names pretrained weights, which are never used here; "
-            f"write '{PREFIX}{base}'"
+            f"architecture {name!r}: the tag {tag!r} names pretrained weights, not an architecture; "
+            f"write '{PREFIX}{base}', and `init='{name}'` to start from these weights"
         )
     known = timm.list_models()
     near = difflib.get_close_matches(bare, known, n=5, cutoff=0.5)

@@ -17,6 +17,9 @@ class Objective(Component):
     compares_inputs: ClassVar[bool] = False
     """Whether it weighs the clean inputs against the perturbed ones, and so is nothing of its own without those."""
 
+    compares_start: ClassVar[bool] = False
+    """Whether its `x` is where the search of the perturbed inputs began, in place of the clean inputs."""
+
     differentiates_slopes: ClassVar[bool] = False
     """Whether it differentiates a gradient with respect to the inputs; such a run cannot be compiled."""
 
@@ -48,7 +51,7 @@ class Objective(Component):
 
         Args:
             score: Runs the network: images [B, C, H, W] to logits [B, classes].
-            x: Clean inputs, float [B, C, H, W] in [0, 1].
+            x: Clean inputs, float [B, C, H, W] in [0, 1]; or see `compares_start`.
             x_adv: The inputs after the input perturbation; `x` itself where there is none.
             y: Labels, int64 [B].
 

@@ -4,7 +4,16 @@ Everything shown anywhere is rendered from these records. Each carries a schema 
 unknown fields, and is written atomically.
 """
 
-from sam_bench.records.card import Architecture, Cost, Imported, ModelCard, Precision, RobustBenchDataset, WeightsFile
+from sam_bench.records.card import (
+    Architecture,
+    Cost,
+    ExtraData,
+    Imported,
+    ModelCard,
+    Precision,
+    RobustBenchDataset,
+    WeightsFile,
+)
 from sam_bench.records.entry import EntryEvidence, EntryRow, LeaderboardEntry
 from sam_bench.records.evaluation import (
     MISCLASSIFIED,
@@ -30,6 +39,7 @@ __all__ = [
     "EntryEvidence",
     "EntryRow",
     "EvaluationRecord",
+    "ExtraData",
     "Imported",
     "LeaderboardEntry",
     "ModelCard",

@@ -86,6 +86,15 @@ class Imported(Record):
     sha256: Sha256 = Field(description="of that file")
 
 
+class ExtraData(Record):
+    """Further images that it was trained on."""
+
+    file: str = Field(description="the file's name")
+    fraction: float = Field(gt=0, lt=1, description="of every batch")
+    examples: int = Field(ge=1, description="images they were drawn from")
+    fingerprint: Sha256 = Field(description="SHA-256 over these images and labels")
+
+
 class ModelCard(Record):
     """`model_zoo/<dataset>/<threat>/<name>.json`.
 
@@ -111,6 +120,12 @@ class ModelCard(Record):
     )
     sync_bn: bool = Field(default=False, description="BatchNorm was over the whole batch on all of them")
     micro_batch: int | None = Field(default=None, ge=1, description="examples differentiated at a time, if not all")
+    init: str | None = Field(default=None, description="the model whose weights it started from; null: random ones")
+    init_sha256: Sha256 | None = Field(default=None, description="SHA-256 of the tensors that it started from")
+    extra_data: ExtraData | None = Field(default=None, description="further images trained on; null: none")
+    additional_data: bool = Field(
+        default=False, description="RobustBench's field: other images had a part in it, here or in what it started from"
+    )
     train_examples: int | None = Field(default=None, ge=1)
     train_fingerprint: Sha256 | None = Field(
         default=None, description="SHA-256 over the training images and labels used"
@@ -127,7 +142,6 @@ class ModelCard(Record):
     classes: tuple[str, ...] | None = Field(
         default=None, description="name of each class, by label; null where they are not known"
     )
-    additional_data: bool = Field(default=False, description="trained on more than the data set's own images")
     created: str = Field(description="UTC, ISO 8601")
     command: str = Field(default="", description="the command that made it")
     authors: str = ""

@@ -44,8 +44,9 @@ class Checkpoints:
 
     def save_first(self, state: RunState) -> None:
         """Write the untrained network, for a run that may have to go back to it."""
+        tensors = self._tensors()
         if self._team.is_main:
-            self.folder.save(state, self._tensors(), keep=2)
+            self.folder.save(state, tensors, keep=2)
 
     def save_epoch(self, state: RunState, *, keep: int) -> None:
         """Write a checkpoint after an epoch.
@@ -54,8 +55,9 @@ class Checkpoints:
             state: How far the run is.
             keep: How many epochs' checkpoints stay.
         """
+        tensors = self._tensors()
         if self._team.is_main:
-            self.folder.save(state, self._tensors(), keep=keep)
+            self.folder.save(state, tensors, keep=keep)
         self._last_saved = self.where(state)
 
     def save_within_epoch(self, state: RunState) -> None:
@@ -68,9 +70,10 @@ class Checkpoints:
         self.settle()
         self.check_weights(state)
         of_all = self._team.gather([each.cpu() for each in own])
+        tensors = self._tensors()
         if self._team.is_main:
             apart = {"statistics": of_all} if self._team.size > 1 else {}
-            self.folder.save(state, self._tensors() | apart)
+            self.folder.save(state, tensors | apart)
         self._take(own)
         self._last_saved = self.where(state)
 
@@ -87,7 +90,9 @@ class Checkpoints:
         step.optimizer.load_state_dict(tensors["optimizer"])
         if step.average is not None:
             step.average.load_state_dict(tensors["average"])
-        step.recipe.inputs.load_state_dict(tensors["inputs"])
+        of_inputs = tensors.get("inputs_of_all", [])
+        own = of_inputs[self._team.rank] if len(of_inputs) == self._team.size else tensors["inputs"]
+        step.recipe.inputs.load_state_dict(own)
         step.recipe.weights.load_state_dict(tensors["weights"])
         of_all = tensors.get("statistics", [])
         if len(of_all) == self._team.size:
@@ -130,8 +135,11 @@ class Checkpoints:
         return DivergedError(f"training diverged: {what}; {last}. Try a smaller {smaller}{way}.")
 
     def _tensors(self) -> dict[str, Any]:
+        """What a checkpoint holds. A perturbation may remember something of each process's own examples."""
         step = self._step
-        return {
+        of_inputs = self._team.gather(step.recipe.inputs.state_dict()) if self._team.size > 1 else []
+        apart = {"inputs_of_all": of_inputs} if any(of_inputs) else {}
+        return apart | {
             "model": step.model.state_dict(),
             "optimizer": step.optimizer.state_dict(),
             "average": step.average.state_dict() if step.average is not None else {},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sam_bench.data import ResizedCrop, Split, StreamedSplit, make_batches
+from sam_bench.data import Extra, ResizedCrop, Split, StreamedSplit, make_batches
 from sam_bench.device import fastest_convolutions
 from sam_bench.distributed import ALONE, Team
 from sam_bench.energy import counted_by
@@ -72,6 +72,7 @@ class Ready:
         saving: What is written, and where.
         reporter: Where progress goes.
         team: The processes that share the run: every batch of the recipe is divided among them.
+        extra: Further images to learn from, on the device of the splits.
     """
 
     model: nn.Module
@@ -82,6 +83,7 @@ class Ready:
     saving: Saving
     reporter: Reporter
     team: Team = ALONE
+    extra: Extra | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class TrainingRun:
             seed=config.seed,
             augmentation=ResizedCrop(flip=crop.flip) if crop.random_resized_crop else crop,
             shard=(team.rank, team.size),
+            extra=ready.extra,
         )
         steps = len(self._batches)
         ready.recipe.weights.check(model, epochs=config.recipe.epochs, steps=steps)

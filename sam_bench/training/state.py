@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sam_bench.records import Architecture, Name, Norm, Precision, Recipe, Record
+from sam_bench.records import Architecture, ExtraData, Name, Norm, Precision, Recipe, Record
 from sam_bench.records.fields import SCHEMA_VERSION, Radius, Sha256
 from sam_bench.training.differences import Difference, first_difference
 from sam_bench.training.metrics import NO_SUMS, Sums
@@ -33,6 +33,10 @@ class RunConfig(Record):
     micro_batch: int | None = Field(default=None, ge=1)
     sync_ascent: bool = False
     sync_bn: bool = False
+    init: str | None = None
+    init_sha256: Sha256 | None = None
+    extra_data: ExtraData | None = None
+    additional_data: bool = False
     on_nan: Literal["stop", "rollback"] = "stop"
     select: Literal["last", "best"] = "last"
     identity: dict[str, Any] = Field(default_factory=dict, repr=False)

@@ -148,8 +148,8 @@ class TrainingStep:
         runner = self._runner(at, first=first, total=total, count=len(x))
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.optimizer.lr * recipe.schedule.factor(at.progress) * lr_scale
-        x_adv = self._perturbed(x, y, at, first=first, total=total)
-        batch = BatchLoss(self.model, x_adv, y, x=x, objective=recipe.objective, runner=runner, at=at)
+        x_adv, compared = self._perturbed(x, y, at, first=first, total=total)
+        batch = BatchLoss(self.model, x_adv, y, x=compared, objective=recipe.objective, runner=runner, at=at)
         loss = recipe.weights.backward(batch)
         gradient_norm = global_norm(batch.gradients()[1])
         self.optimizer.step()
@@ -177,15 +177,23 @@ class TrainingStep:
             momentum=self._momentum,
         )
 
-    def _perturbed(self, x: Tensor, y: Tensor, at: StepContext, *, first: int, total: int) -> Tensor:
-        if not self.recipe.objective.sees_perturbed:
-            return x
-        found = []
+    def _perturbed(self, x: Tensor, y: Tensor, at: StepContext, *, first: int, total: int) -> tuple[Tensor, Tensor]:
+        """The inputs to learn from, and those that the objective compares them with."""
+        inputs, objective = self.recipe.inputs, self.recipe.objective
+        if at.step == 0:
+            inputs.forget()
+        if not objective.sees_perturbed:
+            return x, x
+        found, starts = [], []
         for rows, _ in Microbatches(self.model, self._micro_batch, self._shards(total)).cut(len(x)):
-            draws = row_generator(at.seed, "inputs", at.step, first=first + rows.start, total=total, device=x.device)
+            place = {"first": first + rows.start, "total": total, "device": x.device}
+            if objective.compares_start:
+                draws = row_generator(at.seed, "inputs", at.step, **place)
+                starts.append(inputs.starting_points(x[rows], generator=draws))
+            draws = row_generator(at.seed, "inputs", at.step, **place)
             with self._autocast(x):
-                found.append(self.recipe.inputs.perturb(self._searched, x[rows], y[rows], generator=draws))
-        return found[0] if len(found) == 1 else torch.cat(found)
+                found.append(inputs.perturb(self._searched, x[rows], y[rows], generator=draws))
+        return _joined(found), _joined(starts) if starts else x
 
     def _shards(self, total: int) -> tuple[int, int]:
         return total // self._team.size, -(-total // self._team.size)
@@ -210,3 +218,7 @@ class TrainingStep:
             attack_forward=forward * examples,
             attack_backward=backward * examples,
         )
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -109,19 +109,25 @@ def fit_external(module: nn.Module, state: Mapping[str, Tensor], source: str, in
     """Load a state dict that other code saved: prefixes of wrappers are added or removed, the rest is strict.
 
     The keys of a bare network lack "net."; those of a network trained in parallel start with "module.".
-    Every other key and shape must be the module's.
+    What the network says it ignores (`ignored_keys`) is left out. Every other key and shape must be the module's.
 
     Raises:
         InputError: No such renaming makes it fit; says what differs in the nearest one.
     """
-    candidates = list(_renamings(dict(state)))
+    fit(module, renamed_for(module, state), source, into)
+
+
+def renamed_for(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the module's keys, as far as adding or removing prefixes makes it so; see `fit_external`."""
+    ignored = tuple(f"net.{key}" for key in getattr(getattr(module, "net", module), "ignored_keys", ()))
+    candidates = [
+        {key: value for key, value in renamed.items() if not key.startswith(ignored)}
+        for renamed in _renamings(dict(state))
+    ]
     wanted = set(module.state_dict())
-    for candidate in candidates:
-        if misfit(module, candidate) is None:
-            module.load_state_dict(candidate, strict=True)
-            return
+    fitting = (candidate for candidate in candidates if misfit(module, candidate) is None)
     nearest = max(candidates, key=lambda candidate: len(wanted & set(candidate)))
-    fit(module, nearest, source, into)
+    return next(fitting, nearest)
 
 
 def _renamings(state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -149,6 +149,11 @@ def _from_path(path: Path, architecture: Architecture | None) -> LoadedModel:
     return _described(module.eval(), name, sha256_file(path), architecture, None)
 
 
+def says_what_it_is(path: Path) -> bool:
+    """Whether a file's card, or the folder of its run, tells the architecture of its weights."""
+    return path.suffix == ".json" or _card_of(path) is not None or _run_of(path)[1] is not None
+
+
 def _run_of(path: Path) -> tuple[str, Architecture | None]:
     """Name and architecture of the run that a checkpoint lies in the folder of."""
     try:

@@ -58,6 +58,9 @@ OTHER_TRAINING: dict[str, Any] = {
     "micro_batch": 8,
     "sync_ascent": True,
     "sync_bn": True,
+    "init": "run",
+    "extra_data": "own.npz",
+    "extra_fraction": 0.5,
     "on_nan": "rollback",
     "select": "best",
     "name": "other",
@@ -160,6 +163,9 @@ def test_resuming_is_refused_with_the_name_of_the_field(
         images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
         labels = np.arange(40) % 10
         np.savez("digits-16.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    if field in ("extra_data", "extra_fraction"):
+        np.savez("own.npz", image=np.zeros((4, 8, 8, 1), np.uint8), label=np.arange(4))
+        changes["extra_data"] = "own.npz"
     if field == "faithful":  # of these recipes only some have such a form
         changes |= {"recipe": "at", "settings": {**TRAINED["settings"], "steps": 1}}
     if field == "select":
@@ -167,7 +173,7 @@ def test_resuming_is_refused_with_the_name_of_the_field(
     named = {"settings": r"weights\.rho", "arch_options": r"arch_options\.width", "faithful": "recipe"}.get(
         field, field
     )
-    named = {"select": "validation"}.get(field, named)
+    named = {"select": "validation", "extra_fraction": "extra_data"}.get(field, named)
     with pytest.raises(InputError, match=rf"cannot resume runs/run: it was started with (no )?{named}\b"):
         api.train(TrainSpec(**TRAINED, name="run", resume=True), **changes)
 

@@ -83,6 +83,6 @@ def test_a_folder_cannot_go_by_the_name_of_published_images(tmp_path: Path) -> N
             folder.mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(folder / "0.png")
     for load in (load_dataset, open_dataset):
-        with pytest.raises(InputError, match=r"the name 'imagenet' is kept .* no file can be checked for them"):
+        with pytest.raises(InputError, match=r"the name 'imagenet' is kept .* gives the published images"):
             load(str(tmp_path / "imagenet"))
         assert load(str(tmp_path / "imagenet"), name="own-imagenet").name == "own-imagenet"

@@ -106,7 +106,7 @@ class TestNames:
             load_dataset("digits", name="a/b")
 
     def test_every_named_source_has_a_line_about_it(self):
-        assert list(data_sources()) == ["cifar10", "cifar100", "svhn", "digits"]
+        assert list(data_sources()) == ["cifar10", "cifar100", "svhn", "tiny-imagenet", "imagenet", "digits"]
         assert all(data_sources().values())
 
     def test_a_misspelt_name_gives_the_nearest_the_list_and_the_way_to_own_images(self):
@@ -114,7 +114,7 @@ class TestNames:
             load_dataset("cifr10")
         message = str(caught.value)
         assert message.startswith("unknown data set 'cifr10'. Did you mean 'cifar10'")
-        assert "Available: cifar10, cifar100, digits, svhn." in message
+        assert "Available: cifar10, cifar100, digits, imagenet, svhn, tiny-imagenet." in message
         assert message.endswith("The path of a FILE.npz or of a FOLDER with train/ and test/ works too.")
 
     @pytest.mark.parametrize("spec", ["", " ", "a" * 5000, "nul\0", "~nobody-of-this-name"])

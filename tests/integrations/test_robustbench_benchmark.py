@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import robustbench
 import torch
+from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
 from torch import Tensor, nn
 
 from sam_bench.integrations.robustbench import autoattack_seed
@@ -94,3 +96,32 @@ def test_benchmark_still_complains_about_wrong_arguments_itself(model: nn.Module
         robustbench.benchmark(model, n_examples=3, device="nosuchdevice")
     with pytest.raises(ValueError, match="eps"):
         robustbench.benchmark(model, n_examples=3, data_dir=str(data_dir))
+
+
+def test_the_corruptions_of_cifar_are_measured_at_every_severity(
+    model: nn.Module,
+    data_dir: Path,
+    images: tuple[Tensor, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Files in the published layout: 10,000 images a severity, of which the first eight are not black."""
+    monkeypatch.chdir(tmp_path)
+    chosen = {ThreatModel.corruptions: ("fog",)}
+    monkeypatch.setitem(robustbench.eval.CORRUPTIONS_DICT, BenchmarkDataset.cifar_10, chosen)
+    folder, expected = data_dir / "CIFAR-10-C", []
+    folder.mkdir()
+    file = np.lib.format.open_memmap(folder / "fog.npy", mode="w+", dtype=np.uint8, shape=(50_000, 32, 32, 3))
+    labels = np.zeros(10_000, np.int64)
+    labels[:8] = images[1][1300:1308]
+    for severity in range(5):
+        dimmed = (images[0][1300:1308].float() / 2**severity).to(torch.uint8)
+        file[10_000 * severity : 10_000 * severity + 8] = dimmed.permute(0, 2, 3, 1).numpy()
+        with torch.no_grad():
+            hits = model(dimmed.float() / 255).argmax(1) == images[1][1300:1308]
+        expected.append(float(hits.float().mean()))
+    file.flush()
+    np.save(folder / "labels.npy", labels)
+    settings = {"n_examples": 8, "data_dir": str(data_dir), "threat_model": "corruptions", "device": "cpu"}
+    _, robust = robustbench.benchmark(model, model_name="tiny", to_disk=False, **settings)
+    assert robust == pytest.approx(sum(expected) / 5) and len(set(expected)) > 1

@@ -323,9 +323,9 @@ FROM_RECORDS: list[tuple[str, Any, str]] = [
     ("unreliable", True, "null"),
 ]
 FROM_CARD: list[tuple[str, Any, str]] = [
+    ("additional_data", True, "false"),
     ("architecture", "WideResNet-70-16", '"PreActResNet-18 (width 16)"'),
     ("dataset", "imagenet", '"cifar10"'),
-    ("additional_data", True, "false"),
     ("sam_bench.method", "TRADES", '"SAM rho=0.2"'),
     ("sam_bench.epochs", 1, "10"),
     ("sam_bench.passes", 1.0, "20.0"),

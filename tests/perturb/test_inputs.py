@@ -133,7 +133,7 @@ def test_every_registered_perturbation_moves_inputs_within_its_ball_and_counts_i
     assert moved.min() >= 0 and moved.max() <= 1
     assert (moved - x).abs().max() <= perturbation.reach + 1e-6
     assert (perturbation.reach == 0) == torch.equal(moved, x)
-    assert INPUT_PERTURBATIONS.build(perturbation.spec()) == perturbation
+    assert INPUT_PERTURBATIONS.build(perturbation.spec()).spec() == perturbation.spec()
 
 
 def test_eps_zero_is_the_clean_input() -> None:

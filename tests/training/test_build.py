@@ -152,7 +152,11 @@ def test_a_new_method_on_an_axis_brings_its_own_settings() -> None:
     ("recipe", "settings", "message"),
     [
         ("standard", {"rho": 0.1}, r"rho does not apply: it belongs to weights 'aace', .*'sam'"),
-        ("sam", {"step_size": 0.1}, r"step_size does not apply: it belongs to inputs 'fgsm', 'n-fgsm', 'pgd', and"),
+        (
+            "sam",
+            {"step_size": 0.1},
+            r"step_size does not apply: it belongs to inputs 'fgsm', 'fgsm-pgi', 'n-fgsm'",
+        ),
         ("sam", {"rhoo": 0.1}, r"unknown setting 'rhoo'. Did you mean 'rho'"),
         ("sam", {"weight.rho": 0.1}, r"unknown part of a recipe 'weight'. Did you mean 'weights'"),
         ("sam", {"weights": "samm"}, r"unknown weight perturbation 'samm'. Did you mean 'sam'"),

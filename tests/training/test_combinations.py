@@ -58,7 +58,7 @@ def test_every_combination_of_parts_trains_two_steps_or_is_refused_with_the_reas
         except InputError as error:
             refused.append((inputs, objective))
             assert f"objective '{objective}'" in str(error) and "choose inputs" in str(error)
-    assert refused == [("none", "gradalign"), ("none", "mart"), ("none", "trades")]
+    assert refused == [("none", "gradalign"), ("none", "mart"), ("none", "start-pairing"), ("none", "trades")]
 
 
 @pytest.mark.parametrize("settings", SEARCHES.values(), ids=list(SEARCHES))

@@ -88,12 +88,15 @@ class Seed(Whole):
 
 @dataclass(frozen=True)
 class Text(Check):
-    """A text; `like` says in words what would be right."""
+    """A text; `like` says in words what would be right. With `paths` a path is kept as its text."""
 
     like: str = "a text"
+    paths: bool = False
 
     def __call__(self, value: Any) -> str:
         """See `Check`."""
+        if self.paths and isinstance(value, Path):
+            return str(value)
         if not isinstance(value, str):
             raise InputError(f"must be {self.like}, not {named(value)}")
         return value

@@ -16,7 +16,7 @@ class DataSpec(Spec):
         str | None,
         Data(),
         option(
-            "cifar10, cifar100, svhn, digits, FILE.npz or FOLDER.",
+            "cifar10, cifar100, svhn, tiny-imagenet, imagenet, cifar10-c-fog-3, …, digits, FILE.npz or FOLDER.",
             identity=True,
             sweep=True,
             group="data",

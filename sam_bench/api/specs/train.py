@@ -53,7 +53,7 @@ class TrainSpec(RunSpec):
         str,
         Data(),
         option(
-            "cifar10, cifar100, svhn, digits, FILE.npz or FOLDER.",
+            "cifar10, cifar100, svhn, tiny-imagenet, imagenet, cifar10-c-fog-3, …, digits, FILE.npz or FOLDER.",
             identity=True,
             sweep=True,
             group="data",
@@ -88,6 +88,35 @@ class TrainSpec(RunSpec):
             group="model",
         ),
     ] = {}
+    init: Annotated[
+        str | None,
+        Text("a model's name or a file", paths=True),
+        option(
+            "Start from these weights: a model of the zoo, a file, robustbench:NAME or timm:NAME. Mean and standard "
+            "deviation are theirs; the last layer is new where the classes differ.",
+            identity=True,
+            in_name=True,
+            sweep=True,
+            group="model",
+            default="random weights",
+        ),
+    ] = None
+    extra_data: Annotated[
+        Path | None,
+        Place(folder=False),
+        option(
+            "FILE.npz of further training images, such as generated ones (image, label), mixed into every batch.",
+            identity=True,
+            in_name=True,
+            sweep=True,
+            group="data",
+        ),
+    ] = None
+    extra_fraction: Annotated[
+        float,
+        Positive(),
+        option("Their share of every batch.", identity=True, sweep=True, group="data"),
+    ] = 0.7
     limit_train: Annotated[
         int | None,
         Whole(),
@@ -272,9 +301,13 @@ class TrainSpec(RunSpec):
         said = {each for each, known in self.options().items() if known.in_name and each != "seed"} - {"faithful"}
         said |= {"width", "inputs", "weights", *self.method.recipe.inputs.settings}
         said |= set(self.method.recipe.weights.settings)
+        if self.init is not None and "init" not in varies:
+            name += f"-from-{_bare(in_words(self.init))}"
+        if self.extra_data is not None and "extra_data" not in varies:
+            name += f"-extra-{_bare(in_words(self.extra_data))}"
         for key, value in varies.items():
             if key not in said:
-                name += "-" + re.sub(r"[^A-Za-z0-9_-]", "", f"{key}{in_words(value)}".replace("/", "over"))
+                name += "-" + _bare(f"{key}{in_words(value)}".replace("/", "over"))
         return name if len(name) <= 100 else f"{name[:91]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
     def check(self) -> None:
@@ -290,6 +323,8 @@ class TrainSpec(RunSpec):
                 check_eps(norm, length, allow_large=self.allow_large_eps, field=name)
         if self.validation_eps is not None:
             check_eps(self.norm, self.validation_eps, allow_large=self.allow_large_eps, field="validation_eps")
+        if not self.extra_fraction < 1:
+            raise InputError("must be below 1: some images of the data set are left", **self._said("extra_fraction"))
         if self.limit_train is not None and self.limit_train < 2:
             raise InputError("must be at least 2: BatchNorm needs two images in a batch", **self._said("limit_train"))
         if self.validation is not None:
@@ -316,9 +351,17 @@ class TrainSpec(RunSpec):
         return {"field": field, "value": getattr(self, field)}
 
 
+def _bare(text: str) -> str:
+    """Without what a name may not have: of a model its last part."""
+    return re.sub(r"[^A-Za-z0-9_-]", "", text.rpartition("/")[2].rpartition(":")[2])
+
+
+_FILES = (".npz", ".yaml", ".yml", ".json", ".safetensors", ".pt", ".pth")
+
+
 def in_words(value: Any) -> str:
     """A value in a name: of a path the last part, of several values their row."""
     if isinstance(value, (list, tuple)):
         return "-".join(map(str, value))
     text = str(value)
-    return Path(text).stem if text.endswith((".npz", ".yaml", ".yml")) or Path(text).is_dir() else text
+    return Path(text).stem if text.endswith(_FILES) or Path(text).is_dir() else text

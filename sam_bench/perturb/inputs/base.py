@@ -53,6 +53,19 @@ class InputPerturbation(Component):
             float [B, C, H, W] in [0, 1], detached.
         """
 
+    def starting_points(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Where `perturb` with the same draws begins: the clean inputs, if a method does not say otherwise.
+
+        Args:
+            x: Clean inputs, float [B, C, H, W] in [0, 1].
+            generator: In the state in which `perturb` gets it.
+        """
+        return x
+
+    def forget(self) -> None:
+        """Begin a run: nothing is left of another one."""
+        return
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """The inputs to learn from, for your own loop; see `perturb`.
 

@@ -24,9 +24,13 @@ class FGSM(GradientAscent):
         """One gradient of the input."""
         return (1, 1)
 
+    def starting_points(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
+        """A random point of the ball, or the input itself."""
+        return self.ball.sample(x, generator) if self.random_start else x
+
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
         """One step of ascent on the cross-entropy, back into the ball."""
-        start = self.ball.sample(x, generator) if self.random_start else x
+        start = self.starting_points(x, generator=generator)
         size = 1.25 * self.eps if self.step_size is None else float(self.step_size)
         with self._searching(model):
             _, gradient = input_gradient(model, start, y)
@@ -62,9 +66,13 @@ class NFGSM(GradientAscent):
     def _size(self) -> float:
         return float(self.eps if self.step_size is None else self.step_size)
 
+    def starting_points(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
+        """The noisy input."""
+        return self._noise.sample(x, generator)
+
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
         """One step of ascent on the cross-entropy from the noisy input."""
-        start = self._noise.sample(x, generator)
+        start = self.starting_points(x, generator=generator)
         with self._searching(model):
             _, gradient = input_gradient(model, start, y)
         return (start + self._size * self.ball.direction(gradient)).clamp(0.0, 1.0)

@@ -75,16 +75,17 @@ class PGD(GradientAscent):
         with self._searching(model):
             loss = self._climbed(model, x)
             if not self._compares:
-                return self._ascend(model, x, y, loss, start=self._start(x, generator))
+                return self._ascend(model, x, y, loss, start=self.starting_points(x, generator=generator))
             best = _Highest()
             for _ in range(self.restarts):
                 seen = best if self.iterate == "best" else None
-                end = self._ascend(model, x, y, loss, start=self._start(x, generator), seen=seen)
+                end = self._ascend(model, x, y, loss, start=self.starting_points(x, generator=generator), seen=seen)
                 with torch.no_grad():
                     best.offer(end, loss(model(end), y))
             return best.points
 
-    def _start(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def starting_points(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Where the first ascent begins."""
         if not self.random_start:
             return x
         if self.start == "uniform":
