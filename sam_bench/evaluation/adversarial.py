@@ -1,4 +1,4 @@
-"""The file of an evaluation's adversarial examples, beside its record: a NumPy archive, written and read without pickle.
+"""The file of an evaluation's adversarial examples, beside its record: a NumPy archive without pickled objects.
 
 `index` int64 [K] are places in the data set and `x_adv` float32 [K, C, H, W] the examples there, in [0, 1]. A file
 that was made compact has those that are still adversarial as 8-bit images in `index_uint8` and `x_adv_uint8`.
