@@ -37,6 +37,7 @@ _DAMAGE = (
     EOFError,
     OSError,
     SyntaxError,
+    KeyError,
 )
 
 
@@ -147,7 +148,7 @@ def read_adversarial(content: bytes, source: str, *, examples: int, shape: tuple
                         found[place] = image
     except InputError:
         raise
-    except (*_DAMAGE, KeyError) as error:
+    except _DAMAGE as error:
         raise InputError(f"{source} is not a file of adversarial examples: {shortened(str(error))}") from error
     return AdversarialExamples(about, found)
 
