@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sam_bench.attacks.events import Examples
 from sam_bench.attacks.verify import Verifier
-from sam_bench.data import Split, to_float
+from sam_bench.data import Split, first_examples, to_float
 from sam_bench.errors import InputError
 from sam_bench.evaluation.adversarial import AdversarialExamples
 from sam_bench.modes import attacking
@@ -138,6 +138,21 @@ def _blocks(
                 # The verifier counts the examples that the model gets right.
                 fooled[rows] = verifier.check((right.cumsum(0) - 1)[rows], x_adv[rows])
             yield Block(places, right, found, inside, fooled, nan=bool(verifier.warnings))
+
+
+def tested_by(record: EvaluationRecord, test: Split) -> Split:
+    """The test examples that a record is over, of all of its data set.
+
+    Raises:
+        InputError: The record is over others.
+    """
+    examples = first_examples(test, record.n_examples)
+    if examples.fingerprint != record.dataset_fingerprint:
+        raise InputError(
+            f"the record's {record.n_examples:,} test examples have fingerprint {record.dataset_fingerprint}, the "
+            f"first of {record.dataset} {examples.fingerprint}: evaluate it on {record.dataset}"
+        )
+    return examples
 
 
 def as_input(image: NDArray[Any]) -> Tensor:
