@@ -207,6 +207,7 @@ class _Verifying:
                 f"the test images here have fingerprint {self._test.fingerprint}, those on the card of {card.name} "
                 f"{card.test_fingerprint}: give the data set {card.dataset}"
             )
+        _check_shape(card, self._test)
         stored = self._stored()
         for (row, record), found in zip(self._checked.rows, stored, strict=True):
             at_most = self._replayed(row.record, record, found)
@@ -261,7 +262,8 @@ class _Verifying:
 
     def _replayed(self, name: str, record: EvaluationRecord, stored: Mapping[int, Any]) -> float:
         broken = {place for place, verdict in enumerate(record.verdicts) if verdict not in (ROBUST, MISCLASSIFIED)}
-        if broken and not broken & stored.keys():
+        beside = adversarial_path(self._checked.stored.path.parent / name)
+        if len(broken) > record.carried and not read_bundle(beside):
             raise InputError(
                 f"{name} has no adversarial examples beside it, so nothing can be replayed: evaluate with "
                 "`save_adversarial=True` and submit the record again"
@@ -276,6 +278,19 @@ def _card_of(checked: CheckedEntry) -> ModelCard:
     if checked.found.card is None:
         raise InputError(f"{checked.stored.path} cannot be verified: {checked.found.missing}")
     return checked.found.card
+
+
+def _check_shape(card: ModelCard, test: Split) -> None:
+    """Refuse a card whose model does not take these images, or does not know their classes."""
+    network, given = card.architecture, list(test.shape[1:])
+    takes = [network.in_channels, network.image_size, network.image_size]
+    if takes != given:
+        raise InputError(f"the model of {card.name} takes images of {takes}, but {card.dataset} has {given}")
+    classes = int(test.labels.max()) + 1
+    if classes > network.num_classes:
+        raise InputError(
+            f"the model of {card.name} knows {network.num_classes} classes, but {card.dataset} has {classes}"
+        )
 
 
 def _read_bundle(evidence: Evidence, examples: int, shape: tuple[int, int, int]) -> dict[int, Any]:
