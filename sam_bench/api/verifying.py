@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from sam_bench.api.specs.checks import StrPath
 from sam_bench.data import Split, load_dataset
 from sam_bench.device import choose_device
 from sam_bench.errors import InputError
+from sam_bench.leaderboard.pull_request import PullRequestCheck
+from sam_bench.leaderboard.pull_request import check_pull_request as checked
 from sam_bench.leaderboard.verify import AuditPlan, Means, Verification, write_report
 from sam_bench.leaderboard.verify import verify_entry as verified
 from sam_bench.records import ModelCard, Recipe
@@ -51,6 +54,33 @@ def verify_entry(
     if write and verification.passed:
         write_report(verification)
     return verification
+
+
+def check_pull_request(
+    base: str,
+    *,
+    repository: StrPath = Path(),
+    dataset: StrPath | None = None,
+    data_dir: StrPath = Path("data"),
+    audit: int | None = None,
+    beacon: str | None = None,
+    device: str = "auto",
+) -> PullRequestCheck:
+    """Verify the entries that a branch adds or changes, and refuse what else it touches.
+
+    Args:
+        base: The commit or branch that it is to be merged into.
+        repository: A clean checkout of the branch, with `leaderboards` and `model_zoo`.
+        dataset: As for `verify_entry`, like all that follow.
+
+    Raises:
+        InputError: Not a git repository, no such base, or something given is wrong.
+    """
+    root = Path(repository)
+    means = means_of(
+        dataset=dataset, data_dir=data_dir, zoo=root / "model_zoo", audit=audit, beacon=beacon, device=device
+    )
+    return checked(root, base, partial(verified, means=means))
 
 
 def means_of(

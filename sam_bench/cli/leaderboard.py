@@ -45,7 +45,7 @@ _data_options = [
 ]
 
 
-def _verifying(function: Callable[..., None]) -> Callable[..., None]:
+def _verifying(function: Callable[..., int]) -> Callable[..., int]:
     """The options of what verifies."""
     for option in reversed(_data_options):
         function = option(function)
@@ -118,7 +118,7 @@ def submit(model: str, records: tuple[Path, ...], as_json: bool, **options: Any)
 @_verifying
 @click.option("--write", is_flag=True, help="Write the report that gives the entry its state on the board.")
 @common.json_option
-def verify(entry: Path, as_json: bool, **options: Any) -> None:
+def verify(entry: Path, as_json: bool, **options: Any) -> int:
     """Check ENTRY, replay its records and audit it; exit code 0 only if everything holds."""
     found = api.verify_entry(entry, **options)
     if as_json:
@@ -135,5 +135,20 @@ def verify(entry: Path, as_json: bool, **options: Any) -> None:
         for check in found.checks:
             click.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.message}")
         click.echo(f"{entry}: {found.state if found.passed else 'refused'}")
-    if not found.passed:
-        raise SystemExit(1)
+    return 0 if found.passed else 1
+
+
+@command.command("check")
+@click.option("--base", required=True, metavar="REF", help="What the branch is to be merged into.")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=Path(),
+    help="A clean checkout of the branch.  [default: .]",
+)
+@_verifying
+def check(base: str, **options: Any) -> int:
+    """Verify the entries that a branch adds or changes, and refuse what else it touches; prints a table in Markdown."""
+    found = api.check_pull_request(base, **options)
+    click.echo(found.markdown(), nl=False)
+    return 0 if found.passed else 1

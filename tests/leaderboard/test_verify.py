@@ -12,6 +12,7 @@ from tiny_board import DATASET, Planted, bundle_of, class_means, images, robust_
 
 from sam_bench import api
 from sam_bench.api.verifying import check_training
+from sam_bench.cli.main import main
 from sam_bench.errors import InputError
 from sam_bench.leaderboard.verification import report_of, state_of
 from sam_bench.leaderboard.verify import write_report
@@ -202,3 +203,28 @@ def test_the_training_cost_of_every_committed_card_follows_from_its_recipe() -> 
     assert len(cards) > 20
     for path in cards:
         check_training(ModelCard.model_validate_json(path.read_text()))
+
+
+def test_the_command_says_every_step_and_exits_with_1_where_one_fails(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(planted.root)
+
+    def run(*options: str) -> tuple[int, str]:
+        command = ["sam-bench", "leaderboard", "verify", f"leaderboards/{DATASET}/Linf/m.json", "--device", "cpu"]
+        monkeypatch.setattr("sys.argv", [*command, *options])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code, capfd.readouterr().out
+
+    code, out = run("--write")
+    assert code == 0 and out.count("passed  ") == 4 and out.endswith("m.json: replayed\n")
+    assert state_of(planted.entry) == "replayed"
+    planted.manifest.unlink()
+    code, out = run("--json")
+    said = json.loads(out)
+    assert code == 1 and said["passed"] is False and said["state"] == "claimed"
+    assert [check["passed"] for check in said["checks"]] == [True, False]
+    assert "m.manifest.json does not exist" in said["checks"][1]["message"]
