@@ -17,11 +17,12 @@ from sam_bench import zoo as zoos
 from sam_bench.api.registering import correct
 from sam_bench.api.specs.checks import StrPath
 from sam_bench.data import Dataset, channel_stats, known_stats, load_dataset
-from sam_bench.device import choose_device, package_versions
+from sam_bench.device import choose_device
 from sam_bench.errors import InputError, shortened, unknown_name
 from sam_bench.models import architecture_for, check_model, create_model
 from sam_bench.models.own_code import PYTHON, allow
 from sam_bench.records import Architecture, Cost, Imported, ModelCard, Recipe, sha256_file
+from sam_bench.versions import package_versions
 from sam_bench.zoo.checkpoint import fit_external
 
 CHECKED = 1000
