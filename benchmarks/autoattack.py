@@ -33,8 +33,9 @@ from sam_bench import zoo as zoos
 from sam_bench.allocator import freed_memory_kept
 from sam_bench.attacks import ATTACKS, AttackResult
 from sam_bench.data import load_dataset, to_float
-from sam_bench.device import choose_device, device_name, package_versions
+from sam_bench.device import choose_device, device_name
 from sam_bench.records import ComponentSpec, Radius
+from sam_bench.versions import package_versions
 
 ENGINES: dict[str, dict[str, Any]] = {
     "reference": {"method": "autoattack", "engine": "reference"},

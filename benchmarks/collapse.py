@@ -21,7 +21,8 @@ import torch
 from common import table, write_json
 
 from sam_bench import train
-from sam_bench.device import device_name, package_versions
+from sam_bench.device import device_name
+from sam_bench.versions import package_versions
 
 _COMMON: dict[str, Any] = {"optimizer.lr": 0.1, "schedule": "cyclic", "top": 0.4, "bn_mode": "train"}
 

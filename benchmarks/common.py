@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from sam_bench.data import Dataset, channel_stats, known_stats, load_dataset
-from sam_bench.device import choose_device, choose_precision, device_name, package_versions
+from sam_bench.device import choose_device, choose_precision, device_name
 from sam_bench.models import create_model
 from sam_bench.records import Architecture, write_atomic
 from sam_bench.training import BuiltRecipe, build_recipe, load_recipe, override
 from sam_bench.training.step import TrainingStep
+from sam_bench.versions import package_versions
 
 METHODS = ("standard", "sam", "at")
 NAMES = {"standard": "standard", "sam": "SAM", "at": f"PGD-{textbook.STEPS} AT"}

@@ -31,13 +31,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam_bench.device import choose_device, choose_precision, device_name, fastest_convolutions, package_versions
+from sam_bench.device import choose_device, choose_precision, device_name, fastest_convolutions
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, create_model
 from sam_bench.perturb import WEIGHT_PERTURBATIONS
 from sam_bench.perturb.weights import StepContext
 from sam_bench.training import build_recipe, load_recipe, override
 from sam_bench.training.step import Passes, TrainingStep
+from sam_bench.versions import package_versions
 
 _MIB = 2**20
 

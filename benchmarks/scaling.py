@@ -27,11 +27,12 @@ from sam_bench import api
 from sam_bench.attacks import ATTACKS
 from sam_bench.attacks.events import Verdict
 from sam_bench.data import load_dataset
-from sam_bench.device import device_name, package_versions
+from sam_bench.device import device_name
 from sam_bench.evaluation import Executor, Local, OnRay, Problem, Processes
 from sam_bench.integrations.ray import connected
 from sam_bench.parallel import usable_cores
 from sam_bench.records import ComponentSpec, Radius
+from sam_bench.versions import package_versions
 from sam_bench.zoo import load_model
 
 WAYS = (("processes", 1), ("processes", 2), ("Ray", 1), ("Ray", 2))

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 import sam_bench
 from sam_bench.attacks import ATTACKS, AttackResult
 from sam_bench.data import load_dataset, to_float
-from sam_bench.device import device_name, package_versions
+from sam_bench.device import device_name
 from sam_bench.records import ComponentSpec, Radius
+from sam_bench.versions import package_versions
 
 IMAGE_SIZE = 8
 RUNS = [("fast", 0), ("fast", 1), ("reference", 0), ("reference", 1)]

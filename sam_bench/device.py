@@ -6,20 +6,25 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sam_bench.distributed import local_rank, team_size
 from sam_bench.errors import InputError
 from sam_bench.records import Precision
+
+_PAYS = 1.2
+"""So many times as fast as float32 has bfloat16 to be: its rounding is no use without a gain."""
+
+_ROUNDS = 3  # of a probe, a pass in each type; the fastest of each counts
 
 
 def choose_device(name: str = "auto") -> tuple[torch.device, str]:
@@ -72,9 +77,38 @@ def choose_precision(name: str, device: torch.device) -> tuple[Precision, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "the GPU multiplies bfloat16 natively"
         return "fp32", "the GPU has no native bfloat16"
-    if device.type == "cpu" and "amx_bf16" in cpu_flags():
-        return "bf16", "the CPU has AMX"
-    return "fp32", "the device has no native bfloat16 matrix unit"
+    if device.type != "cpu":
+        return "fp32", f"not tried on {device.type}"
+    if (flags := cpu_flags()) and not any("bf16" in flag for flag in flags):
+        return "fp32", "the CPU has no bfloat16 instructions"
+    gain = bf16_gain(torch.get_num_threads())
+    return "bf16" if gain >= _PAYS else "fp32", f"a convolution in bfloat16 is {gain:.1f} times as fast, measured now"
+
+
+@cache
+def bf16_gain(threads: int) -> float:
+    """How many times as fast as in float32 the CPU computes in bfloat16; 0 where it cannot.
+
+    Measured, in a second or less: a 3x3 convolution of 64 channels, forward and backward. Which instructions a CPU
+    has does not tell how fast they are.
+
+    Args:
+        threads: That PyTorch uses now.
+    """
+    x, weight = torch.ones(4 * threads, 64, 16, 16), torch.ones(64, 64, 3, 3)
+    x, weight = (each.contiguous(memory_format=torch.channels_last).requires_grad_() for each in (x, weight))
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    try:
+        for _ in range(_ROUNDS):
+            for bf16, passes in seconds.items():
+                started = time.perf_counter()
+                with torch.enable_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                    found = F.conv2d(x, weight, padding=1)
+                torch.autograd.grad(found, (x, weight), torch.ones_like(found))
+                passes.append(time.perf_counter() - started)
+    except RuntimeError:
+        return 0.0
+    return min(seconds[False]) / min(seconds[True])
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -133,12 +167,30 @@ def fastest_convolutions() -> Iterator[None]:
     For training, whose shapes repeat. Not for evaluations: which algorithm is the fastest, and with it the
     rounding, can differ from one run to the next.
     """
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
+    with _cudnn(benchmark=True, deterministic=torch.backends.cudnn.deterministic):
+        yield
+
+
+@contextmanager
+def repeatable_convolutions() -> Iterator[None]:
+    """Have cuDNN compute the same numbers every time, for the time of a block.
+
+    For searches and verdicts: its fastest algorithms add up in any order, which can decide an example at the
+    boundary, and choosing them anew for every shape takes longer than a few passes gain.
+    """
+    with _cudnn(benchmark=False, deterministic=True):
+        yield
+
+
+@contextmanager
+def _cudnn(*, benchmark: bool, deterministic: bool) -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = benchmark, deterministic
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        cudnn.benchmark, cudnn.deterministic = before
 
 
 def missing_for_compile(device: torch.device) -> str | None:
@@ -189,14 +241,3 @@ def device_name(device: torch.device) -> str:
         threads = torch.get_num_threads()
         return f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
     return str(device)
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide numbers."""
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in ("sam-bench", "torch", "torchvision", "timm", "numpy", "robustbench", "pyautoattack", "autoattack"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -15,11 +15,12 @@ from typing import Literal
 import torch
 
 from sam_bench.attacks import ATTACKS
-from sam_bench.device import choose_precision, cpu_flags, device_name, package_versions
+from sam_bench.device import choose_precision, cpu_flags, device_name
 from sam_bench.errors import InputError
 from sam_bench.integrations.shadowing import FIX, detect_shadowing
 from sam_bench.models.registry import PLUGINS, architectures
 from sam_bench.training import PARTS
+from sam_bench.versions import package_versions
 from sam_bench.zoo import Zoo, zoo_dir
 
 Status = Literal["ok", "note", "wrong"]

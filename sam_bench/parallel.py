@@ -258,11 +258,8 @@ def _serve(parcel: bytes, threads: int, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Loky makes its own way of starting processes the default here, which processes that load data cannot use.
     multiprocessing.set_start_method(None, force=True)
-    import torch
-
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for the job that imports PyTorch; not every job does
     import sam_bench  # noqa: F401  (a fresh process: RobustBench and timm are made to work here too)
-
-    torch.set_num_threads(threads)
 
     def send(content: Any) -> None:
         # Bytes: a tensor would be shared with this process, which may be gone before it is looked at.

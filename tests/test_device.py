@@ -11,9 +11,9 @@ from sam_bench import device as rooms
 from sam_bench.device import (
     choose_device,
     choose_precision,
+    cpu_flags,
     device_name,
     missing_for_compile,
-    package_versions,
     true_float32,
 )
 from sam_bench.errors import InputError
@@ -71,13 +71,36 @@ def test_a_precision_asked_for_is_given(name: str) -> None:
     assert choose_precision(name, CPU) == (name, "asked for")
 
 
-@pytest.mark.parametrize(("flags", "expected"), [({"amx_bf16", "avx2"}, "bf16"), ({"avx2"}, "fp32"), (set(), "fp32")])
-def test_a_cpu_multiplies_in_bfloat16_only_where_it_has_a_unit_for_it(
-    flags: set[str], expected: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("flags", "gain", "expected"),
+    [
+        ({"amx_bf16", "avx2"}, 3.0, "bf16"),
+        ({"avx512_bf16"}, 1.2, "bf16"),
+        ({"avx512_bf16"}, 1.19, "fp32"),
+        (set(), 2.0, "bf16"),  # ARM, whose flags have another name, or a system that tells none
+        (set(), 0.1, "fp32"),
+        ({"avx2"}, 3.0, "fp32"),
+    ],
+)
+def test_a_cpu_multiplies_in_bfloat16_where_that_was_measured_to_pay(
+    flags: set[str], gain: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rooms, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(rooms, "bf16_gain", lambda threads: gain)
     precision, why = choose_precision("auto", CPU)
-    assert precision == expected and why
+    assert precision == expected
+    if flags == {"avx2"}:
+        assert why == "the CPU has no bfloat16 instructions"
+    else:
+        assert why == f"a convolution in bfloat16 is {gain:.1f} times as fast, measured now"
+
+
+def test_the_gain_of_bfloat16_is_measured_and_draws_nothing() -> None:
+    before = torch.get_rng_state()
+    gain = rooms.bf16_gain(1)
+    assert torch.equal(torch.get_rng_state(), before) and gain == rooms.bf16_gain(1)
+    emulated = cpu_flags() and not any("bf16" in flag for flag in cpu_flags())
+    assert 0.0 <= gain < (1.2 if emulated else 100.0)
 
 
 @pytest.mark.parametrize("name", ["fp16", "float32", "BF16", ""])
@@ -120,13 +143,6 @@ def test_what_torch_compile_needs_is_looked_for(
 def test_a_device_is_named_as_a_person_would() -> None:
     name = device_name(CPU)
     assert name.endswith((", 1 thread", f", {torch.get_num_threads()} threads")) and len(name) > len(", 1 thread")
-
-
-def test_the_versions_that_decide_numbers_are_there() -> None:
-    versions = package_versions()
-    assert {"python", "torch", "torchvision", "timm", "numpy", "robustbench"} <= set(versions)
-    assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert {"pyautoattack", "autoattack"} & set(versions)
 
 
 def _switches() -> list[object]:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam_bench.data import Split
+from sam_bench.modes import inputs_copied
 from sam_bench.progress import Stage
 from sam_bench.records import EvaluationRecord, ModelCard
 from sam_bench.registry import Component, Registry
@@ -60,6 +61,17 @@ class Context:
     def generator(self) -> torch.Generator:
         """A new generator on the CPU, from the seed."""
         return torch.Generator().manual_seed(self.seed)
+
+    def logits(self, module: nn.Module, x: Tensor | None = None) -> Tensor:
+        """Logits of a model in eval mode, float64 [N, classes] on the device.
+
+        Args:
+            module: The model.
+            x: Images, float [N, C, H, W] in [0, 1]; None: the examples.
+        """
+        parts = (self.x if x is None else x).split(self.batch_size)
+        with inputs_copied(module), torch.inference_mode():
+            return torch.cat([module(part.to(self.device)).double() for part in parts])
 
 
 class Analysis(Component):

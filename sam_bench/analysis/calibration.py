@@ -27,15 +27,9 @@ class Calibration(ModelAnalysis):
 
     def measure(self, model: LoadedModel, context: Context) -> Json:
         """Confidence and accuracy in each interval of confidence."""
-        confidence, right = [], []
-        with torch.inference_mode():
-            for start in range(0, len(context.x), context.batch_size):
-                batch = slice(start, start + context.batch_size)
-                top, label = model.module(context.x[batch]).double().softmax(1).max(1)
-                confidence.append(top.cpu())
-                right.append((label == context.y[batch]).cpu())
-                context.stage.update(start + len(top))
-        sure, hit = torch.cat(confidence), torch.cat(right).double()
+        sure, label = context.logits(model.module).softmax(1).max(1)
+        sure, hit = sure.cpu(), (label == context.y).double().cpu()
+        context.stage.update(len(sure))
         where = (sure * self.bins).long().clamp(max=self.bins - 1)
         count = torch.bincount(where, minlength=self.bins)
         sums = [torch.zeros(self.bins, dtype=torch.float64).index_add_(0, where, each) for each in (sure, hit)]

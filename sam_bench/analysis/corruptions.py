@@ -198,10 +198,10 @@ class Corruptions(ModelAnalysis):
                     images, labels = corrupted(context.x, name, severity, seed=context.seed), context.y
                 else:
                     images, labels = folder.examples(name, severity, len(context.x))
-                accuracy[name].append(_accuracy(model.module, images, labels, context))
+                accuracy[name].append(_accuracy(model.module, to_float(images), labels, context))
                 done += 1
                 context.stage.update(round(done / total * len(context.x)), name, share=done / total)
-        clean = float((_predictions(model.module, context.x, context) == context.y).float().mean())
+        clean = _accuracy(model.module, context.x, context.y, context)
         means = [sum(each) / SEVERITIES for each in accuracy.values()]
         return {"clean": clean, "mean": sum(means) / len(means), "accuracy": accuracy}
 
@@ -261,11 +261,6 @@ def _worst(accuracy: Mapping[str, list[float]]) -> str:
     return f"{name.replace('_', ' ')} ({sum(accuracy[name]) / SEVERITIES:.1%})"
 
 
-def _predictions(module: nn.Module, x: Tensor, context: Context) -> Tensor:
-    with torch.inference_mode():
-        return torch.cat([module(batch).argmax(1) for batch in x.split(context.batch_size)])
-
-
 def _accuracy(module: nn.Module, images: Tensor, labels: Tensor, context: Context) -> float:
-    found = _predictions(module, to_float(images.to(context.device)), context)
-    return float((found.cpu() == labels.cpu()).double().mean())
+    found = context.logits(module, images).argmax(1)
+    return float((found == labels.to(context.device)).double().mean())

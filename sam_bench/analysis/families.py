@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sam_bench.errors import InputError
 from sam_bench.leaderboard.labels import architecture_label, spelled
 from sam_bench.records import ComponentSpec, ModelCard, Radius, Recipe
 
@@ -87,7 +88,13 @@ class Setting:
 
     @classmethod
     def of(cls, card: ModelCard) -> Setting:
-        """The setting that a card tells of."""
+        """The setting that a card tells of.
+
+        Raises:
+            InputError: The model was imported: nothing is known of its training.
+        """
+        if card.train_fingerprint is None:
+            raise InputError(f"{card.name} was trained elsewhere, so its method and cost are not known: leave it out")
         return cls(architecture_label(card.architecture), card.train_fingerprint, card.epochs)
 
 

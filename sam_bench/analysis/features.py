@@ -67,7 +67,7 @@ class Features(ModelAnalysis):
         for repeat in range(self.repeats):
             begins, share = _SEARCH + (1 - _SEARCH) * repeat / self.repeats, (1 - _SEARCH) / self.repeats
             network = self._learned(moved, context, context.seed + repeat, _Part(context, begins, share))
-            accuracies.append(_accuracy(network, context))
+            accuracies.append(float((context.logits(network).argmax(1) == context.y).double().mean()))
         return {
             "accuracy": sum(accuracies) / self.repeats,
             "accuracies": accuracies,
@@ -201,12 +201,6 @@ class _Part:
         """See `Stage.update`."""
         now = self._begins + self._share * done / self._total
         self._context.stage.update(round(now * len(self._context.x)), figures, share=now)
-
-
-def _accuracy(network: nn.Module, context: Context) -> float:
-    with torch.inference_mode():
-        labels = torch.cat([network(batch).argmax(1) for batch in context.x.split(context.batch_size)])
-    return float((labels == context.y).double().mean())
 
 
 def _standard_error(values: list[float]) -> float | None:

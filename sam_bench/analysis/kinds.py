@@ -15,7 +15,7 @@ def kinds_of(names: list[str], cards: Mapping[str, ModelCard]) -> dict[str, str]
     found = {}
     for name in names:
         card = cards.get(name)
-        if card is None:
+        if card is None or card.imported:
             found[name] = "unknown"
             continue
         perturbed = [axis for axis in ("inputs", "weights") if getattr(card.recipe, axis).method != "none"]

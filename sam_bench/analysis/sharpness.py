@@ -251,17 +251,13 @@ def quantities(measured: Json) -> dict[str, float]:
 
 def _clean(module: nn.Module, context: Context) -> Json:
     """Loss, accuracy and confidence on the clean images."""
-    losses, confident, right = [], [], []
-    with torch.inference_mode():
-        for start in range(0, len(context.x), context.batch_size):
-            part = slice(start, start + context.batch_size)
-            logits = module(context.x[part]).double()
-            top, label = logits.softmax(1).max(1)
-            losses.append(cross_entropy(logits, context.y[part]).cpu())
-            confident.append(top.cpu())
-            right.append((label == context.y[part]).double().cpu())
-    loss, confidence, accuracy = (float(torch.cat(each).mean()) for each in (losses, confident, right))
-    return {"loss": loss, "confidence": confidence, "accuracy": accuracy}
+    logits = context.logits(module)
+    confidence, label = logits.softmax(1).max(1)
+    return {
+        "loss": float(cross_entropy(logits, context.y).mean()),
+        "confidence": float(confidence.mean()),
+        "accuracy": float((label == context.y).double().mean()),
+    }
 
 
 def _spread(values: Tensor) -> Json:

@@ -95,9 +95,7 @@ class Transfer(ModelAnalysis):
 
 def _right(module: nn.Module, x: Tensor, context: Context) -> Tensor:
     """Which images the model classifies correctly, bool [N]."""
-    with torch.inference_mode():
-        labels = [module(batch).argmax(1) for batch in x.split(context.batch_size)]
-    return torch.cat(labels) == context.y
+    return context.logits(module, x).argmax(1) == context.y
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

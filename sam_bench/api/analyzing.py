@@ -18,10 +18,12 @@ from sam_bench.api.model_and_data import model_and_data
 from sam_bench.api.record_files import check_folder
 from sam_bench.api.specs.analyze import AnalyzeSpec
 from sam_bench.data import Dataset, Split, first_examples, load_dataset, to_float
-from sam_bench.device import choose_device, device_name, package_versions, true_float32
+from sam_bench.device import choose_device, device_name, true_float32
 from sam_bench.errors import InputError, SamBenchError
+from sam_bench.modes import inputs_copied
 from sam_bench.progress import Reporter, SilentReporter, Stage
 from sam_bench.records import EvaluationRecord, ModelCard, read_record, write_atomic
+from sam_bench.versions import package_versions
 from sam_bench.zoo import LoadedModel, Zoo, load_model, zoo_dir
 
 
@@ -124,9 +126,9 @@ def _measure(
         measured[name] = _kept(kept)
         if measured[name] is None:
             with reporter.stage(f"{spec.analysis} {name}", len(test)) as stage:
-                context = _context(spec, models, x, y, stage, train)
-                with true_float32():
-                    measured[name] = analysis.measure(load(), context)
+                context, model = _context(spec, models, x, y, stage, train), load()
+                with true_float32(), inputs_copied(model.module):
+                    measured[name] = analysis.measure(model, context)
             write_atomic(kept, _json(measured[name]))
     return measured
 

@@ -15,8 +15,10 @@ from sam_bench.api.model_and_data import model_and_data, model_of
 from sam_bench.api.record_files import check_folder, check_record_file, default_record_folder
 from sam_bench.api.specs.evaluate import EvalSpec
 from sam_bench.attacks import Attack
+from sam_bench.attacks.autoattack.attack import AutoAttackBF16
+from sam_bench.cores import take_spare_cores
 from sam_bench.data import Dataset, Split, first_examples
-from sam_bench.device import choose_device
+from sam_bench.device import choose_device, choose_precision
 from sam_bench.distributed import LONG_PATIENCE, Team, joined
 from sam_bench.errors import InputError
 from sam_bench.evaluation import (
@@ -110,6 +112,8 @@ def prepare(
     second = second_attack_for(spec.built, spec.norm) if spec.second_attack else None
     # What is done elsewhere needs no more of the device here than to look at the model once.
     device, why_device = choose_device("cpu" if away else spec.device)
+    if device.type == "cpu" and team.size == 1 and away is None and (fewer := take_spare_cores()):
+        reporter.say(fewer)
     loaded, data = model_and_data(model, spec, norm=spec.norm, device=device)
     test = _examples(spec, data)
     if loaded.num_classes != data.num_classes:
@@ -121,6 +125,10 @@ def prepare(
     paths = {eps: spec.output or folder / f"{spec.default_name(eps)}.json" for eps in spec.radii}
     spelled = model if isinstance(model, str) else loaded.name
     problem = _problem(spec, loaded, test, data.name, spelled=spelled, command=command)
+    if isinstance(spec.built, AutoAttackBF16) and away is None:
+        precision, why = choose_precision("auto", device)
+        if precision == "fp32":
+            reporter.say(f"note: autoattack, which searches in float32, would be faster on this device: {why}")
     problem.check()  # before a pass of the model is made to measure its memory
     if second is not None:
         replace(problem, attack=second).check()

@@ -78,7 +78,19 @@ def model_and_data(
             f"{data.test.fingerprint[:12]}… instead of {card.test_fingerprint[:12]}…); give the same data, "
             "or another `dataset_name`"
         )
+    if card and card.classes:
+        _refuse_other_order(card.name, card.classes, data)
     return loaded, data
+
+
+def _refuse_other_order(model: str, classes: tuple[str, ...], data: Dataset) -> None:
+    """Refuse data in which a class that the model knows has another number."""
+    for label, name in enumerate(data.classes):
+        if name in classes and classes.index(name) != label:
+            raise InputError(
+                f"model {model} knows {name!r} as class {classes.index(name)}, but in {data.name} it is class {label}: "
+                "give data with the model's order of classes"
+            )
 
 
 def _load(dataset: str, spec: DataSpec, image_size: int | None) -> Dataset:

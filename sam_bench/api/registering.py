@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sam_bench import zoo as zoos
 from sam_bench.attacks.verify import classes_of
 from sam_bench.data import Split, StreamedSplit, make_batches
-from sam_bench.device import device_name, package_versions, true_float32
+from sam_bench.device import device_name, true_float32
 from sam_bench.modes import attacking
 from sam_bench.records import Cost, ModelCard
 from sam_bench.training import Trained
 from sam_bench.training.validate import examples_at_a_time
+from sam_bench.versions import package_versions
 
 if TYPE_CHECKING:
     from sam_bench.api.training import Prepared
@@ -35,7 +36,7 @@ def register(trained: Trained, ready: Prepared, store: zoos.Zoo, *, command: str
     """Put the run's result into the zoo; its weights are those that `store_as` has made of them."""
     spec, config, data, place = ready.spec, ready.run.config, ready.data, ready.place
     at_a_time = examples_at_a_time(config, trained.state.devices)
-    hits = _hits(trained.model, data.test.to(ready.device), at_a_time=at_a_time)
+    hits = int(correct(trained.model, data.test.to(ready.device), at_a_time=at_a_time).sum())
     passes, examples = trained.state.passes, config.train_examples
     card = store.save(
         trained.model,
@@ -72,6 +73,7 @@ def register(trained: Trained, ready: Prepared, store: zoos.Zoo, *, command: str
                 device=device_name(ready.device),
             ),
             "packages": package_versions(),
+            "classes": data.classes,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": command,
             "authors": spec.authors,
@@ -83,12 +85,14 @@ def register(trained: Trained, ready: Prepared, store: zoos.Zoo, *, command: str
 
 
 @torch.no_grad()
-def _hits(model: nn.Module, test: Split | StreamedSplit, *, at_a_time: int) -> int:
-    """How many of the test images the model gets right, in float32."""
+def correct(model: nn.Module, test: Split | StreamedSplit, *, at_a_time: int) -> Tensor:
+    """Which of the test images the model gets right, in float32: bool [N]."""
     batches = make_batches(test, batch_size=256, seed=0, augmentation=None, shuffle=False)
     with attacking(model), true_float32():
-        return sum(
-            int((classes_of(model(x)) == y).sum())
-            for batch in batches.epoch(0)
-            for x, y in zip(*(part.split(at_a_time) for part in batch), strict=True)
+        return torch.cat(
+            [
+                (classes_of(model(x)) == y).cpu()
+                for batch in batches.epoch(0)
+                for x, y in zip(*(part.split(at_a_time) for part in batch), strict=True)
+            ]
         )

@@ -15,6 +15,7 @@ from sam_bench.api.initial import InitialWeights
 from sam_bench.api.naming import describe
 from sam_bench.api.registering import register, store_as
 from sam_bench.api.specs.train import TrainSpec
+from sam_bench.cores import take_spare_cores
 from sam_bench.data import (
     Dataset,
     Extra,
@@ -37,7 +38,7 @@ from sam_bench.distributed import Team, joined, main_first
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
 from sam_bench.progress import Reporter, SilentReporter
-from sam_bench.records import Architecture, ExtraData, ModelCard, Norm, Radius, Recipe
+from sam_bench.records import Architecture, ExtraData, ModelCard, Norm, Precision, Radius, Recipe
 from sam_bench.training import Ready, RunConfig, Saving, TrainingRun
 from sam_bench.training.compiling import choose_compile
 from sam_bench.training.folder import RunFolder
@@ -113,7 +114,11 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     if team.is_main:
         _check_zoo(spec, name, store)
     device, why_device = choose_device(spec.device)
-    precision, why_precision = choose_precision(spec.precision, device)
+    if device.type == "cpu" and team.size == 1 and (fewer := take_spare_cores()):
+        reporter.say(fewer)
+    folder = spec.run_dir or Path("runs") / name
+    begun = team.broadcast(RunFolder(folder).config() if team.is_main and spec.resume else None)
+    precision, why_precision = _precision(spec, device, begun, team)
     data, place = _open(spec, name, store, team)
     spec, images = _suited(spec, data)
     data, (mean, std) = _in_memory_or_streamed(spec, data, device, team)
@@ -134,9 +139,17 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     start, init_sha256 = ("", None) if initial is None else initial.put_into(module, architecture)
     module.to(device)
     shape = (data.in_channels, data.image_size, data.image_size)
+    asked = spec.compile if begun is None or spec.compile != "auto" else "on" if begun.compiled else "off"
     compiled, why_compiled = choose_compile(
-        spec.compile, module, spec.method, shape=shape, examples=len(learnt), device=device
+        asked,
+        module,
+        spec.method,
+        shape=shape,
+        examples=len(learnt),
+        device=device,
+        sync_bn=spec.sync_bn and team.size > 1,
     )
+    why_compiled = why_compiled if asked == spec.compile else "as the run began"
     if spec.sync_bn and team.size > 1:
         from sam_bench.training.sync_bn import synchronised  # loads timm, which other runs need not wait for
 
@@ -154,7 +167,6 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     decided = {"train_examples": len(learnt), "train_fingerprint": fingerprint, "init_sha256": init_sha256}
     further["additional_data"] = extra is not None or (initial is not None and not initial.clean)
     config = _config(settled, name, architecture, data.name, decided | further)
-    folder = spec.run_dir or Path("runs") / name
     if team.is_main:
         RunFolder(folder).check(config, resume=spec.resume)
         store.check_run(place, {field: getattr(config, field) for field in _on_the_card()})
@@ -164,6 +176,16 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     ready = Prepared(settled, data, place, device, run)
     _announce(ready, [images, start], {"device": why_device, "precision": why_precision, "compile": why_compiled})
     return ready
+
+
+def _precision(spec: TrainSpec, device: torch.device, begun: RunConfig | None, team: Team) -> tuple[Precision, str]:
+    """The precision and why: that of the run that is continued, whatever would be measured now."""
+    if spec.precision != "auto":
+        return choose_precision(spec.precision, device)
+    if begun is not None:
+        return begun.precision, "as the run began"
+    measured: tuple[Precision, str] = team.broadcast(choose_precision("auto", device) if team.is_main else None)
+    return measured
 
 
 def _check_zoo(spec: TrainSpec, name: str, store: zoos.Zoo) -> None:

@@ -80,7 +80,7 @@ def train(
         validation: Training images held out to watch the run; 0: none. Default: one in 50, at most 1,000.
         validation_eps: Radius of the PGD-10 run on the validation images. Default: the recipe's, else 2/255, or
             32/255 in L2.
-        precision: auto, bf16 or fp32; auto takes bf16 where the device has it natively.
+        precision: auto, bf16 or fp32; auto takes bf16 where the device is faster with it.
         compile: torch.compile: a minute at the start, faster afterwards; auto: for long runs.
         micro_batch: Examples a device runs at a time, in training (with BatchNorm at least two) and validation.
         sync_ascent: On several devices: SAM ascends along the whole batch's gradient.

@@ -14,6 +14,7 @@ from sam_bench.attacks.events import AttackWarning, Event, Examples, Progress, V
 from sam_bench.attacks.random_state import random_state_kept, seed_generators
 from sam_bench.attacks.verify import Verifier, misclassified
 from sam_bench.attacks.warnings import square_warnings, warning
+from sam_bench.device import repeatable_convolutions
 from sam_bench.errors import InputError
 from sam_bench.modes import attacking
 from sam_bench.perturb.ball import Ball
@@ -22,7 +23,13 @@ from sam_bench.records import ROBUST, Norm
 from sam_bench.registry import Component, Registry
 from sam_bench.seeds import derive_seed
 
-__all__ = ["ATTACKS", "Attack", "AttackResult", "ExampleAttack"]
+__all__ = ["ATTACKS", "ENGINE_REVISION", "Attack", "AttackResult", "ExampleAttack"]
+
+ENGINE_REVISION = 1
+"""Raise it when a change makes any attack of ours give other verdicts: other random numbers, steps or order.
+
+Half-done evaluations of another revision are not continued. A release that changes no verdict leaves it as it is.
+"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,11 @@ class Attack(Component):
         """The implementation that runs, with its version, as a record names it."""
         module = type(self).__module__
         return f"sam-bench {__version__}" if module.startswith("sam_bench.") else version_of(module)
+
+    @property
+    def engine_revision(self) -> int | None:
+        """`ENGINE_REVISION` where ours runs; None where another package's does."""
+        return ENGINE_REVISION if self.implementation.startswith("sam-bench ") else None
 
     @property
     def attacks(self) -> list[str]:
@@ -206,7 +218,7 @@ class Attack(Component):
             return fresh
 
         yield from new(self.warnings)
-        with attacking(model) as inputs, random_state_kept(device):
+        with attacking(model) as inputs, random_state_kept(device), repeatable_convolutions():
             # The seed decides what a random model draws, and no earlier draw of the caller's.
             seed_generators(derive_seed(seed, "clean", int(examples.index[0])))
             right = verifier.clean(examples)

@@ -17,6 +17,9 @@ from sam_bench.records import MISCLASSIFIED, ROBUST
 SMALLEST_BATCH = 16
 """From this many rows on, a CPU's logits of an example do not depend on how many others share its batch."""
 
+_AT_A_TIME = 128
+"""How many rows the verifier gives a GPU, always: it chooses its kernels, and so its rounding, by the shape."""
+
 NO_CLASS = -1
 """What is predicted where a logit is NaN: no label."""
 
@@ -143,9 +146,11 @@ class Verifier:
     def _predict(self, x: Tensor) -> Tensor:
         """Predicted classes, int64 [N] on the CPU, of inputs float32 [N, ...]; not in TF32."""
         predicted = []
+        on_cpu = self._device.type == "cpu"
+        size = self._batch_size if on_cpu else max(min(self._batch_size, _AT_A_TIME), SMALLEST_BATCH)
         with true_float32():
-            for part in x.split(self._batch_size):
-                logits = self._model(pad(part.to(self._device), SMALLEST_BATCH))
+            for part in x.split(size):
+                logits = self._model(pad(part.to(self._device), SMALLEST_BATCH if on_cpu else size))
                 predicted.append(classes_of(logits)[: len(part)].cpu())
         classes = torch.cat(predicted)
         if bool((classes == NO_CLASS).any()) and not self.warnings:

@@ -34,7 +34,7 @@ def _part(text: str) -> tuple[int, int]:
     "reproduce",
     cls=Command,
     params=[
-        click.Argument(["study"], type=click.Choice([*_PLANS])),
+        click.Argument(["study"], metavar="STUDY", type=click.Choice([*_PLANS])),
         Option(["--scale"], default="smoke", show_default=True, metavar="NAME", first=1, heading="Most used",
                help="smoke (minutes), tiny (hours), small (a day) or full (days of a GPU)."),
         Option(["--dataset"], heading="Most used", first=2,

@@ -9,7 +9,9 @@ import click
 from sam_bench import zoo as zoos
 from sam_bench.cli import common
 from sam_bench.cli.groups import Group
+from sam_bench.cli.sharing import add_model, export_model, import_model, pull_model, push_model
 from sam_bench.errors import SamBenchError
+from sam_bench.records import ModelCard
 
 
 @click.group("zoo", cls=Group)
@@ -23,17 +25,16 @@ def command() -> None:
 def list_models(zoo: Path | None, as_json: bool) -> None:
     """Every model: clean accuracy, passes, architecture, and the name timm knows it by."""
     root = zoos.zoo_dir(zoo)
-    cards = zoos.Zoo(root).cards()
     if as_json:
+        cards = zoos.Zoo(root).cards()
         common.print_json({"zoo": str(root), "models": [card.model_dump(mode="json") for card in cards]})
         return
-    if not cards:
-        click.echo(f"no models in {root}; `sam-bench train` makes one")
-    for card in cards:
-        click.echo(
-            f"{zoos.full_name(card):<48} clean {card.clean_accuracy:>7.2%}  {card.cost.passes:>6.0f} passes  "
-            f"{card.architecture.name}, {card.parameters:,} parameters"
-        )
+    lines = [
+        f"{zoos.full_name(each):<48} clean {each.clean_accuracy:>7.2%}  {_passes(each.passes):>6} passes  "
+        f"{each.architecture}, {each.parameters:,} parameters"
+        for each in zoos.Zoo(root).listed()
+    ]
+    click.echo("\n".join(lines) if lines else f"no models in {root}; `sam-bench train` makes one")
 
 
 @command.command("show")
@@ -53,9 +54,8 @@ def show_model(name: str, zoo: Path | None, as_json: bool) -> None:
         ("card", store.card_path(card)),
         ("weights", f"{store.weights_path(card)} ({card.weights.size:,} bytes, SHA-256 {card.weights.sha256})"),
         ("architecture", f"{card.architecture.name} {card.architecture.options}, {card.parameters:,} parameters"),
-        ("trained on", f"{card.train_examples:,} images of {card.dataset}, {card.epochs} epochs, seed {card.seed}"),
+        *_training(card),
         ("clean accuracy", f"{card.clean_accuracy:.2%}"),
-        ("cost", f"{card.cost.passes:.0f} passes per image, {card.cost.seconds:.0f} s on {card.cost.device}"),
         ("made by", card.command or "unknown"),
     ):
         click.echo(f"  {label:<15} {text}")
@@ -71,6 +71,20 @@ def show_model(name: str, zoo: Path | None, as_json: bool) -> None:
             f"    RobustBench cannot load it: {card.dataset} is none of its data sets (cifar10, cifar100, imagenet); "
             "one with the same image size and classes is named by `train --robustbench-dataset`"
         )
+
+
+def _passes(passes: float | None) -> str:
+    return "?" if passes is None else f"{passes:.0f}"
+
+
+def _training(card: ModelCard) -> list[tuple[str, str]]:
+    """What is known of how it was trained, with a label each."""
+    if card.imported is not None:
+        return [("imported from", f"{card.imported.file} (SHA-256 {card.imported.sha256}), for {card.dataset}")]
+    return [
+        ("trained on", f"{card.train_examples:,} images of {card.dataset}, {card.epochs} epochs, seed {card.seed}"),
+        ("cost", f"{card.cost.passes:.0f} passes per image, {card.cost.seconds:.0f} s on {card.cost.device}"),
+    ]
 
 
 @command.command("remove")
@@ -117,3 +131,7 @@ def verify_models(names: tuple[str, ...], zoo: Path | None, as_json: bool) -> No
         click.echo(f"{len(results) - len(damaged)} of {len(results)} models in {root} are whole")
     if damaged:
         raise click.exceptions.Exit(1)
+
+
+for _shared in (import_model, add_model, push_model, pull_model, export_model):
+    command.add_command(_shared)

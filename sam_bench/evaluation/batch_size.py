@@ -1,8 +1,10 @@
-"""How many examples at a time: what a GPU's memory has room for."""
+"""How many examples at a time: on a GPU the fewest that keep it busy, as far as its memory has room."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -15,7 +17,11 @@ from sam_bench.perturb.inputs import input_gradient
 USUAL = 128
 """Fills a CPU, and is what results that depend on the batch size are compared at."""
 
-_LARGEST = 4096
+_SIZES = (128, 256, 512, 1024)
+"""What is timed. Every pass is padded to the size, so that a large one is paid for with rows that do nothing."""
+
+_NEARLY = 0.9  # of the most gradients a second is as good as the most
+_SECONDS = 0.15  # that each size is timed for, after its first passes
 _SHARE = 0.8  # of what is free: the attacks and the allocator need the rest
 _PROBES = (16, 64), (4, 16)  # the second pair where 64 do not fit
 _AHEAD = 8  # rows an example keeps busy: targets and restarts run side by side, Square asks further ahead
@@ -33,8 +39,9 @@ def choose_batch_size(
 ) -> tuple[int, str]:
     """A batch size, and why.
 
-    On a GPU a batch is padded to this size, so that it is not larger than the examples have a use for. Those of
-    the whole evaluation count: an example's numbers depend on the size, and must not on the shard it is in.
+    On a GPU a batch is padded to this size, so it is the smallest with nearly the most gradients a second. It is not
+    larger than the examples have a use for. Those of the whole evaluation count: an example's numbers depend on the
+    size, and must not on the shard it is in.
 
     Args:
         module: The model, on `device`.
@@ -59,7 +66,41 @@ def choose_batch_size(
     sharing = processes if device.index is not None else math.ceil(processes / torch.cuda.device_count())
     room = fitting(*probed, free // sharing, image=4 * math.prod(shape))
     busy = max(SMALLEST_BATCH, _AHEAD << (examples - 1).bit_length())
-    return (room, "the memory's room") if room <= busy else (busy, "so few examples keep no more rows busy")
+    sizes = [size for size in _SIZES if size <= min(room, busy) and (size == _SIZES[0] or 2 * size <= examples)]
+    if len(sizes) > 1:
+        rates = gradients_per_second(module, sizes, shape, device)
+        size = smallest_of_the_fastest(rates)
+        return size, f"{rates[size]:,.0f} gradients a second, of at most {max(rates.values()):,.0f}"
+    most = min(room, busy, _SIZES[0])
+    return most, "the memory's room" if room == most else "so few examples keep no more rows busy"
+
+
+def smallest_of_the_fastest(rates: Mapping[int, float]) -> int:
+    """The smallest batch size whose gradients a second are within 10 % of the most; `rates` by size."""
+    return min(size for size, rate in rates.items() if rate >= _NEARLY * max(rates.values()))
+
+
+def gradients_per_second(
+    module: nn.Module, sizes: list[int], shape: tuple[int, ...], device: torch.device
+) -> dict[int, float]:
+    """How many examples' gradients a GPU computes in a second, by batch size; without sizes that do not fit."""
+    rates: dict[int, float] = {}
+    for size in sizes:
+        try:
+            x, y = torch.zeros(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+            with attacking(module):
+                for _ in range(2):  # the first passes of a shape choose its kernels
+                    input_gradient(module, x, y)
+                torch.cuda.synchronize(device)
+                started, passes = time.perf_counter(), 0
+                while (seconds := time.perf_counter() - started) < _SECONDS:
+                    input_gradient(module, x, y)
+                    torch.cuda.synchronize(device)
+                    passes += 1
+        except torch.OutOfMemoryError:
+            break
+        rates[size] = passes * size / seconds
+    return rates
 
 
 def fitting(sizes: tuple[int, int], needs: tuple[int, int], free: int, *, image: int) -> int:
@@ -72,12 +113,12 @@ def fitting(sizes: tuple[int, int], needs: tuple[int, int], free: int, *, image:
         image: Bytes of one image.
 
     Returns:
-        From 16, the fewest rows that a model is given, to 4096.
+        From 16, the fewest rows that a model is given, to 1024.
     """
     each = (needs[1] - needs[0]) / (sizes[1] - sizes[0])
     fixed = max(0.0, needs[0] - each * sizes[0])
     room = (_SHARE * free - fixed) / max(1.0, each + _IMAGES_KEPT * image)
-    return min(_LARGEST, 1 << int(math.log2(max(room, SMALLEST_BATCH))))
+    return min(_SIZES[-1], 1 << int(math.log2(max(room, SMALLEST_BATCH))))
 
 
 def _probed(

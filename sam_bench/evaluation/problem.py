@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -97,7 +98,7 @@ class Problem:
             "dataset_fingerprint": self.test.fingerprint,
             "attack": attack.method,
             "version": version_of(attack),
-            "engine": attack.implementation,
+            "engine": engine_text(attack.implementation, attack.engine_revision),
             "settings": settings_of(attack),
             "norm": self.norm,
             "eps": str(self.eps),
@@ -158,8 +159,15 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, 
         here: The `identity` of what is asked for.
     """
     one, other = (json.loads(json.dumps(each, default=str)) for each in (there, here))
+    if re.match(r"sam-bench \d", str(one.get("engine"))):
+        one["engine"] = "sam-bench revision 1"  # written by a version that named itself
     pairs = {name: (one.get(name), other.get(name)) for name in [*other, *(name for name in one if name not in other)]}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def engine_text(implementation: str, revision: int | None) -> str:
+    """What must be the same of an engine for verdicts to belong together: our revision, or a package's version."""
+    return implementation if revision is None else f"sam-bench revision {revision}"
 
 
 def in_words(differing: Mapping[str, tuple[Any, Any]]) -> str:

@@ -14,9 +14,8 @@ from sam_bench.attacks import Attack
 from sam_bench.attacks.autoattack.sampled import SAMPLED, AutoAttackSampled
 from sam_bench.attacks.margin import PGDMarginAttack
 from sam_bench.attacks.warnings import second_attack_warnings, square_warnings
-from sam_bench.device import package_versions
 from sam_bench.errors import InputError
-from sam_bench.evaluation.problem import Problem, differences, in_words, settings_of, version_of
+from sam_bench.evaluation.problem import Problem, differences, engine_text, in_words, settings_of, version_of
 from sam_bench.records import (
     MISCLASSIFIED,
     ROBUST,
@@ -28,6 +27,7 @@ from sam_bench.records import (
     read_record,
     sampling_of,
 )
+from sam_bench.versions import package_versions
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def record_of(problem: Problem, found: Found, *, device: str) -> EvaluationRecor
         attack=attack.method,
         version=version_of(attack),
         engine=attack.implementation,
+        engine_revision=attack.engine_revision,
         settings=settings_of(attack),
         norm=problem.norm,
         eps=problem.eps,
@@ -148,6 +149,7 @@ def _compared(record: EvaluationRecord, problem: Problem) -> tuple[dict[str, Any
     here = {name: value for name, value in problem.identity().items() if name != "carried_sha256"}
     here["carried"] = len(problem.carried)
     there = record.model_dump(mode="json", include=set(here))
+    there["engine"] = engine_text(record.engine, record.engine_revision)
     if record.attack == "autoattack" and record.settings.get("engine") == "reference":
         # Older records name random numbers of ours for AutoAttack by its authors' code, which has none.
         there["settings"] = {name: value for name, value in record.settings.items() if name != "rng"}

@@ -98,6 +98,7 @@ def row_from_record(record: EvaluationRecord, *, sha256: str, model: str) -> Ent
         clean_accuracy=record.clean_accuracy,
         robust_accuracy=record.robust_accuracy,
         warnings=record.warnings,
+        second_accuracy=record.second_opinion.robust_accuracy if record.second_opinion else None,
     )
     return row.model_copy(update={"record": f"records/{record_file_name(model, row)}"})
 
@@ -162,7 +163,7 @@ def make_entry(card: ModelCard, rows: Sequence[EntryRow], *, card_link: str) -> 
         venue=card.venue.strip() or "Unpublished",
         architecture=architecture_label(card.architecture),
         additional_data=card.additional_data,
-        **fields_of_headline(top, dataset=card.dataset, listed=dataset, threat=card.threat),
+        **fields_of_headline(top, rows, dataset=card.dataset, listed=dataset, threat=card.threat),
         sam_bench=EntryEvidence(
             name=card.name,
             threat=card.threat,
@@ -170,18 +171,21 @@ def make_entry(card: ModelCard, rows: Sequence[EntryRow], *, card_link: str) -> 
             card=card_link,
             checkpoint_sha256=card.weights.sha256,
             epochs=card.epochs,
-            passes=card.cost.passes,
+            passes=card.passes,
             parameters=card.parameters,
             rows=order,
         ),
     )
 
 
-def fields_of_headline(top: EntryRow, *, dataset: str, listed: str, threat: Norm) -> dict[str, Any]:
-    """The RobustBench fields that follow from the headline row, without the card.
+def fields_of_headline(
+    top: EntryRow, rows: Sequence[EntryRow], *, dataset: str, listed: str, threat: Norm
+) -> dict[str, Any]:
+    """The RobustBench fields that follow from the rows, without the card.
 
     Args:
         top: See `headline`.
+        rows: All rows of the entry.
         dataset: Our name of the data set.
         listed: The data set that RobustBench's field names.
         threat: The threat model the entry is listed under.
@@ -192,9 +196,22 @@ def fields_of_headline(top: EntryRow, *, dataset: str, listed: str, threat: Norm
         "clean_acc": percent(top.clean_accuracy),
         "reported": percent(top.robust_accuracy),
         "autoattack_acc": percent(top.robust_accuracy),
+        "external": _best_known(top, rows),
         "footnote": _footnote(top, dataset=dataset, listed=listed, threat=threat),
         "unreliable": True if top.warnings else None,
     }
+
+
+def _best_known(top: EntryRow, rows: Sequence[EntryRow]) -> str | None:
+    """The lowest robust accuracy that any attack left at the headline's radius; None where AutoAttack's is lowest."""
+    same = [
+        row
+        for row in rows
+        if (row.norm, radius_key(row.eps), row.n_examples) == (top.norm, radius_key(top.eps), top.n_examples)
+    ]
+    found = [value for row in same for value in (row.robust_accuracy, row.second_accuracy) if value is not None]
+    lowest = min(found, default=top.robust_accuracy)
+    return percent(lowest) if lowest < top.robust_accuracy else None
 
 
 def _footnote(top: EntryRow, *, dataset: str, listed: str, threat: Norm) -> str | None:

@@ -45,6 +45,11 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def _passes(row: Row) -> float:
+    """Training passes; 0, and with it the smallest marker, where they are not known."""
+    return row.entry.sam_bench.passes or 0.0
+
+
 @dataclass(frozen=True)
 class _Scale:
     """What colours and sizes mean, the same in every panel."""
@@ -57,7 +62,7 @@ class _Scale:
         rows = [row for board in boards for row in board.rows]
         families = sorted({family(row.method) for row in rows}, key=lambda name: (name != "Standard", name.lower()))
         colours = {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(families)}
-        return cls(colours, max(row.entry.sam_bench.passes for row in rows))
+        return cls(colours, max(_passes(row) for row in rows))
 
     def colour(self, row: Row) -> str:
         return self.colours[family(row.method)]
@@ -165,10 +170,10 @@ def _panel(axes: Axes, board: Board, scale: _Scale) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     # Small markers last, so that none hides under a large one.
-    order = sorted(zip(board.rows, intervals, strict=True), key=lambda pair: -pair[0].entry.sam_bench.passes)
+    order = sorted(zip(board.rows, intervals, strict=True), key=lambda pair: -_passes(pair[0]))
     for row, (low, high) in order:
         x, y = 100 * row.row.clean_accuracy, 100 * row.row.robust_accuracy
-        colour, area = scale.colour(row), scale.area(row.entry.sam_bench.passes)
+        colour, area = scale.colour(row), scale.area(_passes(row))
         axes.vlines(x, low, high, color=colour, alpha=0.3, linewidth=1.1, zorder=2)
         axes.scatter([x], [y], s=area, color=colour, alpha=0.88, edgecolor=_PAPER, linewidth=0.9, zorder=3)
 
@@ -201,7 +206,7 @@ def _labels(figure: Figure, axes: Axes, board: Board, scale: _Scale) -> None:
         low, high = (axes.transData.transform((0, 100 * bound))[1] for bound in row.interval())
         text = axes.text(0, 0, name, fontsize=8.5, color=_INK, ha="left", va="bottom", zorder=4)
         extent = text.get_window_extent(renderer)
-        radius = math.sqrt(scale.area(row.entry.sam_bench.passes) / math.pi) * figure.dpi / 72
+        radius = math.sqrt(scale.area(_passes(row)) / math.pi) * figure.dpi / 72
         texts.append(text)
         markers.append(Marker(x, y, radius, extent.width, extent.height))
         intervals.append(Box(x - 1, low, x + 1, high))
@@ -229,7 +234,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
 def _legends(figure: Figure, rows: Sequence[Row], scale: _Scale) -> None:
     """Below the panels: on the left the methods, on the right the passes that marker sizes stand for."""
     present = {family(row.method) for row in rows}
-    passes = sorted({row.entry.sam_bench.passes for row in rows})
+    passes = sorted({_passes(row) for row in rows})
     shown = passes if len(passes) <= 3 else [passes[0], passes[len(passes) // 2], passes[-1]]
     methods = [
         _key(colour, 49.0, name if len(name) <= 16 else f"{name[:15]}…")

@@ -87,7 +87,7 @@ def family(method: str) -> str:
 def architecture_label(architecture: Architecture) -> str:
     """The network as papers call it: `PreActResNet-18`, and its width where it is not the papers' 64."""
     options = architecture.options
-    label = architecture.name.removeprefix("timm:")
+    label = architecture.name.rpartition(":")[2]
     numbered = re.fullmatch(r"([a-z]+?)(\d+)", label)
     if numbered and numbered[1] in _FAMILIES:
         label = f"{_FAMILIES[numbered[1]]}-{numbered[2]}"
@@ -150,8 +150,10 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
 
 
-def count_text(number: float) -> str:
-    """A number of epochs or passes: whole without a point, else one decimal; thousands apart."""
+def count_text(number: float | None) -> str:
+    """A number of epochs or passes: whole without a point, else one decimal; thousands apart; "?" if not known."""
+    if number is None:
+        return "?"
     return f"{number:,.0f}" if abs(number - round(number)) < 0.05 else f"{number:,.1f}"
 
 

@@ -90,7 +90,7 @@ def cells(row: Row, index: int) -> list[Cell]:
         "robust": row.row.robust_accuracy,
         "eps": float(row.row.eps),
         "epochs": evidence.epochs,
-        "training passes": evidence.passes,
+        "training passes": evidence.passes or 0.0,
         "parameters": evidence.parameters,
     }
     return [

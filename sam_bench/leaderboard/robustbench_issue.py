@@ -85,8 +85,11 @@ def conditions(card: ModelCard, record: EvaluationRecord) -> list[Condition]:
 
 
 def _training_data(card: ModelCard, published: str | None) -> Condition:
-    text = f"Training data: the {card.train_examples:,} examples of {card.dataset} alone, nothing additional"
-    if card.train_fingerprint == published:
+    if card.additional_data:
+        return Condition(f"Training data: more than the examples of {card.dataset}, by the card (please confirm)", None)
+    count = "" if card.train_examples is None else f"{card.train_examples:,} "
+    text = f"Training data: the {count}examples of {card.dataset} alone, nothing additional"
+    if published is not None and card.train_fingerprint == published:
         return Condition(text, True)
     return Condition(f"{text}, by the card (please confirm)", None)
 

@@ -98,7 +98,7 @@ class Row:
             f"{self.row.norm} {radius_text(self.row.eps)}",
             self.method,
             self.entry.architecture,
-            str(evidence.epochs),
+            count_text(None if evidence.passes is None else evidence.epochs),
             count_text(evidence.passes),
             parameters_text(evidence.parameters),
         ]
@@ -380,7 +380,8 @@ def csv_text(boards: Sequence[Board]) -> str:
             ]
             values += [radius_text(row.eps), f"{float(row.eps):.12g}", row.n_examples, line.record.carried]
             values += [f"{100 * row.clean_accuracy:.10g}", f"{100 * row.robust_accuracy:.10g}", line.method]
-            values += [line.entry.architecture, evidence.epochs, f"{evidence.passes:.10g}", evidence.parameters]
+            training = ("", "") if evidence.passes is None else (evidence.epochs, f"{evidence.passes:.10g}")
+            values += [line.entry.architecture, *training, evidence.parameters]
             values += [evidence.threat, line.entry.authors, line.record.engine, "; ".join(line.notes)]
             values += [evidence.card, row.record, row.record_sha256, evidence.checkpoint_sha256]
             writer.writerow([_no_formula(value) for value in values])

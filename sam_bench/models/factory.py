@@ -11,6 +11,7 @@ from torch import nn
 
 from sam_bench.errors import InputError, shortened
 from sam_bench.models.normalize import NormalizedModel, check_normalisation
+from sam_bench.models.own_code import PYTHON, build_own
 from sam_bench.models.registry import ArchitectureEntry, architecture_entry, architectures
 from sam_bench.records import Architecture, first_problem
 
@@ -30,7 +31,7 @@ def architecture_for(
     """Everything needed to build a model for a data set, defaults filled in, tried before it is returned.
 
     Args:
-        name: A registered architecture or 'timm:NAME'.
+        name: A registered architecture, 'timm:NAME', or 'python:MODULE:FACTORY' for the user's own code.
         num_classes: At least 2.
         in_channels: Channels of the images.
         image_size: Height and width of the images, in pixels.
@@ -63,6 +64,8 @@ def architecture_for(
         complete = resolve_timm_options(
             name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, options=given
         )
+    elif name.startswith(PYTHON):
+        complete = given
     else:
         complete = _entry(name).check_options(given)
     return architecture.model_copy(update={"options": complete})
@@ -93,6 +96,8 @@ def create_model(architecture: Architecture) -> NormalizedModel:
             in_channels=architecture.in_channels,
             options=architecture.options,
         )
+    elif architecture.name.startswith(PYTHON):
+        net = build_own(architecture.name, architecture.options)
     else:
         entry = _entry(architecture.name)
         from_data = {key: getattr(architecture, key) for key in entry.takes}

@@ -4,7 +4,16 @@ Everything shown anywhere is rendered from these records. Each carries a schema 
 unknown fields, and is written atomically.
 """
 
-from sam_bench.records.card import Architecture, Cost, ExtraData, ModelCard, Precision, RobustBenchDataset, WeightsFile
+from sam_bench.records.card import (
+    Architecture,
+    Cost,
+    ExtraData,
+    Imported,
+    ModelCard,
+    Precision,
+    RobustBenchDataset,
+    WeightsFile,
+)
 from sam_bench.records.entry import EntryEvidence, EntryRow, LeaderboardEntry
 from sam_bench.records.evaluation import (
     MISCLASSIFIED,
@@ -17,6 +26,7 @@ from sam_bench.records.fields import NAME_PATTERN, SCHEMA_VERSION, Name, Norm, R
 from sam_bench.records.io import atomic_file, first_problem, read_record, sha256_file, write_atomic, write_record
 from sam_bench.records.recipe import Augmentation, ComponentSpec, Recipe
 from sam_bench.records.sampling import Sampled, sampling_of
+from sam_bench.records.verification import Audit, FileDigest, Manifest, State, VerificationReport, VerifiedRow
 
 __all__ = [
     "MISCLASSIFIED",
@@ -24,6 +34,7 @@ __all__ = [
     "ROBUST",
     "SCHEMA_VERSION",
     "Architecture",
+    "Audit",
     "Augmentation",
     "ComponentSpec",
     "Cost",
@@ -31,7 +42,10 @@ __all__ = [
     "EntryRow",
     "EvaluationRecord",
     "ExtraData",
+    "FileDigest",
+    "Imported",
     "LeaderboardEntry",
+    "Manifest",
     "ModelCard",
     "Name",
     "Norm",
@@ -42,6 +56,9 @@ __all__ = [
     "RobustBenchDataset",
     "Sampled",
     "SecondAttack",
+    "State",
+    "VerificationReport",
+    "VerifiedRow",
     "WeightsFile",
     "accuracies",
     "atomic_file",

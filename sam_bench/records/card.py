@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Record, Sha256, Threat
 from sam_bench.records.recipe import Recipe
@@ -22,7 +22,7 @@ class Architecture(Record):
     are applied by the model's first layer.
     """
 
-    name: str = Field(description="a registered architecture ('preactresnet18') or 'timm:NAME'")
+    name: str = Field(description="a registered one ('preactresnet18'), 'timm:NAME' or 'python:MODULE:FACTORY'")
     num_classes: int = Field(ge=2)
     in_channels: int = Field(default=3, ge=1)
     image_size: int = Field(default=32, ge=4, description="height and width in pixels")
@@ -79,6 +79,13 @@ class WeightsFile(Record):
     sha256: Sha256
 
 
+class Imported(Record):
+    """Where weights come from that were not trained here."""
+
+    file: str = Field(description="name of the file that was read")
+    sha256: Sha256 = Field(description="of that file")
+
+
 class ExtraData(Record):
     """Further images that it was trained on."""
 
@@ -89,7 +96,10 @@ class ExtraData(Record):
 
 
 class ModelCard(Record):
-    """`model_zoo/<dataset>/<threat>/<name>.json`."""
+    """`model_zoo/<dataset>/<threat>/<name>.json`.
+
+    What is not known of an imported model is left out: its training images. Its epochs, seed and cost are 0.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Name
@@ -116,8 +126,10 @@ class ModelCard(Record):
     additional_data: bool = Field(
         default=False, description="RobustBench's field: other images had a part in it, here or in what it started from"
     )
-    train_examples: int = Field(ge=1)
-    train_fingerprint: Sha256 = Field(description="SHA-256 over the training images and labels used")
+    train_examples: int | None = Field(default=None, ge=1)
+    train_fingerprint: Sha256 | None = Field(
+        default=None, description="SHA-256 over the training images and labels used"
+    )
     test_fingerprint: Sha256 = Field(description="SHA-256 over the test images and labels of the clean accuracy")
     clean_accuracy: Fraction01 = Field(description="on the whole test set, in [0, 1]")
     cost: Cost
@@ -126,6 +138,10 @@ class ModelCard(Record):
     architecture_sha256: Sha256 | None = Field(
         default=None, description="SHA-256 of `architecture` when the model was saved; null on older cards"
     )
+    imported: Imported | None = Field(default=None, description="where the weights come from; null if trained here")
+    classes: tuple[str, ...] | None = Field(
+        default=None, description="name of each class, by label; null where they are not known"
+    )
     created: str = Field(description="UTC, ISO 8601")
     command: str = Field(default="", description="the command that made it")
     authors: str = ""
@@ -133,3 +149,17 @@ class ModelCard(Record):
     paper_title: str = ""
     paper_link: str = ""
     venue: str = "Unpublished"
+
+    @model_validator(mode="after")
+    def _what_was_trained_here_says_on_what(self) -> ModelCard:
+        for field in ("train_examples", "train_fingerprint"):
+            if self.imported is None and getattr(self, field) is None:
+                raise ValueError(f"{field} is missing: only a model that was imported can lack it")
+        if self.classes is not None and len(self.classes) != self.architecture.num_classes:
+            raise ValueError(f"classes names {len(self.classes)} where there are {self.architecture.num_classes}")
+        return self
+
+    @property
+    def passes(self) -> float | None:
+        """Forward-backward passes per training example over the run; None where that is not known."""
+        return None if self.imported else self.cost.passes

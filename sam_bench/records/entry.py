@@ -21,6 +21,9 @@ class EntryRow(Record):
     clean_accuracy: Fraction01
     robust_accuracy: Fraction01
     warnings: list[str] = Field(default_factory=list)
+    second_accuracy: Fraction01 | None = Field(
+        default=None, description="robust accuracy under this and a second attack; null if there was none"
+    )
 
 
 class EntryEvidence(Record):
@@ -33,7 +36,9 @@ class EntryEvidence(Record):
     card: str = Field(description="path of the ModelCard, relative to the entry's folder")
     checkpoint_sha256: Sha256
     epochs: int
-    passes: float = Field(description="forward-backward passes per training example over the run")
+    passes: float | None = Field(
+        default=None, description="forward-backward passes per training example over the run; null if not known"
+    )
     parameters: int
     rows: list[EntryRow] = Field(min_length=1)
 
@@ -57,6 +62,7 @@ class LeaderboardEntry(Record):
     clean_acc: str
     reported: str
     autoattack_acc: str
+    external: str | None = Field(default=None, description="best-known robust accuracy, if AutoAttack's is higher")
     footnote: str | None = None
     unreliable: bool | None = None
     sam_bench: EntryEvidence

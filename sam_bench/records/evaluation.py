@@ -44,6 +44,9 @@ class EvaluationRecord(Record):
     attack: str = Field(description="'autoattack', 'pgd', 'fgsm'")
     version: str = Field(description="which version of the attack ('standard'; '' where there is one)")
     engine: str = Field(description="the implementation that ran, with its version")
+    engine_revision: int | None = Field(
+        default=None, description="of sam-bench's engine; null for others, and for records from before there was one"
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="steps, step size, restarts of the attack")
     norm: Norm
     eps: Radius

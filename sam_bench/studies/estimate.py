@@ -22,6 +22,7 @@ from sam_bench.studies.claims import CLEAN
 from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Measurement, Model, Study
 from sam_bench.studies.measured import Measured, read_study
+from sam_bench.studies.opening import refuse_unknown_data
 from sam_bench.studies.plan import Evaluation
 
 _PUBLISHED = {"cifar10": (50_000, 10, 3, 32), "cifar100": (50_000, 100, 3, 32), "digits": (1297, 10, 1, 16)}
@@ -94,6 +95,8 @@ def estimate(study: Study) -> Estimate:
 def _shape(study: Study) -> tuple[int, int, int, int]:
     if study.dataset_name in _PUBLISHED:
         return _PUBLISHED[study.dataset_name]
+    if study.dataset == study.dataset_name:
+        refuse_unknown_data(study.dataset, study.scale_name)
     data = load_dataset(study.dataset, data_dir=study.data_dir)
     return len(data.train or data.test), data.num_classes, data.in_channels, data.image_size
 

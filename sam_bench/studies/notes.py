@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sam_bench.device import package_versions
 from sam_bench.records import ROBUST, Norm, Radius
 from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Record, Sha256
+from sam_bench.versions import package_versions
 
 
 class Note(Record):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -15,7 +14,6 @@ import numpy as np
 
 from sam_bench import __version__
 from sam_bench.analysis.statistics import Interval, Scores, median
-from sam_bench.device import package_versions
 from sam_bench.records import ROBUST, EvaluationRecord
 from sam_bench.studies.claims import CLEAN
 from sam_bench.studies.jobs import Measurement, Model, Study
@@ -24,6 +22,7 @@ from sam_bench.studies.notes import Distances, Fault, Matched
 from sam_bench.studies.opening import plan_of
 from sam_bench.studies.verdicts import decide
 from sam_bench.studies.waiting import waits_for
+from sam_bench.versions import package_versions, source_commit
 from sam_bench.zoo import Zoo
 
 Json = dict[str, Any]
@@ -62,23 +61,11 @@ def _about(study: Study, command: str) -> Json:
         "plan_sha256_at_start": plan_of(study.folder),
         "statistics": asdict(study.plan.statistics),
         "sam_bench": __version__,
-        "commit": commit(),
+        "commit": source_commit(),
         "packages": package_versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
     }
-
-
-def commit() -> str | None:
-    """The commit of the checkout that this package runs from, with `+` if files differ; None if it is none."""
-    folder = Path(__file__).parent
-    git = ["git", "-C", str(folder)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        changed = subprocess.run([*git, "status", "-s", "-uno", "."], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return None if head.returncode else head.stdout[:12] + ("+" if changed.stdout.strip() else "")
 
 
 def _progress(found: Measured) -> Json:

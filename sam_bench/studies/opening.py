@@ -49,10 +49,8 @@ def open_study(
     kept = _kept(folder)
     if not read_only:
         check_folder(folder, what="nothing")
-    if dataset is None and not is_named_dataset(planned) and not read_only:
-        raise InputError(
-            f"scale {scale} is on {planned}, a data set of your own: give its FILE.npz or FOLDER with `dataset`"
-        )
+    if dataset is None and not read_only:
+        refuse_unknown_data(planned, scale)
     called = _called(dataset) if dataset else kept.get("dataset", planned)
     precision = _precision(precision, kept, folder, device)
     decided = {"scale": scale, "dataset": called, "precision": precision}
@@ -73,6 +71,17 @@ def open_study(
         device=device,
         data_dir=data_dir,
     )
+
+
+def refuse_unknown_data(dataset: str, scale: str) -> None:
+    """Refuse a scale's data set that is a file of the user's own and was not given.
+
+    Raises:
+        InputError: The data set cannot be loaded by this name.
+    """
+    if not is_named_dataset(dataset):
+        known = "or another data set, such as cifar10, "
+        raise InputError(f"scale {scale} is on {dataset}: give its FILE.npz or FOLDER, {known}with `dataset`")
 
 
 def plan_of(folder: Path) -> str | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from sam_bench.data import Split, StreamedSplit
 from sam_bench.perturb.inputs import PGD
 from sam_bench.training.metrics import NO_SUMS
 from sam_bench.training.state import LogRow, RunConfig, RunState
 from sam_bench.training.validate import Validation, examples_at_a_time, validate
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter  # takes half a second to load
 
 
 def log_row(state: RunState, learning_rate: float) -> LogRow:

@@ -42,6 +42,10 @@ class RunFolder:
         self.best_file = path / "best.pt"
         self.log_file = path / "log.csv"
 
+    def config(self) -> RunConfig | None:
+        """What the run here is; None where there is none."""
+        return read_record(self.config_file, RunConfig) if self.config_file.exists() else None
+
     def claimed(self) -> AbstractContextManager[None]:
         """Keep other processes out of the folder for the time of a block: two would write one checkpoint.
 
@@ -69,8 +73,9 @@ class RunFolder:
             InputError: A run is here already and `resume` was not asked for; or the run here is
                 another one, in which case the first option that differs is named.
         """
-        if self.config_file.exists():
-            difference = read_record(self.config_file, RunConfig).first_difference(config)
+        there = self.config()
+        if there is not None:
+            difference = there.first_difference(config)
             if difference and resume:
                 raise InputError(f"cannot resume {self.path}: {difference}{self._hint()}")
             if difference:

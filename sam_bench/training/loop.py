@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from sam_bench.data import (
     Batches,
@@ -25,6 +25,7 @@ from sam_bench.device import fastest_convolutions
 from sam_bench.distributed import ALONE, Team
 from sam_bench.energy import counted_by
 from sam_bench.errors import StoppedError
+from sam_bench.graphs import room_for_graphs
 from sam_bench.perturb.weights import StepContext
 from sam_bench.perturb.weights.microbatches import Microbatches
 from sam_bench.progress import Reporter, Stage
@@ -33,12 +34,14 @@ from sam_bench.training import epochs
 from sam_bench.training.build import BuiltRecipe
 from sam_bench.training.checkpoints import Checkpoints, DivergedError
 from sam_bench.training.folder import RunFolder
-from sam_bench.training.graphs import room_for_graphs
 from sam_bench.training.memory_format import memory_format_for
 from sam_bench.training.metrics import NO_SUMS, Metrics, Timer
 from sam_bench.training.state import RunConfig, RunState
 from sam_bench.training.step import TrainingStep
 from sam_bench.training.stopping import Notice, StopRequest, listening
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter  # takes half a second to load
 
 __all__ = ["DivergedError", "Ready", "Saving", "Trained", "TrainingRun"]
 
@@ -147,6 +150,7 @@ class TrainingRun:
             micro_batch=config.micro_batch,
             team=team,
             sync_ascent=config.sync_ascent,
+            whole=min(config.recipe.batch_size, config.train_examples),
         )
         self._device = next(model.parameters()).device
         self._folder, self._state = RunFolder(ready.saving.folder), RunState(devices=team.size)
@@ -205,6 +209,8 @@ class TrainingRun:
                 stage.update(self._done)
                 events = None
                 if self._team.is_main:
+                    from torch.utils.tensorboard import SummaryWriter
+
                     # A writer for each stretch: TensorBoard then forgets what was written after the checkpoint.
                     events = SummaryWriter(str(self._folder.path), purge_step=self._state.epoch + 1)
                 try:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from sam_bench import graphs
 from sam_bench.distributed import ALONE, Team
 from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.weights import PassCount, Runner, StepContext
@@ -19,7 +20,6 @@ from sam_bench.perturb.weights.microbatches import Microbatches
 from sam_bench.perturb.weights.momentum import momentum_of
 from sam_bench.records import Precision
 from sam_bench.seeds import derive_seed, row_generator
-from sam_bench.training import graphs
 from sam_bench.training.build import BuiltRecipe
 
 
@@ -76,12 +76,13 @@ class TrainingStep:
         precision: "bf16" runs the network's matrix work in bfloat16; weights, statistics and losses
             stay float32.
         compiled: Run the network through `torch.compile`, once for learning and once for the search
-            of input perturbations.
+            of input perturbations. Batches smaller than the run's run uncompiled: a graph takes a minute to make.
         micro_batch: Examples differentiated at a time, in equally many microbatches on every device; None for
             the whole batch.
         team: The processes that share every batch.
         sync_ascent: On several devices, take SAM's ascent along the gradient of the whole batch
             instead of each device's own part.
+        whole: Examples in a whole batch, where that is not the recipe's number.
 
     Raises:
         InputError: The weight perturbation does not go with the optimizer or with `sync_ascent`.
@@ -97,6 +98,7 @@ class TrainingStep:
         micro_batch: int | None = None,
         team: Team = ALONE,
         sync_ascent: bool = False,
+        whole: int | None = None,
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -112,10 +114,11 @@ class TrainingStep:
             # BatchNorm's statistics are each device's own until the loop averages them.
             learner = DistributedDataParallel(model, broadcast_buffers=False)
             self._no_sync = learner.no_sync
-        self._learner = graphs.compiled(learner) if compiled else learner
-        # A second graph, traced with the parameters frozen: one that could give their gradients would compute
-        # them too, at twice the price.
-        self._searched = graphs.compiled(model) if compiled else model
+        self._learner, self._searched = self._plain = learner, model
+        # Two graphs: the second is traced with the parameters frozen, since one that could give their gradients
+        # would compute them too, at twice the price.
+        self._compiled = (graphs.compiled(learner), graphs.compiled(model)) if compiled else None
+        self._whole = recipe.recipe.batch_size if whole is None else whole
 
     def __call__(
         self,
@@ -141,6 +144,7 @@ class TrainingStep:
         """
         recipe = self.recipe
         total = total or len(x)
+        self._learner, self._searched = self._compiled if self._compiled and total >= self._whole else self._plain
         runner = self._runner(at, first=first, total=total, count=len(x))
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.optimizer.lr * recipe.schedule.factor(at.progress) * lr_scale
@@ -197,7 +201,8 @@ class TrainingStep:
     def _score(self, images: Tensor) -> Tensor:
         # One autocast region a pass: inside a region the bfloat16 copies of the weights are
         # cached, and SAM's second pass would be computed with those of the first.
-        with self._autocast(images):
+        first = nullcontext() if self._learner is self._plain[0] else graphs.first_pass(self.model)
+        with self._autocast(images), first:
             logits: Tensor = self._learner(images)
         return logits
 

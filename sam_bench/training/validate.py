@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench.data import Split, StreamedSplit, make_batches
-from sam_bench.device import true_float32
+from sam_bench.device import repeatable_convolutions, true_float32
 from sam_bench.modes import attacking
 from sam_bench.perturb.inputs import PGD
 from sam_bench.seeds import row_generator
@@ -55,7 +55,7 @@ def validate(
     robust: Tensor | int = 0
     attacked = 0
     batches = make_batches(split, batch_size=_BATCH, seed=seed, augmentation=None, shuffle=False)
-    with attacking(model):
+    with attacking(model), repeatable_convolutions():
         for number, (whole, labels) in enumerate(batches.epoch(0)):
             attacks = attacked < ROBUST_EXAMPLES
             for first in range(0, len(whole), at_a_time):

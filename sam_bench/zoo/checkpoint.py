@@ -13,8 +13,8 @@ from sam_bench.errors import InputError, shortened
 from sam_bench.zoo.weights import fit, misfit, unpack
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".json")
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every key
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of (Distributed)DataParallel, torch.compile, and wrappers
 
 
 def what_is_wrong(path: Path) -> str | None:
@@ -39,7 +39,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: `.safetensors`, or a `torch.save` of a state dict or of a dict that holds one under
-            "state_dict", "model_state_dict" or "model".
+            "state_dict", "model_state_dict", "model" or "net".
 
     Returns:
         The state dict as stored, on the CPU.
@@ -131,8 +131,9 @@ def renamed_for(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def _renamings(state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    for prefix in ("", *PREFIXES):
-        if all(key.startswith(prefix) for key in state):
-            bare = {key.removeprefix(prefix): value for key, value in state.items()}
-            yield bare
-            yield {f"net.{key}": value for key, value in bare.items()}
+    """The state dict with one wrapper's prefix after the other taken off, each also below "net."."""
+    yield state
+    yield {f"net.{key}": value for key, value in state.items()}
+    for prefix in PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            yield from _renamings({key.removeprefix(prefix): value for key, value in state.items()})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 from torch import nn
 
 from sam_bench.errors import InputError, SamBenchError, unknown_name
-from sam_bench.zoo.checkpoint import what_is_wrong
+from sam_bench.zoo.downloads import downloading
 from sam_bench.zoo.names import timm_form
 
+_TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's
 CACHE_VARIABLE = "SAM_BENCH_CACHE"
 _CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 _SHAPES = {"cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "imagenet": (3, 224, 224)}
@@ -57,22 +60,18 @@ def from_robustbench(name: str, dataset: str | None, threat: str) -> External:
     _check_robustbench_name(name, dataset, threat, own)
 
     folder = robustbench_cache()
-    # An ensemble's files are <name>.pt_m0.pt, _m1 and so on.
-    before = set(_files(folder, dataset, threat, name))
-    for path in sorted(before):
-        _refuse_if_broken(path)
-    try:
-        module = load_model(name, model_dir=folder, dataset=dataset, threat_model=threat)
-    # The download, the unpickler and 200 model definitions raise errors of every type; all become one message.
-    except Exception as error:
-        for path in sorted(set(_files(folder, dataset, threat, name)) - before):
-            _refuse_if_broken(path, remove=True)
-        if isinstance(error, SamBenchError):
-            raise
-        raise SamBenchError(
-            f"RobustBench could not load {name!r} ({dataset}, {threat}): {_said(error)}; "
-            f"its files are kept under {folder / dataset / threat}"
-        ) from error
+    files = _files(name, own.get(name, {}).get("gdrive_id"))
+    with downloading(folder, dataset, threat, files) as where:
+        try:
+            module = load_model(name, model_dir=where, dataset=dataset, threat_model=threat)
+        # The download, the unpickler and 200 model definitions raise errors of every type; all become one message.
+        except Exception as error:
+            if isinstance(error, SamBenchError):
+                raise
+            raise SamBenchError(
+                f"RobustBench could not load {name!r} ({dataset}, {threat}): {_said(error)}; "
+                f"its files are kept under {folder / dataset / threat}"
+            ) from error
     return External(module.eval(), _CLASSES[dataset], _SHAPES[dataset])
 
 
@@ -82,10 +81,11 @@ def robustbench_cache() -> Path:
     return Path(cache).expanduser() / "robustbench" if cache else Path("models")
 
 
-def _files(folder: Path, dataset: str, threat: str, name: str) -> list[Path]:
-    where = folder / dataset / threat
-    names = [where / f"{name}.pt", *(where / f"{name}.pt_m{index}.pt" for index in range(20))]
-    return [path for path in names if path.is_file()]
+def _files(name: str, places: Any) -> list[str]:
+    """The files of a model: one, one for each part of an ensemble, or none if timm has it."""
+    if places is None:
+        return []
+    return [f"{name}.pt_m{index}.pt" for index in range(len(places))] if isinstance(places, list) else [f"{name}.pt"]
 
 
 def _check_robustbench_name(name: str, dataset: str, threat: str, own: dict[str, Any]) -> None:
@@ -95,19 +95,6 @@ def _check_robustbench_name(name: str, dataset: str, threat: str, own: dict[str,
         raise unknown_name(f"RobustBench model ({dataset}, {threat}):", name, own)
     if name not in own and not timm.is_model(f"{name.lower().replace('-', '_')}_{dataset}_{threat.lower()}"):
         raise unknown_name(f"RobustBench model ({dataset}, {threat}):", name, own)
-
-
-def _refuse_if_broken(path: Path, remove: bool = False) -> None:
-    wrong = what_is_wrong(path)
-    if wrong is None:
-        return
-    if remove:
-        path.unlink()
-        raise SamBenchError(
-            f"RobustBench's download of {path.name} failed: what came {wrong} (it has been deleted here). "
-            f"The file can also be fetched by hand and put at {path}"
-        )
-    raise SamBenchError(f"{path} {wrong}")
 
 
 def from_timm(name: str) -> External:
@@ -133,7 +120,8 @@ def from_timm(name: str) -> External:
             hint = f"; with weights: {', '.join(tagged[:5])}" if tagged else ""
             raise InputError(f"timm has no pretrained weights for {name!r}{hint}")
     try:
-        module = timm.create_model(name, pretrained=True)
+        with _tensors_only():
+            module = timm.create_model(name, pretrained=True)
     # The hub's client, the file system and the model's constructor each have errors of their own.
     except Exception as error:
         raise SamBenchError(
@@ -146,6 +134,20 @@ def from_timm(name: str) -> External:
         int(module.num_classes),
         (int(channels), int(height), int(width)),
     )
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """No pickle with code is loaded in this block: timm would run one that a repository of the Hub holds."""
+    before = os.environ.get(_TENSORS_ONLY)
+    os.environ[_TENSORS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TENSORS_ONLY]
+        else:
+            os.environ[_TENSORS_ONLY] = before
 
 
 def _unknown_timm(name: str) -> InputError:

@@ -31,3 +31,21 @@ def test_the_error_is_the_gap_between_confidence_and_accuracy_weighted_by_exampl
     assert found["accuracy"] == pytest.approx(5 / 8)
     assert found["confidence"] == pytest.approx(0.8, abs=1e-6)
     assert [each["examples"] for each in found["bins"]] == [0, 0, 0, 0, 0, 0, 4, 0, 0, 4]
+
+
+class Writes(Says):
+    """The same, but it normalises the images that it is given in place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.mul_(0.5))
+
+
+def test_a_model_that_writes_into_its_input_leaves_the_examples_alone() -> None:
+    x = torch.full((4, 1, 1, 1), 0.8)
+    with SilentReporter().stage("", 4) as stage:
+        context = Context(
+            x=x, y=torch.zeros(4).long(), classes=("a", "b"), batch_size=2, seed=0, stage=stage, models={}
+        )
+        logits = [context.logits(Writes()) for _ in range(2)]
+    assert (x == 0.8).all()
+    assert torch.equal(*logits)

@@ -101,6 +101,33 @@ def test_equal_arguments_give_equal_weights_and_another_seed_gives_others() -> N
     assert first.card.weights.sha256 == again.card.weights.sha256 != other.card.weights.sha256
 
 
+class Listening(SilentReporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_resumed_run_keeps_the_precision_that_was_measured_when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sam_bench.device.cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr("sam_bench.device.bf16_gain", lambda threads: 2.0)
+    told = [Listening(), Listening()]
+    short: dict[str, Any] = {"precision": "auto", "settings": {"epochs": 1}, "limit_train": 64, "name": "measured"}
+    first = _train(**short, reporter=told[0])
+    monkeypatch.setattr("sam_bench.device.bf16_gain", lambda threads: 0.5)
+    again = _train(**short, reporter=told[1], resume=True)
+    assert first.card.precision == again.card.precision == "bf16"
+    assert "precision bf16 (a convolution in bfloat16 is 2.0 times as fast, measured now)" in " ".join(told[0].said)
+    assert "precision bf16 (as the run began)" in " ".join(told[1].said)
+    with pytest.raises(InputError, match="precision"):
+        _train(**short | {"precision": "fp32"}, resume=True)
+    evaluate("measured", attack="autoattack-bf16", eps="1/255", n_examples=1, reporter=told[1])
+    assert "autoattack, which searches in float32, would be faster" in " ".join(told[1].said)
+
+
 def test_the_callers_random_numbers_go_on_as_if_nothing_had_been_trained() -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)

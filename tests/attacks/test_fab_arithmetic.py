@@ -38,6 +38,22 @@ def test_the_distance_of_a_witness_that_is_none_is_forgotten(as_upstream: bool) 
     assert as_upstream or bool(rows.found[1::2].all())
 
 
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_a_second_run_begins_half_way_to_the_sphere_or_at_the_wall_of_the_box(norm: Any) -> None:
+    model = Conv(dtype=torch.float64)
+    x, y = examples(model, 4)
+    x = x.round()  # every pixel is at a wall: half of the noise leads out of the box
+    problem = problem_of(model, x, y, ball=Ball(norm=norm, eps=0.2))
+    search = FAB(problem, CounterRNG(0, "fab", torch.arange(4)), targeted=False, restarts_or_targets=2)
+    first, second = (search.init(torch.arange(4), torch.full((4,), trial)).point for trial in (0, 1))
+    assert torch.equal(first, x.to(first))
+    moved = (second - x).flatten(1)
+    outwards = (moved == 0).double().mean()
+    assert 0.3 < outwards < 0.7 and second.min() >= 0 and second.max() <= 1
+    order = {"Linf": torch.inf, "L2": 2, "L1": 1}[norm]
+    assert bool((torch.linalg.vector_norm(moved, order, dim=1) <= 0.1 + 1e-6).all())
+
+
 def tied(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Points and planes whose normals hold each weight twenty times, as average pooling makes them; float32."""
     draws = torch.Generator().manual_seed(seed)

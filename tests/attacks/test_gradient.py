@@ -233,6 +233,8 @@ def test_progress_counts_up_to_the_examples_and_down_to_the_robust(
     attacked = sum(verdict != MISCLASSIFIED for verdict in result.verdicts)
     assert [each.done for each in told] == [30, 60, 90, attacked] and {each.total for each in told} == {attacked}
     assert told[-1].robust == result.verdicts.count(ROBUST)
+    once: list[Any] = run_whole(FGSMAttack(), net, *examples, norm="Linf", eps=0.1, batch_size=30).progress
+    assert [each.done for each in once] == [30, 60, 90, attacked] and {each.total for each in once} == {attacked}
 
 
 # The base

@@ -22,6 +22,14 @@ from sam_bench.seeds import generator
 NORMS = pytest.mark.parametrize("norm", ["Linf", "L2"])
 
 
+class Unbounded(Ball):
+    """A ball that holds nothing back."""
+
+    def project(self, point: Tensor, center: Tensor) -> Tensor:
+        """The point."""
+        return point
+
+
 class Linear(nn.Module):
     """Two classes whose logits differ by a linear function: how far the boundary is, is known."""
 
@@ -161,3 +169,18 @@ def test_progress_counts_starts_and_those_that_a_broken_example_is_spared() -> N
     assert told[-1].robust == result.verdicts.count(ROBUST) < 50
     broken_in_the_first = 20 - told[0].robust + 30
     assert done[0] == 20 + 2 * broken_in_the_first
+
+
+def test_in_linf_a_step_is_adams() -> None:
+    steps, eps = 12, 8 / 255
+    x = torch.full((2, 1, 3, 3), 0.5)
+    # The published steps are longer than this ball: without its walls, as Adam has none.
+    ball = Unbounded(norm="Linf", eps=eps)
+    ours, point, theirs = AdamSteps(ball, steps), x.clone(), x.clone().requires_grad_()
+    adam = torch.optim.Adam([theirs], betas=(0.9, 0.999), eps=1e-12, maximize=True)
+    for number in range(steps):
+        gradient = torch.randn(x.shape, generator=generator(number, "gradient"))
+        theirs.grad, adam.param_groups[0]["lr"] = gradient.clone(), ours.size()
+        adam.step()
+        point = ours.move(point, x, gradient)
+    torch.testing.assert_close(point, theirs.detach(), rtol=1e-5, atol=1e-6)

@@ -131,6 +131,24 @@ def test_a_model_without_a_boundary_has_none() -> None:
     assert found.tolist() == [torch.inf, torch.inf, 0]
 
 
+def test_a_pixel_without_a_gradient_stays_where_it_is() -> None:
+    class Rooted(Linear):
+        """The root of a black pixel has no gradient; no logit depends on it."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            first = x.flatten(1)[:, :1]
+            return super().forward(x) + 0 * first.sqrt()
+
+    model, x = Rooted(2, seed=0), images(0)
+    with torch.no_grad():
+        model.weight.mul_(0.01)  # so that any other number in the place of NaN would lead astray
+        model.weight[:, 0] = 0
+    x.flatten(1)[:, 0] = 0
+    y = model(x).argmax(1)
+    found = minimum_norms(model, x, y, norm="L2")
+    torch.testing.assert_close(found, model.distances(x, y, "L2"), rtol=1e-3, atol=0)
+
+
 def test_a_boundary_outside_the_box_is_none() -> None:
     class Bright(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

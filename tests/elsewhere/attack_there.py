@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import elsewhere
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parents[1] / "attacks"))
 from autoattack_samples import Conv, examples
 
-from sam_bench.attacks import Attack
+from sam_bench.attacks import Attack, Examples, Verifier
 from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.attacks.margin import PGDMarginAttack
+from sam_bench.perturb import Ball
 from sam_bench.records import Norm
 
 RADII: dict[Norm, float] = {"Linf": 0.03, "L2": 0.4, "L1": 2.5}
@@ -38,12 +40,14 @@ CASES: list[tuple[str, Attack, Norm, int]] = [
 
 
 class Counted(Conv):
-    """Knows how often it was called."""
+    """Knows how often it was called, and how many rows it was given at once."""
 
     calls = 0
+    rows: ClassVar[set[int]] = set()
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
+        self.rows.add(len(x))
         return super().forward(x)
 
 
@@ -52,6 +56,15 @@ def main() -> None:
     model = Counted(dtype=torch.float32)
     x, y = examples(model, 12, of=60)
     with elsewhere.Device():
+        # A GPU chooses its kernels by the shape: the verifier's batches have one size, whatever is asked of it.
+        model.to(elsewhere.NAME).rows.clear()
+        ball, there = Ball(norm="Linf", eps=0.1), torch.device(elsewhere.NAME)
+        for batch_size, rows in ((4, 16), (10, 16), (20, 20), (1000, 128)):
+            verifier = Verifier(model, ball=ball, batch_size=batch_size, device=there)
+            verifier.clean(Examples.of(x, y))
+            verifier.check(torch.arange(2), x[:2])
+            assert model.rows == {rows}, model.rows
+            model.rows.clear()
         for name, attack, norm, count in CASES:
             verdicts = {}
             for device in ("cpu", elsewhere.NAME):

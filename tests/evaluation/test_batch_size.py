@@ -18,7 +18,7 @@ from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.errors import SamBenchError
-from sam_bench.evaluation.batch_size import choose_batch_size, fitting
+from sam_bench.evaluation.batch_size import choose_batch_size, fitting, gradients_per_second
 from sam_bench.records import ComponentSpec, Radius
 
 SUITE = AutoAttack(version="custom", suite=("apgd-dlr",))
@@ -34,17 +34,17 @@ def test_it_is_the_largest_power_of_two_that_fits_into_four_fifths_of_the_memory
     fixed: int, each: int, free: int, image: int
 ) -> None:
     size = fitting((16, 64), (fixed + 16 * each, fixed + 64 * each), free, image=image)
-    assert size in [2**power for power in range(4, 13)]
+    assert size in [2**power for power in range(4, 11)]
 
     def needs(examples: int) -> float:
         return fixed + examples * (each + 32 * image)
 
     assert size == 16 or needs(size) <= 0.8 * free * (1 + 1e-9)
-    assert size == 4096 or needs(2 * size) > 0.8 * free * (1 - 1e-9)
+    assert size == 1024 or needs(2 * size) > 0.8 * free * (1 - 1e-9)
 
 
 def test_measurements_that_make_no_sense_still_give_a_size() -> None:
-    assert fitting((16, 64), (10**9, 10**8), 10**10, image=3072) == 4096
+    assert fitting((16, 64), (10**9, 10**8), 10**10, image=3072) == 1024
     assert fitting((16, 64), (10**9, 10**8), 0, image=3072) == 16
 
 
@@ -67,12 +67,14 @@ class Memory:
     """The memory of a GPU that is not there: what `torch.cuda` tells of it, in MiB."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.kept, self.peak = total, 0, 0
+        self.total, self.kept, self.peak, self.seconds = total, 0, 0, 0.0
 
     def stand_in(self, monkeypatch: pytest.MonkeyPatch, *, gpus: int = 1) -> None:
         """Let tensors that are made on a GPU be made on the CPU, and `torch.cuda` tell of this memory."""
         zeros = torch.zeros
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+        monkeypatch.setattr("sam_bench.evaluation.batch_size.time.perf_counter", lambda: self.seconds)
         monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **given: zeros(*size, **given))
         told = {
             "mem_get_info": lambda: (self.total - self.kept, self.total),
@@ -92,11 +94,14 @@ def _in_bytes(tell: Callable[[], Any]) -> Any:
 
 
 class Weighed(Nearest):
-    """A gradient of it takes so many MiB an example, and the first one something that is kept."""
+    """A gradient of it takes so many MiB an example, and the first one something that is kept.
 
-    def __init__(self, memory: Memory, *, each: int, kept: int = 0) -> None:
+    It takes as long as that of `full` examples, or longer where there are more: a GPU with so many cores.
+    """
+
+    def __init__(self, memory: Memory, *, each: int, kept: int = 0, full: int = 1) -> None:
         super().__init__()
-        self.memory, self.each, self.kept = memory, each, kept
+        self.memory, self.each, self.kept, self.full = memory, each, kept, full
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
@@ -105,6 +110,7 @@ class Weighed(Nearest):
             if taken > self.memory.total:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             self.memory.peak = max(self.memory.peak, taken)
+            self.memory.seconds += 1e-4 * max(len(x), self.full)
         return super().forward(x)
 
 
@@ -120,8 +126,8 @@ def test_a_model_without_a_gradient_gets_the_usual_one(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("total", "each", "kept", "expected"),
     [
-        pytest.param(8192, 2, 0, 2048, id="small"),
-        pytest.param(8192, 2, 32, 2048, id="small, and its first pass takes what is kept"),
+        pytest.param(1024, 10, 0, 64, id="small"),
+        pytest.param(1024, 10, 32, 64, id="small, and its first pass takes what is kept"),
         pytest.param(45_000, 1000, 0, 32, id="large: 64 do not fit"),
         pytest.param(10_000, 1000, 0, 16, id="larger: 16 do not fit"),
     ],
@@ -148,31 +154,31 @@ def test_on_a_gpu_it_is_what_fits_however_little_that_is(
 def test_processes_share_the_memory_only_with_those_on_the_same_gpu(
     device: str, processes: int, sharing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = Memory(2048 * 4)
+    memory = Memory(128 * 40)
     memory.stand_in(monkeypatch, gpus=4)
     size, _ = choose_batch_size(
-        Weighed(memory, each=3),
+        Weighed(memory, each=30),
         AutoAttack(),
         shape=(1, 8, 8),
         examples=10_000,
         device=torch.device(device),
         processes=processes,
     )
-    assert size == 2048 // sharing
+    assert size == 128 // sharing
 
 
 @pytest.mark.parametrize("processes", [1, 4])
 @pytest.mark.parametrize(
     ("examples", "expected"),
-    [(1, 16), (2, 16), (3, 32), (16, 128), (17, 256), (20, 256), (256, 2048), (257, 4096), (10_000, 4096)],
+    [(1, 16), (2, 16), (3, 32), (16, 128), (200, 128), (512, 256), (1023, 256), (1024, 512), (10_000, 1024)],
 )
-def test_few_examples_are_not_padded_to_all_that_the_memory_holds(
+def test_few_examples_are_not_padded_to_all_that_the_gpu_could_do(
     examples: int, expected: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = Memory(4096 * 10)
     memory.stand_in(monkeypatch)
     size, why = choose_batch_size(
-        Weighed(memory, each=1),
+        Weighed(memory, each=1, full=1024),
         AutoAttack(),
         shape=(1, 8, 8),
         examples=examples,
@@ -180,7 +186,27 @@ def test_few_examples_are_not_padded_to_all_that_the_memory_holds(
         processes=processes,
     )
     assert size == expected, "however many processes share the examples"
-    assert why == ("the memory's room" if size == 4096 else "so few examples keep no more rows busy")
+    assert ("so few examples" in why) == (examples < 512) and ("gradients a second" in why) == (examples >= 512)
+
+
+@pytest.mark.parametrize(("full", "expected"), [(1, 128), (140, 128), (256, 256), (290, 512), (1024, 1024)])
+def test_on_a_gpu_it_is_the_smallest_size_within_a_tenth_of_the_most_gradients_a_second(
+    full: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(4096 * 10)
+    memory.stand_in(monkeypatch)
+    model = Weighed(memory, each=1, full=full)
+    size, why = choose_batch_size(model, AutoAttack(), shape=(1, 8, 8), examples=10_000, device=torch.device("cuda"))
+    assert size == expected and why == f"{1e4 * min(1, expected / full):,.0f} gradients a second, of at most 10,000"
+    assert memory.seconds < 2.0
+
+
+def test_a_size_that_does_not_fit_after_all_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(4096 * 10)
+    memory.stand_in(monkeypatch)
+    model = Weighed(memory, each=1, full=1024)
+    memory.total = 600
+    assert list(gradients_per_second(model, [128, 512, 1024], (1, 8, 8), torch.device("cuda"))) == [128, 512]
 
 
 class Cramped(Nearest):

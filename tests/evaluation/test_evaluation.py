@@ -16,12 +16,12 @@ from sam_bench.attacks import ATTACKS, Attack, AttackWarning, Event, Examples, P
 from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.data import Split, to_float
-from sam_bench.device import package_versions
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation.executors import local
 from sam_bench.evaluation.results import broken, existing
 from sam_bench.progress import SilentReporter
 from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, Radius, write_record
+from sam_bench.versions import package_versions
 
 
 @pytest.fixture(scope="module")

@@ -317,6 +317,7 @@ FROM_RECORDS: list[tuple[str, Any, str]] = [
     ("autoattack_acc", "66.00", '"30.00"'),
     ("reported", "66.00", '"30.00"'),
     ("eps", "16/255", '"8/255"'),
+    ("external", "20.00", "null"),
     ("number_forward_passes", 2, "1"),
     ("footnote", None, '"on 100 test examples"'),
     ("unreliable", True, "null"),

@@ -1,4 +1,4 @@
-"""Jobs for the tests of `sam_bench.parallel`; workers import them."""
+"""Jobs for the tests of `sam_bench.parallel`; workers import them, so PyTorch waits until a job needs it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from sam_bench.data import StreamedBatches, stream_folder
 from sam_bench.errors import InputError
 from sam_bench.progress import Reporter
 
+if TYPE_CHECKING:
+    from sam_bench.data import StreamedBatches
 
-def square(number: int, *, reporter: Reporter) -> tuple[int, int, int]:
+
+def square(number: int, *, reporter: Reporter) -> tuple[int, int]:
     reporter.say(f"squaring {number}")
     with reporter.stage("digits", 2) as stage:
         stage.update(1)
         stage.update(2, f"{number * number}")
-    return number * number, os.getpid(), torch.get_num_threads()
+    return number * number, os.getpid()
+
+
+def threads(*, reporter: Reporter) -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def refuse(*, reporter: Reporter) -> None:
@@ -44,6 +51,8 @@ def linger(folder: Path, *, reporter: Reporter) -> None:
 
 
 def streamed(images: Path) -> StreamedBatches:
+    from sam_bench.data import StreamedBatches, stream_folder
+
     options = {"batch_size": 2, "seed": 0, "augmentation": None, "shuffle": False}
     return StreamedBatches(stream_folder(images).test, workers=1, **options)  # type: ignore[arg-type]
 

@@ -11,6 +11,7 @@ from study_samples import content, opened, written
 
 from sam_bench.api import TrainSpec
 from sam_bench.errors import InputError
+from sam_bench.studies.estimate import estimate
 from sam_bench.studies.jobs import Measurement, Model
 from sam_bench.studies.opening import open_study
 from sam_bench.studies.plan import load_plan
@@ -144,5 +145,8 @@ def test_a_folder_is_of_one_study(tmp_path: Path) -> None:
 
 
 def test_a_data_set_of_ones_own_has_to_be_given(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"scale tiny is on cifar10-jpeg, a data set of your own: give its FILE\.npz"):
+    with pytest.raises(InputError, match=r"scale tiny is on cifar10-jpeg: give its FILE\.npz"):
         open_study(load_plan(), "tiny", folder=tmp_path)
+    unread = open_study(load_plan(), "tiny", folder=tmp_path, read_only=True)
+    with pytest.raises(InputError, match=r"scale tiny is on cifar10-jpeg: give its FILE\.npz"):
+        estimate(unread)

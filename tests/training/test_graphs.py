@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch._dynamo
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from training_samples import digits, method_of, run
+from training_samples import Steps, digits, method_of, run
 
-from sam_bench.training.graphs import room_for_graphs
+from sam_bench.attacks.autoattack import AutoAttack
+from sam_bench.graphs import room_for_graphs
 
 
 def limit() -> int:
@@ -47,7 +49,61 @@ def test_a_third_network_in_one_process_is_compiled_as_the_first_was(
     made = []
     for width in (2, 3, 4):
         counters.clear()
-        # 20 = 2 x 8 + 4: two shapes, each with and without BatchNorm's statistics.
+        # 20 = 2 x 8 + 4: the whole batches' shape, with and without BatchNorm's statistics.
         run(tmp_path / str(width), method, train=digits().head(20), model=network(width), compiled=True)
         made.append(counters["stats"]["unique_graphs"])
-    assert made == [made[0]] * 3 and made[0] >= 4
+    assert made == [made[0]] * 3 and made[0] >= 2
+
+
+class Shapes(nn.Module):
+    """Stands in for a compiled network and remembers how many examples it was given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.given = model, list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        counters["stats"]["unique_graphs"] += not self.given
+        self.given.append(len(x))
+        logits: Tensor = self.inner(x)
+        return logits
+
+
+@pytest.mark.parametrize(("examples", "expected"), [(20, {8}), (5, {5})])
+def test_only_whole_batches_run_compiled_since_each_shape_takes_a_minute(
+    examples: int, expected: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[Shapes] = []
+
+    def compile_it(model: nn.Module, **_: object) -> Shapes:
+        graphs.append(Shapes(model))
+        return graphs[-1]
+
+    plain = run(tmp_path / "plain", method_of("at", {"steps": 1}), train=digits().head(examples), model=network(2))
+    monkeypatch.setattr(torch, "compile", compile_it)
+    method = method_of("at", {"steps": 1})
+    made = run(tmp_path / "compiled", method, train=digits().head(examples), model=network(2), compiled=True)
+    assert [set(graph.given) for graph in graphs] == [expected] * 2
+    assert all(torch.equal(*pair) for pair in zip(plain.model.parameters(), made.model.parameters(), strict=True))
+
+
+def test_a_network_that_cannot_be_compiled_runs_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model, **_: partial(model))
+    step = Steps(network(2), method_of(), seed=0, precision="fp32", compiled=True)
+    x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
+    with room_for_graphs(True):
+        with pytest.warns(UserWarning, match="torch.compile made no graph of Sequential, which runs uncompiled"):
+            step.at(x, y, step=0, progress=0.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            step.at(x, y, step=1, progress=0.0)
+
+
+def test_an_attack_has_room_for_its_graphs_whatever_was_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model, **_: Shapes(model))
+    model, seen, before = network(2).eval(), set[int](), limit()
+    model.register_forward_pre_hook(lambda *_: seen.add(limit()))
+    attack = AutoAttack(version="custom", suite=("apgd-dlr",), compile="on")
+    labels = model(torch.zeros(1, 1, 8, 8)).argmax(1)
+    attack.run(model, torch.zeros(1, 1, 8, 8), labels, norm="Linf", eps=0.01)
+    assert max(seen) >= 64 and limit() == before

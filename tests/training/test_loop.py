@@ -63,11 +63,13 @@ def test_the_log_says_what_was_learned_and_what_it_took(tmp_path: Path) -> None:
     assert trained.state.passes.train_forward == trained.state.passes.train_backward == 2 * 2 * len(train)
 
 
-def test_cudnn_looks_for_the_fastest_convolutions_during_a_run_only(tmp_path: Path) -> None:
-    model, seen = tiny_net(), set()
-    model.register_forward_pre_hook(lambda *_: seen.add(torch.backends.cudnn.benchmark))
-    run(tmp_path, method_of(), model=model)
-    assert seen == {True} and not torch.backends.cudnn.benchmark
+def test_cudnn_looks_for_the_fastest_convolutions_where_is_learned_only(tmp_path: Path) -> None:
+    model, cudnn, seen = tiny_net(), torch.backends.cudnn, set()
+    model.register_forward_pre_hook(lambda net, _: seen.add((net.training, cudnn.benchmark, cudnn.deterministic)))
+    train, validation = hold_out(digits().head(40), 16, 0)
+    run(tmp_path, method_of(), model=model, train=train, validation=validation)
+    assert seen == {(True, True, False), (False, False, True)}
+    assert not cudnn.benchmark and not cudnn.deterministic
 
 
 def test_the_log_has_the_norms_of_the_gradients_and_those_of_ascents_from_the_epoch_they_begin_in(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from hub_server import running_hub
 from torch import Tensor, nn
 
 import sam_bench
@@ -232,6 +233,63 @@ def test_a_web_page_in_the_place_of_a_download_is_named(
     with pytest.raises(SamBenchError, match=r"download of Wong2020Fast\.pt failed.*deleted"):
         load_model("robustbench:Wong2020Fast")
     assert not path.exists()  # the next try downloads again
+
+
+def _checkpoint(path: Path) -> bytes:
+    from robustbench.model_zoo import model_dicts
+    from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+
+    torch.manual_seed(0)
+    reference = model_dicts[BenchmarkDataset.cifar_10][ThreatModel.Linf]["Wong2020Fast"]["model"]()
+    torch.save(reference.state_dict(), path)
+    return path.read_bytes()
+
+
+def test_a_download_that_breaks_off_is_not_taken_for_whole_and_a_changed_file_is_named(
+    robustbench_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import robustbench.utils
+
+    content = _checkpoint(tmp_path / "whole.pt")
+    path = robustbench_cache / "Wong2020Fast.pt"
+    for sent in (content[: len(content) // 2], content):
+        monkeypatch.setattr(
+            robustbench.utils, "download_gdrive_new", lambda _, to, sent=sent: Path(to).write_bytes(sent)
+        )
+        if sent is content:
+            load_model("robustbench:Wong2020Fast")
+        else:
+            with pytest.raises(SamBenchError, match="RobustBench could not load 'Wong2020Fast'"):
+                load_model("robustbench:Wong2020Fast")
+            assert [*robustbench_cache.iterdir()] == []
+    assert path.read_bytes() == content
+    assert path.with_name("Wong2020Fast.pt.sha256").read_text() == f"{sha256_file(path)}  Wong2020Fast.pt\n"
+    assert [each.name for each in robustbench_cache.parents[1].iterdir()] == ["cifar10"]
+
+    path.write_bytes(content[:-1] + b"!")
+    with pytest.raises(SamBenchError, match=r"is not the file that was loaded before: SHA-256 expected .* delete it"):
+        load_model("robustbench:Wong2020Fast")
+
+
+def test_a_mirror_is_asked_first_and_a_cut_download_goes_on(
+    robustbench_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = _checkpoint(tmp_path / "whole.pt")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with running_hub() as server:
+        monkeypatch.setenv("SAM_BENCH_MIRROR", f"{server.url}/the/mirror/resolve/main/")
+        name = "cifar10/Linf/Wong2020Fast.pt"
+        server.repos["the/mirror"] = {name: b"<html>Please log in</html>"}
+        with pytest.raises(SamBenchError, match=rf"{name} is an HTML page saved as a checkpoint"):
+            load_model("robustbench:Wong2020Fast")
+        server.repos["the/mirror"] = {name: content}
+        server.cut[name] = len(content) // 2
+        with pytest.raises(SamBenchError, match="asked again, it goes on where it was"):
+            load_model("robustbench:Wong2020Fast")
+        load_model("robustbench:Wong2020Fast")
+        (begun,) = (int(each.removeprefix("bytes=").rstrip("-")) for each in server.ranges)
+        assert 0 < begun <= len(content) // 2
+    assert (robustbench_cache / "Wong2020Fast.pt").read_bytes() == content
 
 
 def test_unknown_robustbench_names_are_met_with_the_nearest() -> None:

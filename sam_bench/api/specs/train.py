@@ -153,7 +153,7 @@ class TrainSpec(RunSpec):
         str,
         Text("auto, bf16 or fp32"),
         option(
-            "auto, bf16 or fp32; auto takes bf16 where the device has it natively.",
+            "auto, bf16 or fp32; auto takes bf16 where the device is faster with it.",
             identity=True,
             sweep=True,
             group="device",

@@ -23,6 +23,7 @@ from sam_bench.attacks.events import AttackWarning, Event, Examples, Progress, V
 from sam_bench.attacks.rng import RNG, CounterRNG, UpstreamRNG
 from sam_bench.attacks.verify import SMALLEST_BATCH, Verifier
 from sam_bench.attacks.warnings import warning
+from sam_bench.graphs import room_for_graphs
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import Norm
 
@@ -78,44 +79,45 @@ class Engine:
         Raises:
             InputError: The model has too few classes, or the images are too small, for one of the attacks.
         """
-        self.check_images(ball.norm, examples.x.shape[-2], examples.x.shape[-1])
-        averaged = any(config.eot > 1 for config in self.suite)
-        warnings = model_warnings(model, examples, batch_size=batch_size, device=device, random_expected=averaged)
-        # A random model that the version is not made for: one candidate an example is verified, as upstream does.
-        once = warning("randomized") in warnings
-        calls = self._calls(model, examples.x[:1], batch_size=batch_size, device=device)
-        problem = _problem(model, examples, ball=ball, calls=calls, batch_size=batch_size, device=device)
-        suite, limited = fit_to_classes(self.suite, problem.ranked.shape[1])
-        yield from limited + warnings
-        gradients = _GradientWarnings(problem)
-        robust = torch.ones(len(examples), dtype=torch.bool)
-        capacity = batch_size if self.rng == "upstream" else max(batch_size, SMALLEST_BATCH)
-        for before, config in enumerate(suite):
-            if not bool(robust.any()):
-                break
-            name = config.attack
-            seen = (examples.attacks_survived <= before) & self.seen_by(name, examples.index)
-            stage = (robust & seen).nonzero().flatten()
-            done, standing = 0, int(robust.sum())
-            yield Progress(name, 0, len(stage), standing, 0.0)
-            pool = Pool(capacity, check=_Once(verifier.check, len(examples)) if once else verifier.check)
-            for outcome in (
-                pool.run_in_batches(lambda: _search(config, problem, UpstreamRNG(seed)), stage)  # noqa: B023
-                if self.rng == "upstream"
-                else pool.run_refilling(
-                    _search(config, problem, CounterRNG(seed, name, examples.index.to(device))), stage
-                )
-            ):
-                if isinstance(outcome, float):
-                    # Square's and FAB's examples end together: an estimate made from the first would be of hours.
-                    yield Progress(name, done, len(stage), standing, outcome)
-                    continue
-                yield from gradients.new()  # before the verdict: a resumed run does not attack the example again
-                row = outcome.row
-                done, standing = done + 1, standing - (not outcome.robust)
-                robust[row] = outcome.robust
-                index = int(examples.index[row])
-                yield Verdict(index, None, before + 1) if outcome.robust else Verdict(index, name)
+        with room_for_graphs(self.compiled, model):
+            self.check_images(ball.norm, examples.x.shape[-2], examples.x.shape[-1])
+            averaged = any(config.eot > 1 for config in self.suite)
+            warnings = model_warnings(model, examples, batch_size=batch_size, device=device, random_expected=averaged)
+            # A random model that the version is not made for: one candidate an example is verified, as upstream does.
+            once = warning("randomized") in warnings
+            calls = self._calls(model, examples.x[:1], batch_size=batch_size, device=device)
+            problem = _problem(model, examples, ball=ball, calls=calls, batch_size=batch_size, device=device)
+            suite, limited = fit_to_classes(self.suite, problem.ranked.shape[1])
+            yield from limited + warnings
+            gradients = _GradientWarnings(problem)
+            robust = torch.ones(len(examples), dtype=torch.bool)
+            capacity = batch_size if self.rng == "upstream" else max(batch_size, SMALLEST_BATCH)
+            for before, config in enumerate(suite):
+                if not bool(robust.any()):
+                    break
+                name = config.attack
+                seen = (examples.attacks_survived <= before) & self.seen_by(name, examples.index)
+                stage = (robust & seen).nonzero().flatten()
+                done, standing = 0, int(robust.sum())
+                yield Progress(name, 0, len(stage), standing, 0.0)
+                pool = Pool(capacity, check=_Once(verifier.check, len(examples)) if once else verifier.check)
+                for outcome in (
+                    pool.run_in_batches(lambda: _search(config, problem, UpstreamRNG(seed)), stage)  # noqa: B023
+                    if self.rng == "upstream"
+                    else pool.run_refilling(
+                        _search(config, problem, CounterRNG(seed, name, examples.index.to(device))), stage
+                    )
+                ):
+                    if isinstance(outcome, float):
+                        # Square's and FAB's examples end together: an estimate made from the first would be of hours.
+                        yield Progress(name, done, len(stage), standing, outcome)
+                        continue
+                    yield from gradients.new()  # before the verdict: a resumed run does not attack the example again
+                    row = outcome.row
+                    done, standing = done + 1, standing - (not outcome.robust)
+                    robust[row] = outcome.robust
+                    index = int(examples.index[row])
+                    yield Verdict(index, None, before + 1) if outcome.robust else Verdict(index, name)
 
     def _calls(self, model: nn.Module, x: Tensor, *, batch_size: int, device: torch.device) -> ModelCalls:
         on_cpu, as_upstream = device.type == "cpu", self.rng == "upstream"

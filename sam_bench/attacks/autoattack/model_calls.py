@@ -12,6 +12,7 @@ from sam_bench.attacks.random_state import random_state_kept
 from sam_bench.attacks.verify import SMALLEST_BATCH, pad
 from sam_bench.device import missing_for_compile, true_float32
 from sam_bench.errors import InputError
+from sam_bench.graphs import first_pass
 
 Objective = Callable[[Tensor], Tensor]
 """Logits [B, classes] to a value per example [B]."""
@@ -74,6 +75,18 @@ def _alike(first: Tensor, second: Tensor) -> bool:
     return bool(torch.allclose(first, second, rtol=0, atol=_SAME * float(first.abs().max()), equal_nan=True))
 
 
+def _noticed(model: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
+    """The model through `torch.compile`; it is said where that made nothing of it."""
+    compiled = torch.compile(model, dynamic=dynamic)
+
+    def call(x: Tensor) -> Tensor:
+        with first_pass(model):
+            logits: Tensor = compiled(x)
+        return logits
+
+    return call
+
+
 class ModelCalls:
     """Logits and input gradients.
 
@@ -107,7 +120,7 @@ class ModelCalls:
         # On a CPU one graph serves batches of any size, and in it, too, an example's numbers do not depend
         # on the others; a GPU sees batches of one size only.
         dynamic = device.type == "cpu"
-        self._fast: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=dynamic) if compiled else model
+        self._fast: Callable[[Tensor], Tensor] = _noticed(model, dynamic=dynamic) if compiled else model
         self._bf16, self._channels_last = bf16, channels_last
 
     @torch.no_grad()

@@ -1,0 +1,64 @@
+"""How far an entry is verified: read from the report of a verification, if that report is about this very entry."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from sam_bench.errors import InputError
+from sam_bench.leaderboard.entries import headline, read_entry
+from sam_bench.leaderboard.files import LARGEST_RECORD, read_bytes, read_checked
+from sam_bench.records import State, VerificationReport
+
+
+def manifest_path(entry_file: Path) -> Path:
+    """Where the manifest of an entry lies: `records/<name>.manifest.json` beside it."""
+    return _beside(entry_file, "manifest")
+
+
+def report_path(entry_file: Path) -> Path:
+    """Where the verification report of an entry lies: `records/<name>.verification.json` beside it."""
+    return _beside(entry_file, "verification")
+
+
+def _beside(entry_file: Path, kind: str) -> Path:
+    return entry_file.parent / "records" / f"{entry_file.name.removesuffix('.json')}.{kind}.json"
+
+
+def report_of(entry_file: Path) -> VerificationReport | None:
+    """The verification report of an entry; None where there is none that counts.
+
+    A report counts for the exact bytes of entry and manifest that were verified. A stale one, one that was copied
+    from another entry and one that cannot be read count for nothing.
+
+    Args:
+        entry_file: `<folder>/<dataset>/<threat>/<name>.json`.
+    """
+    try:
+        report, _ = read_checked(report_path(entry_file), VerificationReport)
+        digests = tuple(
+            hashlib.sha256(read_bytes(path, LARGEST_RECORD)).hexdigest()
+            for path in (entry_file, manifest_path(entry_file))
+        )
+    except InputError:
+        return None
+    return report if digests == (report.entry_sha256, report.manifest_sha256) else None
+
+
+def state_of(entry_file: Path, record: str | None = None) -> State:
+    """How far a row of an entry is verified: claimed where no report counts.
+
+    Args:
+        entry_file: `<folder>/<dataset>/<threat>/<name>.json`.
+        record: The row, by the path of its record (`EntryRow.record`); default the row that the board ranks by.
+
+    Raises:
+        InputError: The entry itself cannot be read.
+    """
+    report = report_of(entry_file)
+    if record is None:
+        entry = read_entry(entry_file).entry
+        top = headline(entry.sam_bench.rows, dataset=entry.dataset, threat=entry.sam_bench.threat)
+        record = top.record if top else None
+    rows = report.rows if report else []
+    return next((row.state for row in rows if row.record == record), "claimed")
