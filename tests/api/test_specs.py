@@ -210,7 +210,10 @@ def _options(command: click.Command) -> set[str]:
 
 def test_the_options_are_the_fields_of_the_spec_and_the_settings_of_the_methods() -> None:
     settings = {*api.settings_of_methods(), *api.methods_by_part()}
-    settings |= {"epochs", "batch_size", "flip", "crop_padding", "padding_mode", "random_resized_crop"}
+    settings |= {"epochs", "batch_size", "flip", "crop_padding", "padding_mode", "random_resized_crop"} | {
+        "mixup",
+        "cutmix",
+    }
     trained = {*TrainSpec.options()} - {"settings"} | settings | {"width"}
     assert _options(train_command.command) == trained
     shorthands = {"screen", "search_precision"}
