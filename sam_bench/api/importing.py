@@ -117,8 +117,8 @@ def import_model(
         options=arch_options,
     )
     store = zoos.Zoo(zoos.zoo_dir(None if zoo is None else Path(zoo)))
-    about.setdefault("robustbench_dataset", data.robustbench)
-    place = zoos.Place(name, data.name, about.setdefault("threat", "Linf"), about["robustbench_dataset"])
+    about = {"robustbench_dataset": data.robustbench, "threat": "Linf", "license": "unknown", **about}
+    place = zoos.Place(name, data.name, about["threat"], about["robustbench_dataset"])
     _refuse_present(store, place)
     store.check_place(place)
 

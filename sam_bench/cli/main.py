@@ -42,7 +42,7 @@ _SUMMARIES = {
     "recommend": "Say which method and setting to start with, for a radius, a clean accuracy and a budget.",
     "analyze": "Ask something of models or records: numbers as JSON, and a figure.",
     "recipes": "The training methods that come with sam-bench.",
-    "zoo": "The models that were trained, and whether their files are whole.",
+    "zoo": "The models: listed, checked, brought in and given away.",
     "leaderboard": "Tables and a page of what the records say.",
     "doctor": "What is installed, what device, what is wrong and how to fix it.",
 }

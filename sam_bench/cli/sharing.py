@@ -35,7 +35,7 @@ def _of_the_card(function: F) -> F:
             click.option("--paper-title", default="", help="Title of its paper."),
             click.option("--paper-link", default="", help="Address of its paper."),
             click.option("--venue", default="Unpublished", show_default=True, help="Where and when it was published."),
-            click.option("--license", default="MIT", show_default=True, help="Licence of the weights."),
+            click.option("--license", default="unknown", show_default=True, help="Licence of the weights."),
             click.option(
                 "--data-dir",
                 type=click.Path(path_type=Path, file_okay=False),

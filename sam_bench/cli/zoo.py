@@ -16,7 +16,7 @@ from sam_bench.records import ModelCard
 
 @click.group("zoo", cls=Group)
 def command() -> None:
-    """The models that were trained, and whether their files are whole."""
+    """The models: listed, checked, brought in and given away."""
 
 
 @command.command("list")

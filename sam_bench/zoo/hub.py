@@ -44,6 +44,9 @@ HUB_DATASETS = {
 }
 """Published data sets by their name on the Hub. Only their results have a Hub benchmark to be listed under."""
 
+_LICENSES = ("apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "gpl-3.0", "mit", "unknown")
+"""Those that the Hub knows, as it writes them; it refuses a card with any other but "other"."""
+
 
 @dataclass(frozen=True)
 class Pulled:
@@ -205,10 +208,10 @@ def readme(card: ModelCard, repo: str, records: Sequence[EvaluationRecord]) -> s
         "dataset_name": card.dataset,
         "dataset_split": "test",
     }
-    measured = [("clean accuracy", card.clean_accuracy, None)]
+    measured: list[tuple[str, float, int | None]] = [("clean accuracy", card.clean_accuracy, None)]
     measured += [(f"robust accuracy, {_attack(each)}", each.robust_accuracy, each.n_examples) for each in records]
     metadata = ModelCardData(
-        license=card.license.lower(),
+        license=card.license.lower() if card.license.lower() in _LICENSES else "other",
         library_name="sam-bench",
         pipeline_tag="image-classification",
         tags=["adversarial-robustness", "sam-bench", card.recipe.name],
@@ -311,5 +314,6 @@ def _told(what: str) -> Iterator[None]:
         said = shortened(str(error.server_message or error).strip().splitlines()[0], 200)
         raise SamBenchError(f"cannot {what}: the Hub says {said}{login}") from error
     except (requests.RequestException, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
-        said = shortened(str(error).strip().splitlines()[0], 200)
+        broke = isinstance(error, requests.exceptions.ChunkedEncodingError)
+        said = "the connection broke off" if broke else shortened(str(error).strip().partition("\n")[0], 200)
         raise SamBenchError(f"cannot {what}: {said}; asked again, it goes on where it was") from error

@@ -140,7 +140,7 @@ def test_a_download_that_is_cut_goes_on_where_it_was(
     push(zoo, "sam", REPO)
     hub.cut[WEIGHTS] = card.weights.size // 2
     other = Zoo(tmp_path / "other")
-    with pytest.raises(SamBenchError, match=r"cannot fetch .*; asked again, it goes on where it was"):
+    with pytest.raises(SamBenchError, match="the connection broke off; asked again, it goes on where it was"):
         pull(other, REPO)
     assert not other.root.exists()
     done = pull(other, REPO)
@@ -209,3 +209,13 @@ def test_without_a_network_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     point_at("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
     with pytest.raises(SamBenchError, match=r"cannot fetch a/b: .*asked again, it goes on"):
         pull(Zoo(tmp_path / "other"), "a/b")
+
+
+def test_code_that_a_pulled_card_names_is_not_run(zoo: Zoo, card: ModelCard, hub: Hub, tmp_path: Path) -> None:
+    push(zoo, "sam", REPO)
+    fields = json.loads(hub.repos[REPO][CARD])
+    architecture = {**fields["architecture"], "name": "python:os:getcwd", "options": {}}
+    hub.repos[REPO][CARD] = json.dumps({**fields, "architecture": architecture}).encode()
+    with pytest.raises(InputError, match="if you trust that module, set the environment variable SAM_BENCH_CODE=os"):
+        pull(Zoo(tmp_path / "other"), REPO)
+    assert not (tmp_path / "other").exists()
