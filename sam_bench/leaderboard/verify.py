@@ -144,8 +144,12 @@ def verify_entry(path: Path, means: Means) -> Verification:
     for step in [*steps, verifying.audit] if means.audit else steps:
         try:
             checks.append(Check(step.__name__, True, step()))
-        except SamBenchError as error:
-            checks.append(Check(step.__name__, False, str(error)))
+        except (SamBenchError, RuntimeError, MemoryError) as error:
+            # PyTorch refuses a network or an input with a RuntimeError.
+            why = (
+                str(error) if isinstance(error, SamBenchError) else f"the model cannot be run: {shortened(str(error))}"
+            )
+            checks.append(Check(step.__name__, False, why))
             break
     return Verification(path, tuple(checks), tuple(verifying.rows), verifying.headline)
 
@@ -212,8 +216,8 @@ class _Verifying:
         for (row, record), found in zip(self._checked.rows, stored, strict=True):
             at_most = self._replayed(row.record, record, found)
             self.rows.append(VerifiedRow(record=row.record, at_most=at_most))
-        shown = sum(len(record.verdicts) - record.verdicts.count(ROBUST) for _, record in self._checked.rows)
-        return f"{shown:,} verdicts are shown to hold: the robust accuracies are upper bounds"
+        proven = sum(len(record.verdicts) - record.verdicts.count(ROBUST) for _, record in self._checked.rows)
+        return f"{proven:,} verdicts are shown to hold: the robust accuracies are upper bounds"
 
     def audit(self) -> str:
         plan = self._means.audit
