@@ -28,6 +28,7 @@ from sam_bench.evaluation.replay import replay, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
 from sam_bench.leaderboard.entries import headline, read_entry
 from sam_bench.leaderboard.evidence import adversarial_path, check_manifest, check_places, read_bundle
+from sam_bench.leaderboard.files import shown
 from sam_bench.leaderboard.labels import AUTOATTACK, percent
 from sam_bench.leaderboard.record_checks import Evidence
 from sam_bench.leaderboard.verification import manifest_path, report_of, report_path
@@ -146,9 +147,8 @@ def verify_entry(path: Path, means: Means) -> Verification:
             checks.append(Check(step.__name__, True, step()))
         except (SamBenchError, RuntimeError, MemoryError) as error:
             # PyTorch refuses a network or an input with a RuntimeError.
-            why = (
-                str(error) if isinstance(error, SamBenchError) else f"the model cannot be run: {shortened(str(error))}"
-            )
+            ours = isinstance(error, SamBenchError)
+            why = str(error) if ours else f"the model cannot be run: {shown(str(error))}"
             checks.append(Check(step.__name__, False, why))
             break
     return Verification(path, tuple(checks), tuple(verifying.rows), verifying.headline)

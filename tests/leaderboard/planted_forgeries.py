@@ -320,6 +320,7 @@ PLANTED: dict[str, tuple[Forge, str]] = {
     "infinity for a training cost": (_text_replaced("card", '"train_forward": 20.0', '"train_forward": 1e999'), ""),
     "an accuracy above 1": (edited("aa", lambda fields: fields.update(clean_accuracy=1.5)), "is not a valid"),
     "a negative radius": (edited("aa", lambda fields: fields.update(eps="-8/255")), "is not a radius"),
+    "a radius of 400 digits": (edited("aa", lambda fields: fields.update(eps=10**400)), "is not a radius"),
     "a radius divided by zero": (edited("aa", lambda fields: fields.update(eps="8/0")), "divides by zero"),
     "brackets without end": (lambda board: board.aa.write_text("[" * 200_000), "is not a valid EvaluationRecord"),
     "bytes that are no text": (lambda board: board.card.write_bytes(b"\xff\xfe\x00{"), "is not a valid ModelCard"),
