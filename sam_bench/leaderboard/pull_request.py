@@ -137,9 +137,9 @@ def _changed(repository: Path, base: str) -> dict[str, str]:
     """Each path that the branch changes, and why it must not; '' where that is for others to say."""
     if base.startswith("-"):
         raise InputError("must be a commit or a branch", field="base", value=base)
-    if _git(repository, "status", "--porcelain", "--untracked-files=no"):
+    if _git(repository, "status", "-s", "-uno"):
         raise InputError(f"{repository} has changes that are not committed: check a clean checkout")
-    listed = _git(repository, "diff", "--raw", "-z", "--no-renames", "--no-ext-diff", "--no-textconv", f"{base}...HEAD")
+    listed = _git(repository, "diff-tree", "-r", "-z", _merge_base(repository, base), "HEAD")
     changed = {}
     parts = listed.split("\0")
     for about, path in zip(parts[::2], parts[1::2], strict=False):
@@ -151,6 +151,11 @@ def _changed(repository: Path, base: str) -> dict[str, str]:
             why = f"is not a plain file (mode {mode})"
         changed[path] = why
     return changed
+
+
+def _merge_base(repository: Path, base: str) -> str:
+    """The last commit that the branch shares with what it is to be merged into."""
+    return _git(repository, "merge-base", base, "HEAD").strip()
 
 
 def _files_of(repository: Path, file: Path) -> set[str]:
@@ -177,7 +182,7 @@ def _check_identity(repository: Path, base: str, path: str, boards: str) -> None
         there = other.entry.sam_bench
         if other.path != file and there.checkpoint_sha256 == own.checkpoint_sha256:
             raise InputError(f"has the weights of {there.name}, which is on the board already: a model is listed once")
-    merge_base = _git(repository, "merge-base", base, "HEAD").strip()
+    merge_base = _merge_base(repository, base)
     if not _git(repository, "ls-tree", merge_base, "--", path):
         return
     before = json.loads(_git(repository, "show", f"{merge_base}:{path}"))

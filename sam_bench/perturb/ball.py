@@ -89,7 +89,8 @@ class Ball:
         order = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}[self.norm]
         distance = torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), order, dim=1)
         in_box = ((x_adv >= 0.0) & (x_adv <= 1.0)).flatten(1).all(1)
-        return in_box & (distance <= self.eps * (1 + 1e-5) + 1e-6)
+        contained: Tensor = in_box & (distance <= self.eps * (1 + 1e-5) + 1e-6)
+        return contained
 
     def step(self, x_adv: Tensor, x: Tensor, gradient: Tensor, size: float) -> Tensor:
         """One step of steepest ascent in the norm, then projection (Madry et al. 2018, section 2.1)."""

@@ -193,7 +193,7 @@ def test_a_branch_without_entries_is_let_through_and_bad_usage_is_not(repository
     code, message = check("--base", "--output=x")
     assert code == 2 and "must be a commit or a branch" in message
     code, message = check("--base", "nowhere", commit=False)
-    assert code == 2 and "git diff" in message
+    assert code == 2 and "git merge-base" in message
 
 
 def test_the_workflow_runs_nothing_of_the_pull_request() -> None:
