@@ -123,7 +123,7 @@ class Engine:
         on_cpu, as_upstream = device.type == "cpu", self.rng == "upstream"
         by_gradient = any(config.attack != "square" for config in self.suite)
         # Not where verdicts are to be upstream's, which leaves images as they are.
-        channels_last = not as_upstream and (self.bf16 or on_cpu)
+        channels_last = not as_upstream
         return ModelCalls(
             model,
             # A GPU chooses its kernels by the batch's shape: one shape throughout. A CPU's agree from 16 rows on.

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from sam_bench.attacks.autoattack.search_weights import SearchWeights
 from sam_bench.attacks.random_state import random_state_kept
 from sam_bench.attacks.verify import SMALLEST_BATCH, pad
 from sam_bench.device import missing_for_compile, true_float32
@@ -46,11 +47,10 @@ def runs_channels_last(model: nn.Module, x: Tensor, *, device: torch.device, gra
     """
     plain = pad(x, SMALLEST_BATCH).to(device).contiguous()
     last = plain.contiguous(memory_format=torch.channels_last)
-    if last.stride() == plain.stride():
-        return True
+    weights = SearchWeights(model, channels_last=True, bf16=False)
     passes: list[Tensor | None] = []
-    for images in (plain, last):
-        with random_state_kept(device):
+    for images, laid_out in ((plain, nullcontext()), (last, weights.in_place())):
+        with random_state_kept(device), laid_out:
             try:
                 passes.append(_pass(model, images, gradients=gradients))
             except torch.OutOfMemoryError:
@@ -95,7 +95,7 @@ class ModelCalls:
         least_rows: The model is always given at least so many rows, so that what it says about an example does
             not depend on how many share its batch.
         bf16: Run the model under autocast to bfloat16.
-        channels_last: Give images with their channels innermost, which a CPU convolves faster; logits change by
+        channels_last: Give images with their channels innermost, which is convolved faster; logits change by
             rounding.
         compiled: Run the model through `torch.compile`; logits change by rounding.
         device: Where the model is.
@@ -122,11 +122,13 @@ class ModelCalls:
         dynamic = device.type == "cpu"
         self._fast: Callable[[Tensor], Tensor] = _noticed(model, dynamic=dynamic) if compiled else model
         self._bf16, self._channels_last = bf16, channels_last
+        # What is compiled lays its weights out itself.
+        self._weights = SearchWeights(model, channels_last=channels_last and not compiled, bf16=bf16 and not compiled)
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
         """Logits [B, classes] of inputs [B, ...]."""
-        with self._precision():
+        with self._precision(), self._weights.in_place():
             logits = self._fast(self._padded(x))
         return self._float(logits[: len(x)])
 
@@ -144,7 +146,7 @@ class ModelCalls:
             Logits [B, classes], the objective's value [B], its gradient by the input [B, ...].
         """
         x = x.detach().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), self._weights.in_place():
             with self._precision():
                 logits = self._fast(self._padded(x))
             logits = self._float(logits[: len(x)])
@@ -155,7 +157,7 @@ class ModelCalls:
     def class_gradients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, classes] and the gradient of each of them [B, classes, ...]: one backward pass a class."""
         x = x.detach().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), self._weights.in_place():
             with self._precision():
                 logits = self._model(self._padded(x))  # a compiled pass goes back only once
             logits = self._float(logits[: len(x)])
