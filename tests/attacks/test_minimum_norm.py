@@ -116,6 +116,15 @@ def test_the_batch_the_mode_and_other_images_change_nothing(case: tuple[nn.Modul
     model.eval()
 
 
+@NORMS
+def test_one_step_crosses_a_flat_boundary_where_its_distance_says(norm: Any) -> None:
+    """The margin over the gradient's dual norm is the distance; the step goes half a per cent beyond."""
+    model, x = Linear(2, seed=0), images(0)
+    y = model(x).argmax(1)
+    ratios = minimum_norms(model, x, y, norm=norm, steps=1) / model.distances(x, y, norm)
+    assert 0.999 < ratios.min() and ratios.max() < 1.006
+
+
 def test_more_steps_come_nearer(case: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = case
     few, many = (minimum_norms(model, x, y, norm="L2", steps=steps).median() for steps in (3, 100))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from sam_bench.records import ComponentSpec
 from sam_bench.training.schedules import SCHEDULES, Constant, Cosine, Cyclic, OneCycle, Piecewise
@@ -48,6 +49,12 @@ def test_cyclic_is_torchs_cyclic(top: float) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             theirs.step()
+
+
+@pytest.mark.parametrize("top", [0.0, 1.0, 1.5])
+def test_the_top_of_a_cycle_is_within_the_run(top: float) -> None:
+    with pytest.raises(ValidationError, match="top"):
+        Cyclic(top=top)
 
 
 def test_one_cycle_is_torchs_one_cycle() -> None:
