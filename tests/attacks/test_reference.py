@@ -375,8 +375,9 @@ def test_three_classes_are_enough_for_the_untargeted_losses(images: tuple[Tensor
     assert result.verdicts.count("apgd-ce") + result.verdicts.count("apgd-dlr") > 0
 
 
-@given(st.lists(st.text(max_size=60), max_size=6))
-def test_no_message_of_upstream_is_lost_or_said_twice(messages: list[str]) -> None:
+# Those that are known by a few words are said in ours: Hypothesis knows the words, too, as they stand in the code.
+@given(st.lists(st.text(max_size=60).filter(lambda text: explain([text])[0].code == "upstream"), max_size=6))
+def test_no_unknown_message_of_upstream_is_lost_or_said_twice(messages: list[str]) -> None:
     warnings = explain(messages)
     assert len(warnings) == len(set(warnings))
     for message in messages:
