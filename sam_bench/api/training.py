@@ -121,22 +121,9 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     precision, why_precision = _precision(spec, device, begun, team)
     data, place = _open(spec, name, store, team)
     spec, images = _suited(spec, data)
-    data, (mean, std) = _in_memory_or_streamed(spec, data, device, team)
-    initial = InitialWeights(spec, data) if spec.init is not None else None
-    mean, std = (mean, std) if initial is None or initial.stats is None else initial.stats
-    architecture = architecture_for(
-        spec.arch,
-        num_classes=data.num_classes,
-        in_channels=data.in_channels,
-        image_size=data.image_size,
-        mean=mean,
-        std=std,
-        options=spec.arch_options,
-    )
+    data, stats = _in_memory_or_streamed(spec, data, device, team)
     learnt, watched = _split(spec, data)
-    torch.manual_seed(spec.seed)
-    module: nn.Module = create_model(architecture)
-    start, init_sha256 = ("", None) if initial is None else initial.put_into(module, architecture)
+    module, architecture, start, further = _network(spec, data, stats)
     module.to(device)
     shape = (data.in_channels, data.image_size, data.image_size)
     asked = spec.compile if begun is None or spec.compile != "auto" else "on" if begun.compiled else "off"
@@ -163,10 +150,9 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
         compile="on" if compiled else "off",
     )
     fingerprint = team.broadcast(learnt.fingerprint if team.is_main else "")
-    extra, further = _extra(spec, data, learnt)
-    decided = {"train_examples": len(learnt), "train_fingerprint": fingerprint, "init_sha256": init_sha256}
-    further["additional_data"] = extra is not None or (initial is not None and not initial.clean)
-    config = _config(settled, name, architecture, data.name, decided | further)
+    extra, told = _extra(spec, data, learnt)
+    decided = {"train_examples": len(learnt), "train_fingerprint": fingerprint, **further, **told}
+    config = _config(settled, name, architecture, data.name, decided)
     if team.is_main:
         RunFolder(folder).check(config, resume=spec.resume)
         store.check_run(place, {field: getattr(config, field) for field in _on_the_card()})
@@ -246,6 +232,29 @@ def _in_memory_or_streamed(
     return data, stats
 
 
+def _network(
+    spec: TrainSpec, data: Dataset | StreamedDataset, stats: Stats
+) -> tuple[nn.Module, Architecture, str, dict[str, Any]]:
+    """The network as the run begins, what it is made of, a remark on its weights, and what the run's config says."""
+    initial = InitialWeights(spec, data) if spec.init is not None else None
+    mean, std = stats if initial is None or initial.stats is None else initial.stats
+    architecture = architecture_for(
+        spec.arch,
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        mean=mean,
+        std=std,
+        options=spec.arch_options,
+    )
+    torch.manual_seed(spec.seed)
+    module = create_model(architecture)
+    if initial is None:
+        return module, architecture, "", {"init_sha256": None, "additional_data": False}
+    start, sha256 = initial.put_into(module, architecture)
+    return module, architecture, start, {"init_sha256": sha256, "additional_data": not initial.clean}
+
+
 def _extra(
     spec: TrainSpec, data: Dataset | StreamedDataset, learnt: Split | StreamedSplit
 ) -> tuple[Extra | None, dict[str, Any]]:
@@ -258,7 +267,7 @@ def _extra(
     told = ExtraData(
         file=spec.extra_data.name, fraction=spec.extra_fraction, examples=len(split), fingerprint=split.fingerprint
     )
-    return Extra(split, spec.extra_fraction), {"extra_data": told}
+    return Extra(split, spec.extra_fraction), {"extra_data": told, "additional_data": True}
 
 
 def _split(
