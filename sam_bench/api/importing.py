@@ -160,7 +160,7 @@ def import_model(
     return ImportResult(card, store.card_path(card), asked, otherwise, note)
 
 
-def add_model(factory: str, weights: StrPath, **fields: Any) -> ImportResult:
+def add_model(factory: str, weights: StrPath, **keywords: Any) -> ImportResult:
     """Put a network of the user's own code into the zoo.
 
     The card names module and factory. Whoever loads it later needs the module, and has to name it in the environment
@@ -170,14 +170,14 @@ def add_model(factory: str, weights: StrPath, **fields: Any) -> ImportResult:
         factory: `MODULE:FACTORY`: called with `arch_options`, it gives a `torch.nn.Module` that maps images
             [B, C, H, W] to logits.
         weights: Its state dict, as for `import_model`.
-        fields: The keywords of `import_model`, all but `arch`.
+        keywords: Those of `import_model`, all but `arch`.
 
     Raises:
         InputError: As `import_model`; or the module cannot be imported.
     """
     arch = f"{PYTHON}{factory}"
     allow(arch)
-    return import_model(weights, arch=arch, **fields)
+    return import_model(weights, arch=arch, **keywords)
 
 
 def normalisation(text: str, channels: int) -> Normalisation:
