@@ -170,7 +170,8 @@ def _precision(spec: TrainSpec, device: torch.device, begun: RunConfig | None, t
         return choose_precision(spec.precision, device)
     if begun is not None:
         return begun.precision, "as the run began"
-    measured: tuple[Precision, str] = team.broadcast(choose_precision("auto", device) if team.is_main else None)
+    measured = team.broadcast(choose_precision("auto", device) if team.is_main else None)
+    assert measured is not None
     return measured
 
 

@@ -16,7 +16,7 @@ from sam_bench.attacks.autoattack.suite import FEW_CLASSES
 from sam_bench.attacks.base import ATTACKS, ExampleAttack
 from sam_bench.attacks.events import AttackWarning, Event, Examples, Progress
 from sam_bench.attacks.rng import CounterRNG
-from sam_bench.attacks.verify import SMALLEST_BATCH, Verifier, classes_of, pad
+from sam_bench.attacks.verify import Verifier, classes_of, pad, rows_for
 from sam_bench.attacks.warnings import warning
 from sam_bench.device import true_float32
 from sam_bench.errors import InputError
@@ -181,13 +181,16 @@ class RestartedAscent(GradientAttack):
             x_adv = steps.move(x_adv, x[standing], gradient)
             found[standing] = x_adv
         with torch.no_grad():
-            broken[standing] = classes_of(model(pad(x_adv, SMALLEST_BATCH))[: len(x_adv)]) != y[standing]
+            broken[standing] = (
+                classes_of(model(pad(x_adv, rows_for(len(x_adv), x.device)))[: len(x_adv)]) != y[standing]
+            )
         return found, broken
 
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor, loss: LossPerExample) -> tuple[Tensor, Tensor]:
     """As `input_gradient`, with the rows that make an example's numbers independent of who shares its batch."""
-    logits, gradient = input_gradient(model, pad(x, SMALLEST_BATCH), pad(y, SMALLEST_BATCH), loss)
+    rows = rows_for(len(x), x.device)
+    logits, gradient = input_gradient(model, pad(x, rows), pad(y, rows), loss)
     return logits[: len(x)], gradient[: len(x)]
 
 

@@ -30,6 +30,14 @@ def pad(x: Tensor, rows: int) -> Tensor:
     return x if missing <= 0 else torch.cat([x, x[:1].expand(missing, *x.shape[1:])])
 
 
+def rows_for(count: int, device: torch.device) -> int:
+    """How many rows the model is given for so many examples, so that a shrinking batch has few shapes.
+
+    A GPU chooses its kernels for every new shape: there it is a power of two. A CPU's numbers agree from 16 rows on.
+    """
+    return SMALLEST_BATCH if device.type == "cpu" else max(SMALLEST_BATCH, 1 << (count - 1).bit_length())
+
+
 def classes_of(logits: Tensor) -> Tensor:
     """Predicted classes, int64 [B], of logits [B, classes]; `NO_CLASS` where one is NaN, which argmax calls largest.
 

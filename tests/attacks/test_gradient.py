@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sam_bench.attacks import ATTACKS, Attack, ExampleAttack
 from sam_bench.attacks.events import AttackWarning, Event, Examples, Verdict
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
-from sam_bench.attacks.verify import SMALLEST_BATCH, Verifier
+from sam_bench.attacks.verify import SMALLEST_BATCH, Verifier, rows_for
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import input_gradient
@@ -494,3 +494,10 @@ def test_inputs_that_would_look_robust_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         PGDAttack(steps=1).run(net, *change(*examples), norm="Linf", eps=0.1)
+
+
+def test_a_shrinking_batch_has_few_shapes_on_a_gpu() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert {rows_for(count, gpu) for count in range(1, 257)} == {16, 32, 64, 128, 256}
+    assert all(count <= rows_for(count, gpu) < max(17, 2 * count) for count in range(1, 257))
+    assert {rows_for(count, cpu) for count in range(1, 257)} == {16}

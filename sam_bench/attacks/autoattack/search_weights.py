@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 _LAYERS = (nn.Conv2d, nn.Linear)
 
@@ -24,7 +24,7 @@ class SearchWeights:
     """
 
     def __init__(self, model: nn.Module, *, channels_last: bool, bf16: bool) -> None:
-        self._swaps: list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]] = []
+        self._swaps: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter, nn.Parameter]] = []
         for layer in model.modules() if channels_last or bf16 else ():
             # A subclass may do more with its weights, and a weight that is no parameter is made of others.
             if type(layer) not in _LAYERS or layer._parameters.get("weight") is None:
