@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,9 @@ from sam_bench.leaderboard.labels import (
     spelled,
 )
 from sam_bench.leaderboard.record_checks import our_attacks
-from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry
+from sam_bench.leaderboard.verification import report_of
+from sam_bench.proportions import wilson_interval
+from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry, ModelCard, State, VerifiedRow
 
 _NORMS = ("Linf", "L2", "L1")
 
@@ -32,6 +33,8 @@ HEADERS = (
     "model",
     "clean",
     "robust",
+    "95 % interval",
+    "state",
     "attack",
     "eps",
     "method",
@@ -53,19 +56,25 @@ class Row:
         stored: The entry it belongs to.
         row: Its numbers, as the entry holds them.
         record: The evaluation behind them.
-        train_command: The command that made the model, where its card is at hand and says so.
+        card: The model's card, where it is at hand.
         card_found: Whether the card lies where the entry points.
         notes: What a reader must know: the attack's warnings, fewer examples, a card that is not there.
+        verified: What was verified of it; None: nothing, it is a claim.
         ranked: Whether it is over the same test examples as the best-tested rows of its board.
+        rank: See `ranks.with_ranks`; 0 where it is not ranked.
+        shared: Whether another row has the same rank.
     """
 
     stored: StoredEntry
     row: EntryRow
     record: EvaluationRecord
-    train_command: str
+    card: ModelCard | None
     card_found: bool
     notes: tuple[str, ...] = ()
+    verified: VerifiedRow | None = None
     ranked: bool = True
+    rank: int = 0
+    shared: bool = False
 
     @property
     def entry(self) -> LeaderboardEntry:
@@ -82,18 +91,27 @@ class Row:
         """The method's label."""
         return self.entry.sam_bench.method
 
-    def cells(self, index: int) -> list[str]:
-        """Text of each column of `HEADERS`.
+    @property
+    def state(self) -> State:
+        """How far it is verified."""
+        return self.verified.state if self.verified else "claimed"
 
-        Args:
-            index: On the board, from 1; its rank where it is ranked.
-        """
+    @property
+    def rank_text(self) -> str:
+        """`3`; `3=` where other rows have the same rank; `UNRANKED`."""
+        return f"{self.rank}{'=' if self.shared else ''}" if self.ranked else UNRANKED
+
+    def cells(self) -> list[str]:
+        """Text of each column of `HEADERS`."""
         evidence = self.entry.sam_bench
+        low, high = self.interval()
         return [
-            str(index) if self.ranked else UNRANKED,
+            self.rank_text,
             self.model,
             percent(self.row.clean_accuracy),
             percent(self.row.robust_accuracy),
+            f"{percent(low)} to {percent(high)}",
+            self.state,
             spelled(self.row.attack),
             f"{self.row.norm} {radius_text(self.row.eps)}",
             self.method,
@@ -106,14 +124,6 @@ class Row:
     def interval(self) -> tuple[float, float]:
         """95 % Wilson interval of the robust accuracy, as fractions: what the number of examples leaves open."""
         return wilson_interval(self.row.robust_accuracy, self.row.n_examples)
-
-
-def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a share in [0, 1] seen in `count` draws."""
-    centre = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 @dataclass(frozen=True)
@@ -173,9 +183,19 @@ def make_boards(entries: Iterable[StoredEntry], *, zoo: Path | None = None) -> l
     groups: dict[tuple[str, str, str, float], list[Row]] = {}
     for each in check_entries(entries, zoo):
         stored, card = each.stored, each.found.card
+        report = report_of(stored.path)
+        verified = {row.record: row for row in report.rows} if report else {}
         for row, record in each.rows:
             notes = *dict.fromkeys(row.warnings), *each.notes, *each.notes_of_rows.get(row.record, ())
-            line = Row(stored, row, record, card.command if card else "", each.found.readable, notes)
+            line = Row(
+                stored,
+                row,
+                record,
+                card=card,
+                card_found=each.found.readable,
+                notes=notes,
+                verified=verified.get(row.record),
+            )
             groups.setdefault((stored.dataset, row.norm, row.attack, radius_key(row.eps)), []).append(line)
     keys = sorted(groups, key=lambda key: (key[0], _NORMS.index(key[1]), key[2] != AUTOATTACK, key[2], key[3]))
     return [_board(groups[key]) for key in keys]
@@ -200,7 +220,7 @@ def _board(rows: list[Row]) -> Board:
     first = rows[0]
     # However the radius was written, a board shows the shortest spelling: 8/255 before 0.03137254902.
     eps = min((radius_text(line.row.eps) for line in rows), key=lambda text: (len(text), text))
-    return Board(first.stored.dataset, first.row.norm, eps, first.row.attack, tuple(said))
+    return Board(first.stored.dataset, first.row.norm, eps, first.row.attack, with_ranks(said))
 
 
 def _fewer(line: Row, most: int) -> tuple[str, ...]:
@@ -258,8 +278,8 @@ class PlainTable:
 def plain_table(board: Board) -> PlainTable:
     """A board as text without any mark-up."""
     rows = []
-    for index, line in enumerate(board.rows, start=1):
-        cells = line.cells(index)
+    for line in board.rows:
+        cells = line.cells()
         cells[1] += "".join(f" [{mark}]" for mark in board.marks(line))
         rows.append(cells)
     notes = [f"[{number}] {note}" for number, note in enumerate(board.footnotes, start=1)]
@@ -280,6 +300,7 @@ def markdown(boards: Sequence[Board]) -> str:
         if table.footnotes:
             lines += ["", "  \n".join(escape_markdown(note) for note in table.footnotes)]
         parts.append("\n".join(lines))
+    parts.append(escape_markdown(RANKS_EXPLAINED))
     return "\n\n".join(parts) + "\n"
 
 
@@ -301,7 +322,7 @@ def latex(boards: Sequence[Board]) -> str:
         parts.append(
             "\\begin{table}\n"
             "  \\centering\n"
-            f"  \\caption{{{escape_latex(table.title)}. Accuracies in \\%.}}\n"
+            f"  \\caption{{{escape_latex(table.title)}. Accuracies in \\%. {escape_latex(RANKS_EXPLAINED)}}}\n"
             f"  \\begin{{tabular}}{{{columns}}}\n"
             "    \\toprule\n"
             f"    {headers} \\\\\n"
@@ -347,6 +368,9 @@ CSV_COLUMNS = (
     "carried",
     "clean_percent",
     "robust_percent",
+    "robust_low_percent",
+    "robust_high_percent",
+    "state",
     "method",
     "architecture",
     "epochs",
@@ -369,17 +393,19 @@ def csv_text(boards: Sequence[Board]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for board in boards:
-        for index, line in enumerate(board.rows, start=1):
+        for line in board.rows:
             row, evidence = line.row, line.entry.sam_bench
             values: list[str | int | float] = [
-                index if line.ranked else "",
+                line.rank if line.ranked else "",
                 line.model,
                 board.dataset,
                 row.attack,
                 row.norm,
             ]
             values += [radius_text(row.eps), f"{float(row.eps):.12g}", row.n_examples, line.record.carried]
-            values += [f"{100 * row.clean_accuracy:.10g}", f"{100 * row.robust_accuracy:.10g}", line.method]
+            shares = (row.clean_accuracy, row.robust_accuracy, *line.interval())
+            values += [f"{100 * share:.10g}" for share in shares]
+            values += [line.state, line.method]
             values += [line.entry.architecture, evidence.epochs, f"{evidence.passes:.10g}", evidence.parameters]
             values += [evidence.threat, line.entry.authors, line.record.engine, "; ".join(line.notes)]
             values += [evidence.card, row.record, row.record_sha256, evidence.checkpoint_sha256]
