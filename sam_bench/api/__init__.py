@@ -5,7 +5,7 @@ out of reach here.
 """
 
 from sam_bench.api.autoattack import AutoAttack
-from sam_bench.api.boards import submit
+from sam_bench.api.boards import build_leaderboard, serve, submit
 from sam_bench.api.listing import attack_families, attack_names, list_recipes, methods_by_part, settings_of_attacks
 from sam_bench.api.model_and_data import is_named_dataset, load_model
 from sam_bench.api.specs import DataSpec, EvalSpec, SweepSpec, TrainSpec
@@ -14,7 +14,6 @@ from sam_bench.api.sweeping import as_json as sweep_as_json
 from sam_bench.api.training import TrainResult
 from sam_bench.api.verbs import analyze, evaluate, evaluate_curve, sweep, train
 from sam_bench.evaluation import TASK_SIZE
-from sam_bench.leaderboard import build_leaderboard
 from sam_bench.training import load_recipe, recipe_text, settings_of_methods
 
 __all__ = [
@@ -39,6 +38,7 @@ __all__ = [
     "load_recipe",
     "methods_by_part",
     "recipe_text",
+    "serve",
     "settings_of_attacks",
     "settings_of_methods",
     "submit",

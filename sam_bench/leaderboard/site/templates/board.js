@@ -1,0 +1,50 @@
+"use strict";
+// Sorts and searches the board's table, and draws the plots in the page's own colours.
+(() => {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+
+  function theme() {
+    const style = getComputedStyle(document.documentElement);
+    const [ink, quiet, line] = ["--ink", "--quiet", "--line"].map((name) => style.getPropertyValue(name).trim());
+    const font = getComputedStyle(document.body).fontFamily;
+    const axis = { domainColor: quiet, tickColor: quiet, gridColor: line, labelColor: quiet, titleColor: ink,
+      titleFontWeight: "normal", titleFontSize: 13, labelFontSize: 12, titlePadding: 8 };
+    return { font, background: "transparent", axis, legend: { labelColor: ink, labelFontSize: 12, symbolSize: 80 }, view: { stroke: null } };
+  }
+
+  async function draw(place, spec) {
+    const options = { mode: "vega-lite", actions: false, renderer: "svg", ast: true, config: theme(),
+      tooltip: { theme: dark.matches ? "dark" : "light" } };
+    await vegaEmbed(place, spec, options);
+  }
+
+  async function dress() {
+    document.documentElement.classList.toggle("dark", dark.matches);  // DataTables' own switch
+    await Promise.all(plots.map(([place, spec]) => draw(place, spec)));
+    performance.mark("drawn");
+  }
+
+  const plots = [...document.querySelectorAll(".plot")].map((place) =>
+    [place, JSON.parse(place.querySelector("script").textContent)]);
+  dark.addEventListener("change", dress);
+
+  for (const table of document.querySelectorAll("table.board")) {
+    const many = table.tBodies[0].rows.length > 100;
+    datatables.jQuery(table).DataTable({
+      autoWidth: false,
+      order: [],
+      // What does not compare stays below, whatever the order.
+      orderFixed: { pre: [[table.tHead.rows[0].cells.length - 1, "asc"]] },
+      columnDefs: [
+        { targets: ".best", orderSequence: ["desc", "asc"] },
+        { targets: "_all", orderSequence: ["asc", "desc"] },
+      ],
+      paging: many,
+      pageLength: 100,
+      lengthMenu: [100, 250, { label: "all", value: -1 }],
+      layout: { topStart: "search", topEnd: "info", bottomStart: many ? "pageLength" : null, bottomEnd: many ? "paging" : null },
+      language: { search: "Search", info: "_START_ to _END_ of _TOTAL_ models", infoFiltered: "(of _MAX_)", infoEmpty: "no models" },
+    });
+  }
+  dress();
+})();
