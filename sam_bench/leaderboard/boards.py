@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -133,7 +134,7 @@ class Board:
         """The title without the number of examples."""
         return f"{self.dataset} · {spelled(self.attack)} · {self.norm} {self.eps}"
 
-    @property
+    @cached_property
     def footnotes(self) -> tuple[str, ...]:
         """Every distinct note of the rows, in order; a row's marks are their numbers, from 1."""
         return tuple(dict.fromkeys(note for row in self.rows for note in row.notes))
@@ -180,10 +181,11 @@ def make_boards(entries: Iterable[StoredEntry], *, zoo: Path | None = None) -> l
 
 def _board(rows: list[Row]) -> Board:
     most = max(line.row.n_examples for line in rows)
+    usual, alone = _usual_images(rows), any(line.record.carried == 0 for line in rows)
     said = []
     for line in rows:
-        apart = *_fewer(line, most), *_other_images(line, rows)
-        notes = *line.notes, *apart, *_other_settings(line, rows), *_carried(line, rows)
+        apart = *_fewer(line, most), *_other_images(line, usual)
+        notes = *line.notes, *apart, *_other_settings(line, rows), *_carried(line, alone)
         said.append(replace(line, notes=notes, ranked=not apart))
     said.sort(
         key=lambda line: (
@@ -212,7 +214,8 @@ def with_ranks(rows: Sequence[Row]) -> tuple[Row, ...]:
         first = ranked[ranks[-1] - 1] if ranks else row
         same = ranks and PairedShares.of(first.robust, row.robust).p_value >= SIGNIFICANT
         ranks.append(ranks[-1] if same else index + 1)
-    placed = [replace(row, rank=rank, shared=ranks.count(rank) > 1) for row, rank in zip(ranked, ranks, strict=True)]
+    sharing = Counter(ranks)
+    placed = [replace(row, rank=rank, shared=sharing[rank] > 1) for row, rank in zip(ranked, ranks, strict=True)]
     return (*placed, *(row for row in rows if not row.ranked))
 
 
@@ -221,12 +224,20 @@ def _fewer(line: Row, most: int) -> tuple[str, ...]:
     return (f"on {examples_text(line.row.n_examples)} only: not ranked",) if fewer else ()
 
 
-def _other_images(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+def _usual_images(rows: Sequence[Row]) -> dict[int, str]:
+    """For each number of examples the fingerprint that most rows have."""
+    seen: dict[int, Counter[str]] = {}
+    for line in rows:
+        seen.setdefault(line.row.n_examples, Counter())[line.record.dataset_fingerprint] += 1
+    return {count: prints.most_common(1)[0][0] for count, prints in seen.items()}
+
+
+def _other_images(line: Row, usual: dict[int, str]) -> tuple[str, ...]:
     """Under one name and in equal number there can be different images: a file of one's own that was changed."""
-    as_many = [each.record.dataset_fingerprint for each in rows if each.row.n_examples == line.row.n_examples]
-    usual = max(as_many, key=as_many.count)
     own = line.record.dataset_fingerprint
-    return () if own == usual else (f"on other test images (fingerprint {own[:12]}…): not ranked",)
+    if own == usual[line.row.n_examples]:
+        return ()
+    return (f"on other test images (fingerprint {own[:12]}…): not ranked",)
 
 
 def _other_settings(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -239,10 +250,9 @@ def _other_settings(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     return (f"attacked with {', '.join(f'{name} {own[name]}' for name in names)}",) if names else ()
 
 
-def _carried(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+def _carried(line: Row, alone: bool) -> tuple[str, ...]:
     """That a row is of a curve where others are not: what a smaller ball broke counts as broken here, too."""
-    stand_alone = any(each.record.carried == 0 for each in rows)
-    return (carried_text(line.record),) if line.record.carried and stand_alone else ()
+    return (carried_text(line.record),) if line.record.carried and alone else ()
 
 
 def carried_text(record: EvaluationRecord) -> str:

@@ -22,6 +22,7 @@ from sam_bench.leaderboard.labels import count_text, family
 from sam_bench.leaderboard.placement import Box, Marker, needs_line, place_labels
 
 MAX_PANELS = 6
+_MOST_LABELS = 30  # a panel; the first rows have them, and more would cover one another
 # Okabe and Ito's colours, told apart by readers of every colour vision; darkened where contrast needs it.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B65C95", "#8A7500", "#3A9AD9", "#7A4FBF", "#666666")
 _INK, _FAINT, _PAPER = "#1d2330", "#8b93a1", "#fefdfe"
@@ -166,7 +167,8 @@ def _limits(values: Sequence[float], least: float) -> tuple[float, float]:
 def _labels(figure: Figure, axes: Axes, board: Board, scale: _Scale) -> None:
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     texts, markers, intervals = [], [], []
-    for row, name in zip(board.rows, _names(board.rows), strict=True):
+    labelled = board.rows[:_MOST_LABELS]
+    for row, name in zip(labelled, _names(labelled), strict=True):
         x, y = axes.transData.transform((100 * row.row.clean_accuracy, 100 * row.row.robust_accuracy))
         low, high = (axes.transData.transform((0, 100 * bound))[1] for bound in row.interval())
         text = axes.text(0, 0, name, fontsize=8.5, color=_INK, ha="left", va="bottom", zorder=4)

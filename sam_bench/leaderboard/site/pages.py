@@ -103,21 +103,22 @@ def _pages(content: Content) -> Iterable[tuple[Path, str]]:
     start = content.site / "index.html"
     yield start, _page(content, start, "start", models=len(content.models()))
     for board in content.boards:
-        path = content.board_page(board)
-        theirs = of_board(content.published, board)
-        links = {str(row.stored.path): link_to(content.model_page(row.stored), path) for row in board.rows}
-        lines = sorted(
-            [(row.ranked, row.row.robust_accuracy * 100, row) for row in board.rows]
-            + [(True, each.robust, each) for each in theirs],
-            key=lambda line: (not line[0], -line[1]),
-        )
-        yield (
-            path,
-            _page(content, path, "board", board=board, lines=lines, theirs=theirs, plots=fronts(board, theirs, links)),
-        )
+        yield content.board_page(board), render_board(content, board)
     for stored, rows in content.models():
         path = content.model_page(stored)
         yield path, _page(content, path, "model", stored=stored, **_model(content, stored, rows))
+
+
+def render_board(content: Content, board: Board) -> str:
+    """The page of a board; RobustBench's entries stand where their robust accuracy puts them."""
+    path = content.board_page(board)
+    theirs = of_board(content.published, board)
+    links = {str(row.stored.path): link_to(content.model_page(row.stored), path) for row in board.rows}
+    ours = [(row.ranked, 100 * row.row.robust_accuracy, row) for row in board.rows]
+    both = [*ours, *((True, each.robust, each) for each in theirs)]
+    lines = sorted(both, key=lambda line: (not line[0], -line[1]))
+    plots = fronts(board, theirs, links)
+    return _page(content, path, "board", board=board, lines=lines, theirs=theirs, plots=plots)
 
 
 def _model(content: Content, stored: StoredEntry, rows: list[tuple[Board, Row]]) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def _neighbours(board: Board, row: Row) -> list[tuple[Row, PairedShares]]:
     ranked = [each for each in board.rows if each.ranked]
     if not row.ranked:
         return []
-    place = ranked.index(row)
+    place = next(index for index, each in enumerate(ranked) if each is row)
     around = ranked[max(0, place - 1) : place] + ranked[place + 1 : place + 2]
     return [(other, PairedShares.of(row.robust, other.robust)) for other in around]
 
