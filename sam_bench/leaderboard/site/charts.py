@@ -36,7 +36,7 @@ def fronts(board: Board, published: Sequence[Published], links: dict[str, str]) 
     ]
     families = _families(points) + [THEIRS] * bool(theirs)
     passes = [point["passes"] for point in points]
-    scale = "log" if passes and min(passes) > 0 and max(passes) > 8 * min(passes) else "linear"
+    over_decades = bool(passes) and min(passes) > 0 and max(passes) > 8 * min(passes)
     return [
         _front(
             _with_front(points + theirs, "clean", higher=True),
@@ -56,7 +56,9 @@ def fronts(board: Board, published: Sequence[Published], links: dict[str, str]) 
                 "field": "passes",
                 "title": "training passes per example",
                 "type": "quantitative",
-                "scale": {"type": scale, "zero": False, "nice": False, "padding": 16},
+                "scale": {"type": "log", "nice": False, "padding": 16}
+                if over_decades
+                else {"zero": False, "nice": False, "padding": 16},
                 "axis": {"format": "~s", "tickCount": 6},
             },
             f"Robust accuracy over training cost of {len(points)} models on {board.title}",

@@ -13,7 +13,9 @@
   }
 
   async function draw(place, spec) {
-    const options = { mode: "vega-lite", actions: false, renderer: "svg", ast: true, config: theme(),
+    // A canvas is drawn faster; SVG is sharper and can be read out.
+    const renderer = spec.data.values.length > 200 ? "canvas" : "svg";
+    const options = { mode: "vega-lite", actions: false, renderer, ast: true, config: theme(),
       tooltip: { theme: dark.matches ? "dark" : "light" } };
     await vegaEmbed(place, spec, options);
   }
