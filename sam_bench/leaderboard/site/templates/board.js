@@ -32,7 +32,7 @@
 
   for (const table of document.querySelectorAll("table.board")) {
     const many = table.tBodies[0].rows.length > 100;
-    datatables.jQuery(table).DataTable({
+    const api = datatables.jQuery(table).DataTable({
       autoWidth: false,
       order: [],
       // What does not compare stays below, whatever the order.
@@ -46,6 +46,12 @@
       lengthMenu: [100, 250, { label: "all", value: -1 }],
       layout: { topStart: "search", topEnd: "info", bottomStart: many ? "pageLength" : null, bottomEnd: many ? "paging" : null },
       language: { search: "Search", info: "_START_ to _END_ of _TOTAL_ models", infoFiltered: "(of _MAX_)", infoEmpty: "no models" },
+    });
+    // DataTables says how the first column of the order is sorted, which is the hidden one.
+    api.on("draw", () => {
+      for (const header of table.tHead.rows[0].cells) header.removeAttribute("aria-sort");
+      for (const [column, way] of api.order())
+        api.column(column).header().setAttribute("aria-sort", way === "asc" ? "ascending" : "descending");
     });
   }
   dress();
