@@ -13,6 +13,7 @@ from sam_bench.api.sweeping import SweepResult, SweepRow
 from sam_bench.api.sweeping import as_json as sweep_as_json
 from sam_bench.api.training import TrainResult
 from sam_bench.api.verbs import analyze, evaluate, evaluate_curve, sweep, train
+from sam_bench.api.verifying import check_pull_request, verify_entry
 from sam_bench.evaluation import TASK_SIZE
 from sam_bench.training import load_recipe, recipe_text, settings_of_methods
 
@@ -30,6 +31,7 @@ __all__ = [
     "attack_families",
     "attack_names",
     "build_leaderboard",
+    "check_pull_request",
     "evaluate",
     "evaluate_curve",
     "is_named_dataset",
@@ -45,4 +47,5 @@ __all__ = [
     "sweep",
     "sweep_as_json",
     "train",
+    "verify_entry",
 ]

@@ -7,10 +7,16 @@ from functools import cache
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from sam_bench import zoo as zoos
 from sam_bench.api.specs.checks import StrPath
-from sam_bench.data import Dataset, load_dataset
+from sam_bench.api.verifying import images_of
+from sam_bench.data import Dataset, Split, load_dataset
 from sam_bench.errors import InputError
+from sam_bench.evaluation.adversarial import packed, read_adversarial
+from sam_bench.evaluation.replay import compact, tested_by
 from sam_bench.leaderboard import BuiltLeaderboard, Submission, TestLabels, server, submit_entry
 from sam_bench.leaderboard import build_leaderboard as build
 from sam_bench.records import EvaluationRecord, ModelCard
@@ -50,14 +56,37 @@ def submit(
     """
     store = zoos.Zoo(zoos.zoo_dir(None if zoo is None else Path(zoo)))
     card = store.find(model)
+    of_first = _first_examples(card, dataset, Path(data_dir))
     return submit_entry(
         card,
         store.card_path(card),
         [Path(path) for path in records],
         folder=Path(folder),
-        fingerprint_of_first=_first_examples(card, dataset, Path(data_dir)),
+        fingerprint_of_first=of_first,
         replace=replace,
+        # Without the data at hand, the adversarial examples stay as the evaluation wrote them.
+        compact=None if of_first is None else _compact(store, card, dataset, Path(data_dir)),
     )
+
+
+def _compact(
+    store: zoos.Zoo, card: ModelCard, dataset: StrPath | None, data_dir: Path
+) -> Callable[[EvaluationRecord, bytes], bytes]:
+    """What makes the file of a record's adversarial examples smaller; the model and the data are loaded once."""
+
+    @cache
+    def loaded() -> tuple[nn.Module, Split]:
+        return store.load(card), images_of(dataset, data_dir)(card)
+
+    def compacted(record: EvaluationRecord, content: bytes) -> bytes:
+        module, test = loaded()
+        channels, height, width = test.shape[1:]
+        read = read_adversarial(
+            content, f"file of {card.name}", examples=record.n_examples, shape=(channels, height, width)
+        )
+        return packed(compact(module, tested_by(record, test), record, read, device=torch.device("cpu")))
+
+    return compacted
 
 
 def _first_examples(card: ModelCard, dataset: StrPath | None, data_dir: Path) -> Callable[[int], str] | None:
@@ -117,7 +146,11 @@ def build_leaderboard(
         InputError: No entries, or an entry that its records or its card do not support.
     """
     return build(
-        Path(folder), zoo=zoo, title=title, robustbench=robustbench, labels_of=_labels_of(dataset, Path(data_dir))
+        Path(folder),
+        zoo=None if zoo is None else Path(zoo),
+        title=title,
+        robustbench=None if robustbench is None else Path(robustbench),
+        labels_of=_labels_of(dataset, Path(data_dir)),
     )
 
 

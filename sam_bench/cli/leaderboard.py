@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,32 @@ _data_dir_option = click.option(
 @click.group("leaderboard", cls=Group)
 def command() -> None:
     """Tables and pages of what the records say."""
+
+
+_data_options = [
+    click.option("--dataset", help="The data, FILE.npz or FOLDER; default: DATA_DIR/<dataset>.npz, or by name."),
+    click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("data"),
+        show_default=True,
+        help="Where data are looked for, and downloaded to.",
+    ),
+    click.option(
+        "--audit", type=int, metavar="M", help="Run AutoAttack again on M of the examples that are claimed robust."
+    ),
+    click.option(
+        "--beacon", metavar="TEXT", help="Decides which: a public text made after the entry, such as a commit's hash."
+    ),
+    common.device_option,
+]
+
+
+def _verifying(function: Callable[..., int]) -> Callable[..., int]:
+    """The options of what verifies."""
+    for option in reversed(_data_options):
+        function = option(function)
+    return function
 
 
 @command.command("build")
@@ -105,3 +132,45 @@ def submit(model: str, records: tuple[Path, ...], as_json: bool, **options: Any)
     click.echo(submission.model_info)
     click.echo(f"The issue for RobustBench, titled {submission.issue_title!r}:\n")
     click.echo(submission.issue)
+
+
+@command.command("verify")
+@click.argument("entry", type=click.Path(path_type=Path, dir_okay=False))
+@common.zoo_option
+@_verifying
+@click.option("--write", is_flag=True, help="Write the report that gives the entry its state on the board.")
+@common.json_option
+def verify(entry: Path, as_json: bool, **options: Any) -> int:
+    """Check ENTRY, replay its records and audit it; exit code 0 only if everything holds."""
+    found = api.verify_entry(entry, **options)
+    if as_json:
+        common.print_json(
+            {
+                "entry": str(entry),
+                "passed": found.passed,
+                "state": found.state,
+                "checks": [vars(check) for check in found.checks],
+                "rows": [{"state": row.state, **row.model_dump(mode="json")} for row in found.rows],
+            }
+        )
+    else:
+        for check in found.checks:
+            click.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.message}")
+        click.echo(f"{entry}: {found.state if found.passed else 'refused'}")
+    return 0 if found.passed else 1
+
+
+@command.command("check")
+@click.option("--base", required=True, metavar="REF", help="What the branch is to be merged into.")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=Path(),
+    help="A clean checkout of the branch.  [default: .]",
+)
+@_verifying
+def check(base: str, **options: Any) -> int:
+    """Verify the entries that a branch adds or changes, and refuse what else it touches; prints a table in Markdown."""
+    found = api.check_pull_request(base, **options)
+    click.echo(found.markdown(), nl=False)
+    return 0 if found.passed else 1

@@ -20,6 +20,7 @@ from sam_bench.leaderboard.entries import (
     row_from_record,
     row_key,
 )
+from sam_bench.leaderboard.evidence import adversarial_path, read_bundle, write_manifest
 from sam_bench.leaderboard.files import LARGEST_RECORD, parse_checked, read_bytes, read_checked
 from sam_bench.leaderboard.labels import examples_text, radius_text
 from sam_bench.leaderboard.record_checks import (
@@ -33,6 +34,7 @@ from sam_bench.leaderboard.record_checks import (
     whole_test_set,
 )
 from sam_bench.leaderboard.robustbench_issue import Condition, conditions, issue_text, issue_title, model_info
+from sam_bench.leaderboard.verification import report_path
 from sam_bench.locks import claimed
 from sam_bench.records import (
     EntryRow,
@@ -71,12 +73,25 @@ class Submission:
 
 @dataclass(frozen=True)
 class _Source:
-    """A row, the record it comes from, and its file; `data` is empty for a record that lies in place already."""
+    """A row, the record it comes from, and its file; `data` is empty for a record that lies in place already.
+
+    `adversarial` is the content of the file of adversarial examples beside it, empty where there is none.
+    """
 
     row: EntryRow
     record: EvaluationRecord
     path: Path
     data: bytes
+    adversarial: bytes = b""
+
+    def write(self, copy: Path) -> None:
+        if not self.data:
+            return
+        if self.adversarial:
+            write_atomic(adversarial_path(copy), self.adversarial)
+        else:
+            adversarial_path(copy).unlink(missing_ok=True)  # that of an earlier record
+        write_atomic(copy, self.data)
 
 
 @dataclass(frozen=True)
@@ -95,8 +110,12 @@ def submit_entry(
     folder: Path,
     fingerprint_of_first: Callable[[int], str] | None = None,
     replace: bool = False,
+    compact: Callable[[EvaluationRecord, bytes], bytes] | None = None,
 ) -> Submission:
     """Write a model's entry, or add records to the entry it has; every number comes from a record.
+
+    The adversarial examples beside a record (`RECORD.adversarial.npz`) go with it, and a manifest names all files
+    that the entry rests on.
 
     A record for an attack, norm and radius that the entry already has replaces that row, but for one
     over fewer or other test examples; other rows stay, checked against their own records again. Rows
@@ -113,6 +132,7 @@ def submit_entry(
         folder: The leaderboards folder.
         fingerprint_of_first: Fingerprint of the first n test examples of the card's data set.
         replace: Let a record replace a row over more or other test examples, too.
+        compact: Makes the file of a record's adversarial examples smaller; default they are copied as they are.
 
     Returns:
         The submission; its files are written (records first, then the entry).
@@ -126,7 +146,7 @@ def submit_entry(
         raise InputError(f"{card_path} is not the card of {card.name} that is being submitted: read it again")
     check_published(card)
     path = folder / card.dataset / card.threat / f"{card.name}.json"
-    given = _read_sources(card, record_paths)
+    given = _read_sources(card, record_paths, compact)
 
     def together() -> tuple[list[_Source], list[str], list[Path], LeaderboardEntry]:
         kept, going, notes, stale = _existing(card, path, {row_key(source.row) for source in given})
@@ -142,12 +162,14 @@ def submit_entry(
         sources, notes, stale, entry = together()
         records = [path.parent / source.row.record for source in sources]
         for copy, source in zip(records, sources, strict=True):
-            if source.data:
-                write_atomic(copy, source.data)
+            source.write(copy)
         write_record(path, entry)
         for old in stale:
             if old not in records:
                 old.unlink(missing_ok=True)
+                adversarial_path(old).unlink(missing_ok=True)
+        write_manifest(StoredEntry(path, entry), card)
+        report_path(path).unlink(missing_ok=True)  # it was about the entry as it was
 
     top = headline(entry.sam_bench.rows, dataset=listed_dataset(card), threat=card.threat)
     record = next(source.record for source in sources if source.row == top)
@@ -163,7 +185,9 @@ def submit_entry(
     )
 
 
-def _read_sources(card: ModelCard, record_paths: Sequence[Path]) -> list[_Source]:
+def _read_sources(
+    card: ModelCard, record_paths: Sequence[Path], compact: Callable[[EvaluationRecord, bytes], bytes] | None
+) -> list[_Source]:
     if not record_paths:
         raise InputError(f"{card.name}: an entry needs at least one evaluation record")
     sources: dict[RowKey, _Source] = {}
@@ -179,7 +203,10 @@ def _read_sources(card: ModelCard, record_paths: Sequence[Path]) -> list[_Source
                 f"{twin.path} and {path} are both {row.attack} at {row.norm} {radius_text(row.eps)}: "
                 "give the one that counts"
             )
-        sources[row_key(row)] = _Source(row, record, path, data)
+        adversarial = read_bundle(adversarial_path(path))
+        if adversarial and compact is not None:
+            adversarial = compact(record, adversarial)
+        sources[row_key(row)] = _Source(row, record, path, data, adversarial)
     return list(sources.values())
 
 

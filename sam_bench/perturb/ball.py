@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,6 +78,19 @@ class Ball:
             flat = delta.flatten(1)
             delta = (flat * (self.eps / _l2(flat)).clamp_max(1.0)).view_as(delta)
         return (x + delta).clamp(0.0, 1.0)
+
+    def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Which candidates lie in ball and box, bool [B]; float32's rounding is allowed for, NaN lies nowhere.
+
+        Args:
+            x_adv: Candidates, float [B, ...].
+            x: Clean inputs in [0, 1], same shape.
+        """
+        order = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}[self.norm]
+        distance = torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), order, dim=1)
+        in_box = ((x_adv >= 0.0) & (x_adv <= 1.0)).flatten(1).all(1)
+        contained: Tensor = in_box & (distance <= self.eps * (1 + 1e-5) + 1e-6)
+        return contained
 
     def step(self, x_adv: Tensor, x: Tensor, gradient: Tensor, size: float) -> Tensor:
         """One step of steepest ascent in the norm, then projection (Madry et al. 2018, section 2.1)."""

@@ -72,3 +72,20 @@ def sampling_of(verdicts: list[str], attacks: tuple[str, ...], contains: list[bo
         estimate=(robust - expected) / total,
         at_least=(robust - may_break) / total,
     )
+
+
+def clopper_pearson(broken: int, sample: int, level: float) -> float:
+    """The exact upper bound on a share of which `broken` of `sample` random draws were seen (Clopper, Pearson 1934).
+
+    One-sided: the largest share with which so few are drawn with a probability of at least 1 - level.
+
+    Args:
+        broken: Draws that count, at most `sample`.
+        sample: All draws.
+        level: Of confidence, in (0, 1).
+    """
+    if broken == sample:
+        return 1.0
+    from scipy.stats import beta  # half a second to import
+
+    return float(beta.ppf(level, broken + 1, sample - broken))

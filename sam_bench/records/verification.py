@@ -40,7 +40,7 @@ class Audit(Record):
 
     beacon: str = Field(description="the public text that decided the draw, made after the entry")
     seed: int = Field(description="decides the attack's random numbers")
-    drawn: list[int] = Field(min_length=1, description="the examples, as indices of `verdicts`, ascending")
+    drawn: list[int] = Field(description="the examples, as indices of `verdicts`, ascending")
     broken: list[int] = Field(description="those of them that were broken: false claims")
     level: float = Field(default=LEVEL, gt=0, lt=1, description="how sure the bounds are")
     may_be_false: Fraction01 = Field(description="Clopper-Pearson upper bound on the share of claims that are false")

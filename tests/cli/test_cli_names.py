@@ -38,7 +38,10 @@ from cli_runner import DIGITS, CommandLine
         (["tran"], "unknown command 'tran'. Did you mean 'train'? Available: analyze, doctor, evaluate, leaderboard, "),
         (["zoo", "shw"], "unknown command 'shw'. Did you mean 'show'? Available: list, remove, show, verify."),
         (["recipes", "lst"], "unknown command 'lst'. Did you mean 'list'? Available: list, show."),
-        (["leaderboard", "bild"], "unknown command 'bild'. Did you mean 'build'? Available: build, submit."),
+        (
+            ["leaderboard", "bild"],
+            "unknown command 'bild'. Did you mean 'build'? Available: build, check, submit, verify.",
+        ),
         ([*DIGITS, "--roh", "0.1"], "--roh"),
         ([*DIGITS, "--roh", "0.1"], "--rho"),
         (["evaluate", "tiny", "--esp", "8/255"], "--eps"),

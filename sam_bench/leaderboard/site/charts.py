@@ -209,7 +209,7 @@ def _curve(rows: Sequence[Row]) -> Json:
         "field": "x",
         "type": "quantitative",
         "title": f"eps, {norm}" + (" (in 1/255)" if unit == 255 else ""),
-        "axis": {"values": sorted({point["x"] for point in points}), "format": ".3~g"},
+        "axis": {"values": sorted({0.0, *(unit * float(row.row.eps) for row in rows)}), "format": ".3~g"},
     }
     y = {
         "field": "robust",

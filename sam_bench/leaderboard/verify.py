@@ -1,0 +1,323 @@
+"""`verify_entry`: what an entry claims is checked, replayed and audited, by somebody who does not believe it.
+
+The checks run in this order; the first that fails is the last that runs:
+
+1. numbers: schema, checksums, and every number follows from the records;
+2. manifest: card, weights, records and adversarial examples are the files of the manifest;
+3. training: the training cost on the card follows from recipe and epochs;
+4. replay: every broken example is shown to be broken, so the robust accuracy is an upper bound;
+5. audit: AutoAttack on random examples of those claimed robust, which gives a lower bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sam_bench import zoo as zoos
+from sam_bench.device import package_versions
+from sam_bench.errors import InputError, SamBenchError
+from sam_bench.evaluation.adversarial import about_record, read_adversarial
+from sam_bench.evaluation.audit import audit, draw
+from sam_bench.evaluation.replay import replay, tested_by
+from sam_bench.leaderboard.checks import CheckedEntry, check_entries
+from sam_bench.leaderboard.entries import headline, read_entry
+from sam_bench.leaderboard.evidence import adversarial_path, check_manifest, check_places, read_bundle
+from sam_bench.leaderboard.labels import AUTOATTACK, percent
+from sam_bench.leaderboard.record_checks import Evidence
+from sam_bench.leaderboard.verification import manifest_path, report_of, report_path
+from sam_bench.records import (
+    MISCLASSIFIED,
+    ROBUST,
+    Audit,
+    EvaluationRecord,
+    ModelCard,
+    State,
+    VerificationReport,
+    VerifiedRow,
+    sha256_file,
+    write_record,
+)
+from sam_bench.records.sampling import LEVEL, clopper_pearson
+
+if TYPE_CHECKING:
+    from sam_bench.data import Split
+
+TOLERATED = 0.005
+"""The share of claims that may be false: AutoAttack with other random numbers breaks a few examples more."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One step of a verification.
+
+    Attributes:
+        name: numbers, manifest, training, replay or audit.
+        passed: Whether what the entry claims held.
+        message: What was found, or why the entry is refused.
+    """
+
+    name: str
+    passed: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What verifying an entry found.
+
+    Attributes:
+        path: The entry's file.
+        checks: The steps that ran; only the last can have failed.
+        rows: What was shown of each row; empty before replay.
+        headline: The record of the row that the board ranks by.
+    """
+
+    path: Path
+    checks: tuple[Check, ...]
+    rows: tuple[VerifiedRow, ...] = ()
+    headline: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was asked for held."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def reason(self) -> str:
+        """Why the entry is refused; '' where it is not."""
+        return next((check.message for check in self.checks if not check.passed), "")
+
+    @property
+    def state(self) -> State:
+        """How far the row that the board ranks by is verified."""
+        return next((row.state for row in self.rows if self.passed and row.record == self.headline), "claimed")
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """How much is audited.
+
+    Attributes:
+        examples: How many of the examples that a row claims to be robust.
+        beacon: A public text made after the entry, such as a commit's hash; it decides which.
+    """
+
+    examples: int
+    beacon: str
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a verifier needs beside the entry.
+
+    Attributes:
+        test: The test images of a card's data set.
+        training: Refuses a card whose training cost cannot be; returns what was found.
+        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
+        device: Where the model runs.
+        audit: How much is audited; default nothing.
+    """
+
+    test: Callable[[ModelCard], Split]
+    training: Callable[[ModelCard], str]
+    zoo: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    audit: AuditPlan | None = None
+
+
+def verify_entry(path: Path, means: Means) -> Verification:
+    """Check an entry, replay its records, and audit it if that is asked for; nothing is written.
+
+    Args:
+        path: The entry's file, `<folder>/<dataset>/<threat>/<name>.json`.
+        means: What is needed for it.
+    """
+    verifying = _Verifying(path.absolute(), means)
+    steps = [verifying.numbers, verifying.manifest, verifying.training, verifying.replay]
+    checks: list[Check] = []
+    for step in [*steps, verifying.audit] if means.audit else steps:
+        try:
+            checks.append(Check(step.__name__, True, step()))
+        except SamBenchError as error:
+            checks.append(Check(step.__name__, False, str(error)))
+            break
+    return Verification(path, tuple(checks), tuple(verifying.rows), verifying.headline)
+
+
+def write_report(verification: Verification) -> Path:
+    """Write the report of a verification that passed beside its entry; an earlier audit of the same files is kept.
+
+    Raises:
+        InputError: It did not pass.
+    """
+    if not verification.passed:
+        raise InputError(f"{verification.path} was refused, so there is nothing to report: {verification.reason}")
+    before = report_of(verification.path)
+    audits = {row.record: row.audit for row in before.rows} if before else {}
+    rows = [row.model_copy(update={"audit": row.audit or audits.get(row.record)}) for row in verification.rows]
+    report = VerificationReport(
+        entry_sha256=sha256_file(verification.path),
+        manifest_sha256=sha256_file(manifest_path(verification.path)),
+        rows=rows,
+        packages=package_versions(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    path = report_path(verification.path)
+    write_record(path, report)
+    return path
+
+
+class _Verifying:
+    """The steps, each of which takes up what the one before it found."""
+
+    def __init__(self, path: Path, means: Means) -> None:
+        self._path, self._means = path, means
+        self.rows: list[VerifiedRow] = []
+        self.headline = ""
+
+    def numbers(self) -> str:
+        stored = read_entry(self._path)
+        check_places(stored)
+        (self._checked,) = check_entries([stored], self._means.zoo)
+        self._card = _card_of(self._checked)
+        entry = stored.entry
+        top = headline(entry.sam_bench.rows, dataset=entry.dataset, threat=entry.sam_bench.threat)
+        self.headline = top.record if top else ""
+        return f"every number follows from {len(entry.sam_bench.rows)} records and the card"
+
+    def manifest(self) -> str:
+        self._manifest_sha256 = check_manifest(self._checked.stored, self._card)
+        return "card, weights, records and adversarial examples are the files that the manifest names"
+
+    def training(self) -> str:
+        return self._means.training(self._card)
+
+    def replay(self) -> str:
+        card = self._card
+        self._module = zoos.load_model(self._checked.stored.card_path(), device=self._means.device).module
+        self._test = self._means.test(card)
+        if self._test.fingerprint != card.test_fingerprint:
+            raise InputError(
+                f"the test images here have fingerprint {self._test.fingerprint}, those on the card of {card.name} "
+                f"{card.test_fingerprint}: give the data set {card.dataset}"
+            )
+        _check_shape(card, self._test)
+        stored = self._stored()
+        for (row, record), found in zip(self._checked.rows, stored, strict=True):
+            at_most = self._replayed(row.record, record, found)
+            self.rows.append(VerifiedRow(record=row.record, at_most=at_most))
+        shown = sum(len(record.verdicts) - record.verdicts.count(ROBUST) for _, record in self._checked.rows)
+        return f"{shown:,} verdicts are shown to hold: the robust accuracies are upper bounds"
+
+    def audit(self) -> str:
+        plan = self._means.audit
+        assert plan is not None
+        told = []
+        for at, (row, record) in enumerate(self._checked.rows):
+            if row.attack != AUTOATTACK:
+                continue  # another attack's row does not claim that AutoAttack fails
+            claimed = [place for place, verdict in enumerate(record.verdicts) if verdict == ROBUST]
+            drawn = draw(
+                claimed,
+                plan.examples,
+                beacon=plan.beacon,
+                manifest_sha256=self._manifest_sha256,
+                record_sha256=row.record_sha256,
+            )
+            test = self._tested(record)
+            found = audit(self._module, test, record, drawn, beacon=plan.beacon, device=self._means.device)
+            _refuse_false_claims(row.record, found)
+            self.rows[at] = self.rows[at].model_copy(update={"audit": found})
+            told.append(
+                f"{row.record}: AutoAttack broke {len(found.broken)} of {len(drawn):,} examples claimed robust, so the "
+                f"robust accuracy is at least {percent(found.at_least)} % (at {100 * found.level:.0f} %)"
+            )
+        return "; ".join(told)
+
+    def _tested(self, record: EvaluationRecord) -> Split:
+        """The test examples that a record is over."""
+        return tested_by(record, self._test)
+
+    def _stored(self) -> list[dict[int, Any]]:
+        """The adversarial examples of each row: its own, and those of smaller balls, which lie in its ball, too."""
+        channels, height, width = self._test.shape[1:]
+        shape = (channels, height, width)
+        read = [_read_bundle(each, len(self._test), shape) for each in self._checked.evidence]
+        records = [record for _, record in self._checked.rows]
+        pools: list[dict[int, Any]] = []
+        for record, own in zip(records, read, strict=True):
+            smaller = [
+                examples
+                for other, examples in zip(records, read, strict=True)
+                if other.norm == record.norm and other.eps < record.eps
+            ]
+            pools.append({place: x_adv for examples in (*smaller, own) for place, x_adv in examples.items()})
+        return pools
+
+    def _replayed(self, name: str, record: EvaluationRecord, stored: Mapping[int, Any]) -> float:
+        broken = {place for place, verdict in enumerate(record.verdicts) if verdict not in (ROBUST, MISCLASSIFIED)}
+        beside = adversarial_path(self._checked.stored.path.parent / name)
+        if len(broken) > record.carried and not read_bundle(beside):
+            raise InputError(
+                f"{name} has no adversarial examples beside it, so nothing can be replayed: evaluate with "
+                "`save_adversarial=True` and submit the record again"
+            )
+        try:
+            return replay(self._module, self._tested(record), record, stored, device=self._means.device)
+        except SamBenchError as error:
+            raise InputError(f"{name}: {error}") from error
+
+
+def _card_of(checked: CheckedEntry) -> ModelCard:
+    if checked.found.card is None:
+        raise InputError(f"{checked.stored.path} cannot be verified: {checked.found.missing}")
+    return checked.found.card
+
+
+def _check_shape(card: ModelCard, test: Split) -> None:
+    """Refuse a card whose model does not take these images, or does not know their classes."""
+    network, given = card.architecture, list(test.shape[1:])
+    takes = [network.in_channels, network.image_size, network.image_size]
+    if takes != given:
+        raise InputError(f"the model of {card.name} takes images of {takes}, but {card.dataset} has {given}")
+    classes = int(test.labels.max()) + 1
+    if classes > network.num_classes:
+        raise InputError(
+            f"the model of {card.name} knows {network.num_classes} classes, but {card.dataset} has {classes}"
+        )
+
+
+def _read_bundle(evidence: Evidence, examples: int, shape: tuple[int, int, int]) -> dict[int, Any]:
+    """The adversarial examples beside a record, held against it; none where there is no file."""
+    path, record = adversarial_path(evidence.path), evidence.record
+    content = read_bundle(path)
+    if not content:
+        return {}
+    read = read_adversarial(content, str(path), examples=min(examples, record.n_examples), shape=shape)
+    for name, stated in about_record(record).items():
+        if read.about[name] != stated:
+            raise InputError(f"{path} is of {name} {read.about[name]}, but its record of {stated}: it is another's")
+    for place in read.x_adv:
+        if record.verdicts[place] in (ROBUST, MISCLASSIFIED):
+            raise InputError(
+                f"{path} holds an adversarial example of test example {place}, which its record calls "
+                f"{record.verdicts[place]}"
+            )
+    return dict(read.x_adv)
+
+
+def _refuse_false_claims(name: str, found: Audit) -> None:
+    """Refuse a row of which, surely enough, too many claims are false."""
+    broken, drawn = len(found.broken), len(found.drawn)
+    at_least = 1 - clopper_pearson(drawn - broken, drawn, LEVEL) if broken else 0.0
+    if at_least > TOLERATED:
+        raise InputError(
+            f"{name}: AutoAttack broke {broken} of {drawn:,} examples that it claims to be robust, so at "
+            f"{100 * LEVEL:.0f} % more than {100 * at_least:.2f} % of these claims are false"
+        )

@@ -1,0 +1,562 @@
+"""Ways to forge an entry of a real model, with its weights, its data and its adversarial examples.
+
+Each is what a forger does to an honest board, and a part of the reason that verifying it gives. A careful forger seals:
+checksums, entry and manifest are made again, so that nothing but replay or audit is left to find out.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from tiny_board import Planted, architecture, as_float, bundle_of, class_means, images, robust_places
+
+from sam_bench.records import ROBUST, Architecture, sha256_file
+
+Forge = Callable[[Planted], Any]
+
+
+def sealed(forge: Forge) -> Forge:
+    """The forgery, sealed."""
+
+    def done(board: Planted) -> None:
+        forge(board)
+        board.seal()
+
+    return done
+
+
+def edited(file: str, change: Callable[[dict[str, Any]], Any]) -> Forge:
+    """A change of one of the board's JSON files: `entry`, `card`, `manifest`, `aa` or `pgd`."""
+    return lambda board: board.edit(getattr(board, file), change)
+
+
+def judged(change: Callable[[list[str]], Any], file: str = "aa") -> Forge:
+    """Other verdicts, with the numbers that follow from them; sealed."""
+    return sealed(lambda board: board.judge(getattr(board, file), change))
+
+
+def turned(old: str, new: str, count: int = 1) -> Callable[[list[str]], None]:
+    """So many verdicts turned from one to another."""
+
+    def change(verdicts: list[str]) -> None:
+        places = [place for place, verdict in enumerate(verdicts) if verdict == old][:count]
+        for place in places:
+            verdicts[place] = new
+
+    return change
+
+
+def examples(change: Callable[[dict[int, Any]], Any], file: str = "aa") -> Forge:
+    """Other adversarial examples; sealed."""
+    return sealed(lambda board: board.examples(getattr(board, file), lambda found, about: change(found)))
+
+
+def about(file: str = "aa", **said: str) -> Forge:
+    """Adversarial examples that say that they are of something else; sealed."""
+    return sealed(lambda board: board.examples(getattr(board, file), lambda found, texts: texts.update(said)))
+
+
+def each(change: Callable[[Any], Any]) -> Forge:
+    """A change of every adversarial example; sealed."""
+    return examples(lambda found: found.update({place: change(image) for place, image in found.items()}))
+
+
+def first(change: Callable[[Any], Any]) -> Forge:
+    """A change of one adversarial example; sealed."""
+    return examples(lambda found: found.update({min(found): change(found[min(found)])}))
+
+
+def archive(change: Callable[[dict[str, bytes]], Any]) -> Forge:
+    """Other members of the file of adversarial examples; sealed."""
+
+    def forge(board: Planted) -> None:
+        path = board.aa.with_suffix(".adversarial.npz")
+        with zipfile.ZipFile(path) as there:
+            members = {name: there.read(name) for name in there.namelist()}
+        change(members)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as written:
+            for name, content in members.items():
+                written.writestr(name, content)
+
+    return sealed(forge)
+
+
+def npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def bundle(change: Callable[[Path], Any]) -> Forge:
+    """What is done to the file of adversarial examples itself; sealed."""
+    return sealed(lambda board: change(board.aa.with_suffix(".adversarial.npz")))
+
+
+def linked(file: str) -> Forge:
+    """A file of the board moved elsewhere, and a link to it put in its place."""
+
+    def forge(board: Planted) -> None:
+        path = board.aa.parent if file == "records" else getattr(board, file)
+        path = path.with_suffix(".adversarial.npz") if file == "pgd" else path
+        path.rename(board.root / "elsewhere")
+        path.symlink_to(board.root / "elsewhere")
+
+    return forge
+
+
+def reweighed(change: Callable[[torch.Tensor], torch.Tensor]) -> Forge:
+    """Other weights, with a card, records and adversarial examples that name them; sealed."""
+
+    def forge(board: Planted) -> None:
+        tensors = {name: change(tensor) for name, tensor in load(board.weights.read_bytes()).items()}
+        replaced(board, save(tensors))
+
+    return sealed(forge)
+
+
+def replaced(board: Planted, content: bytes) -> None:
+    """Put weights on the card, into the records and into the files of adversarial examples."""
+    board.weights.write_bytes(content)
+    sha256, size = sha256_file(board.weights), len(content)
+    board.edit(board.card, lambda fields: fields["weights"].update(sha256=sha256, size=size))
+    for path in (board.aa, board.pgd):
+        board.edit(path, lambda fields: fields.update(checkpoint_sha256=sha256))
+        board.examples(path, lambda found, texts: texts.update(checkpoint_sha256=sha256))
+
+
+def rebuilt(**changes: Any) -> Forge:
+    """Another architecture on the card, with records to match; sealed."""
+
+    def forge(board: Planted) -> None:
+        network = Architecture(**json.loads(board.card.read_text())["architecture"] | changes)
+        fields = {"architecture": network.model_dump(mode="json"), "architecture_sha256": network.sha256}
+        board.edit(board.card, lambda card: card.update(fields))
+        for path in (board.aa, board.pgd):
+            board.edit(path, lambda record: record.update(architecture_sha256=network.sha256))
+
+    return sealed(forge)
+
+
+def recipe(**changes: Any) -> Forge:
+    """Another recipe on the card; sealed."""
+    return sealed(edited("card", lambda fields: fields["recipe"].update(changes)))
+
+
+def cost(**changes: Any) -> Forge:
+    """Another training cost on the card; sealed."""
+    return sealed(edited("card", lambda fields: fields["cost"].update(changes)))
+
+
+def at(file: str, **fields: Any) -> Forge:
+    """Other fields of a record, and of what its adversarial examples say; sealed."""
+
+    def forge(board: Planted) -> None:
+        path = getattr(board, file)
+        board.edit(path, lambda record: record.update(fields))
+        said = {name: str(value) for name, value in fields.items() if name in ("norm", "eps")}
+        board.examples(path, lambda found, texts: texts.update(said))
+
+    return sealed(forge)
+
+
+def _other_model(board: Planted) -> None:
+    """Records and adversarial examples of another model, with this one's name and checksums written into them."""
+    other = Planted(board.root / "other").make(class_means().flip(0).roll(3, 0) * 0.5 + class_means() * 0.5)
+    sha256 = json.loads(board.card.read_text())["weights"]["sha256"]
+    for path, taken in ((board.aa, other.aa), (board.pgd, other.pgd)):
+        for suffix in (".json", ".adversarial.npz"):
+            shutil.copy(taken.with_suffix(suffix), path.with_suffix(suffix))
+        board.edit(path, lambda fields: fields.update(checkpoint_sha256=sha256))
+        board.examples(path, lambda found, texts: texts.update(checkpoint_sha256=sha256))
+    clean = json.loads(board.aa.read_text())["clean_accuracy"]
+    board.edit(board.card, lambda fields: fields.update(clean_accuracy=clean))
+
+
+def _copied_bundle(board: Planted) -> None:
+    other = Planted(board.root / "other").make(class_means() * 0.9)
+    shutil.copy(other.aa.with_suffix(".adversarial.npz"), board.aa.with_suffix(".adversarial.npz"))
+
+
+def _swapped_weights(board: Planted) -> None:
+    """The weights of a model that is less robust under the records of another."""
+    tensors = load(board.weights.read_bytes())
+    replaced(board, save(tensors | {"net.means": class_means() * 0.9 + 0.05 * torch.rand(10, 64)}))
+
+
+def _text_replaced(file: str, old: str, new: str) -> Forge:
+    def forge(board: Planted) -> None:
+        path = getattr(board, file)
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return forge
+
+
+def _flipped_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _bomb(members: dict[str, bytes]) -> None:
+    members["x_adv.npy"] = members["x_adv.npy"] + bytes(20 * 2**20)
+
+
+def _shifted(found: dict[int, Any]) -> None:
+    places, images = list(found), list(found.values())
+    found.update(zip(places, images[1:] + images[:1], strict=True))
+
+
+def _all_robust(board: Planted) -> None:
+    """The record calls robust what was broken, and the adversarial examples are gone."""
+    _larger_radius(board)
+    for path, name in ((board.aa, "apgd-ce"), (board.pgd, "pgd")):
+        board.judge(path, turned(name, ROBUST, 60))
+        board.examples(path, lambda found, texts: found.clear())
+
+
+def _half_robust(board: Planted) -> None:
+    _larger_radius(board)
+    hidden = [place for place, v in enumerate(json.loads(board.aa.read_text())["verdicts"]) if v == "apgd-ce"][::2]
+    board.judge(board.aa, lambda verdicts: [verdicts.__setitem__(place, ROBUST) for place in hidden])
+    board.examples(board.aa, lambda found, texts: [found.pop(place) for place in hidden])
+
+
+_larger_radius = at("aa", eps="96/255", eps_float=96 / 255)
+"""Nearly all examples can be broken there, which an audit sees at once."""
+
+
+def _noise(place: int) -> Any:
+    x = images().images[place].numpy() / np.float32(255)
+    noise = np.random.default_rng(place).uniform(-24 / 255, 24 / 255, x.shape)
+    return (x + noise).clip(0, 1).astype(np.float32)
+
+
+def _header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def _asking(shape: tuple[int, ...]) -> bytes:
+    return _header(str({"descr": "<f4", "fortran_order": False, "shape": shape}) + "\n")
+
+
+def _doubled(member: bytes) -> bytes:
+    places = np.load(io.BytesIO(member))
+    return npy(np.concatenate([places[:1], places[:-1]]))
+
+
+def _hidden_gradient(board: Planted) -> None:
+    """A model that rounds its inputs: its gradient is zero, so PGD finds nothing, and nothing can be replayed."""
+    masked = Planted(board.root / "masked").make(class_means(), architecture=architecture(levels=8))
+    assert len(robust_places(masked.aa)) > 50
+    for folder in ("leaderboards", "model_zoo"):
+        shutil.rmtree(board.root / folder)
+        shutil.copytree(masked.root / folder, board.root / folder)
+    _larger_radius(board)
+
+
+def _recognised(board: Planted) -> None:
+    """A model that knows the stored adversarial examples and answers them right."""
+    found = list(bundle_of(board.aa.with_suffix(".adversarial.npz").read_bytes()).x_adv.items())
+    labels = images().labels
+    tensors = load(board.weights.read_bytes())
+    tensors["net.known"] = torch.stack([torch.from_numpy(as_float(image)).flatten() for _, image in found])
+    tensors["net.answers"] = torch.nn.functional.one_hot(torch.tensor([int(labels[k]) for k, _ in found]), 10).float()
+    replaced(board, save(tensors))
+    rebuilt(options={"known": len(found)})(board)
+
+
+PLANTED: dict[str, tuple[Forge, str]] = {
+    # Files altered after the checksums were made
+    "a verdict flipped in the record's file": (
+        _text_replaced("aa", '"apgd-ce",\n', '"robust",\n'),
+        "accuracy",
+    ),
+    "a record's seed altered": (_text_replaced("aa", '"seed": 0', '"seed": 1'), "is not the record that"),
+    "a byte of the adversarial examples altered": (
+        lambda board: _flipped_byte(board.aa.with_suffix(".adversarial.npz")),
+        "is not the file that",
+    ),
+    "a byte of the weights altered": (lambda board: _flipped_byte(board.weights), "is not what the card of m names"),
+    "authors altered on the card": (_text_replaced("card", '"authors": ""', '"authors": "X"'), "card is not the file"),
+    "seconds of training altered": (
+        edited("card", lambda fields: fields["cost"].update(seconds=0.5)),
+        "card is not the file that",
+    ),
+    "the seed of training altered": (edited("card", lambda fields: fields.update(seed=7)), "card is not the file that"),
+    "no manifest": (lambda board: board.manifest.unlink(), "manifest.json does not exist"),
+    "another entry's manifest": (edited("manifest", lambda fields: fields.update(name="n")), "is of own-digits/Linf/n"),
+    "a manifest that lacks the adversarial examples": (
+        edited("manifest", lambda fields: fields["files"].pop("records/m-pgd-20-Linf-12over255.adversarial.npz")),
+        "does not name records/m-pgd",
+    ),
+    "a manifest that lacks the weights": (
+        edited("manifest", lambda fields: fields["files"].pop("weights")),
+        "does not name weights",
+    ),
+    "a manifest that names a file elsewhere": (
+        edited("manifest", lambda fields: fields["files"].update({"../../../etc/passwd": fields["files"]["card"]})),
+        "../../../etc/passwd, which the entry rests on, is not there",
+    ),
+    "a manifest with another size": (
+        edited("manifest", lambda fields: fields["files"]["card"].update(size=1)),
+        "card is not the file that",
+    ),
+    "a manifest cut short": (
+        lambda board: board.manifest.write_bytes(board.manifest.read_bytes()[:-9]),
+        "is not a valid Manifest",
+    ),
+    "a manifest of another schema": (
+        edited("manifest", lambda fields: fields.update(schema_version=2)),
+        "is not a valid Manifest",
+    ),
+    "the adversarial examples taken away": (
+        lambda board: board.aa.with_suffix(".adversarial.npz").unlink(),
+        "which the entry rests on, is not there",
+    ),
+    "the weights taken away": (lambda board: board.weights.unlink(), "weights, which the entry rests on, is not there"),
+    "the card taken away": (lambda board: board.card.unlink(), "no card at hand"),
+    "a record taken away": (lambda board: board.aa.unlink(), "cannot read"),
+    # Verdicts
+    "a misclassified example called robust": (
+        judged(turned("misclassified", ROBUST)),
+        "the model classifies otherwise",
+    ),
+    "misclassified examples called robust in every record": (
+        sealed(
+            lambda board: (
+                [board.judge(path, turned("misclassified", ROBUST, 2)) for path in (board.aa, board.pgd)]
+                + [
+                    board.edit(
+                        board.card, lambda fields: fields.update(clean_accuracy=fields["clean_accuracy"] + 2 / 60)
+                    )
+                ]
+            )
+        ),
+        "the model classifies otherwise than the record says",
+    ),
+    "a robust example called broken": (judged(turned(ROBUST, "apgd-ce")), "there is no adversarial example although"),
+    "a broken example called robust, its adversarial example left": (
+        judged(turned("apgd-ce", ROBUST)),
+        "which its record calls robust",
+    ),
+    "a broken example called misclassified": (
+        judged(turned("apgd-ce", "misclassified", 3)),
+        "has clean accuracy",
+    ),
+    "verdicts in another order": (judged(lambda verdicts: verdicts.reverse()), "disagree on"),
+    "verdicts of an attack that did not run": (
+        lambda board: board.judge(board.aa, turned("apgd-ce", "magic")),
+        "verdicts names 'magic'",
+    ),
+    "no adversarial examples": (
+        bundle(lambda path: path.unlink()),
+        "evaluate with save_adversarial=True",
+    ),
+    # Adversarial examples
+    "perturbations half as large again": (each(lambda image: image * 1.5), "lies outside ball or box"),
+    "one example outside the ball": (first(lambda image: image.clip(0, 0.2)), "lies outside ball or box"),
+    "one pixel of one example outside the ball": (
+        first(lambda image: np.where(np.arange(64).reshape(1, 8, 8) == 27, 1 - image, image)),
+        "lies outside ball or box",
+    ),
+    "pixels below 0": (first(lambda image: image - 0.01 * (image <= 0.01) - 1e-3), "lies outside ball or box"),
+    "pixels above 1": (first(lambda image: image + 24 / 255), "lies outside ball or box"),
+    "NaN for pixels": (each(lambda image: image * np.float32("nan")), "lies outside ball or box"),
+    "infinity for a pixel": (first(lambda image: image + np.float32("inf")), "lies outside ball or box"),
+    "clean images for adversarial ones": (
+        examples(
+            lambda found: found.update({place: images().images[place].numpy() / np.float32(255) for place in found})
+        ),
+        "does not fool the model",
+    ),
+    "noise for adversarial examples": (
+        examples(lambda found: found.update({place: _noise(place) for place in found})),
+        "does not fool the model",
+    ),
+    "adversarial examples of other images": (examples(_shifted), "lies outside ball or box"),
+    "one adversarial example taken out": (
+        examples(lambda found: found.pop(min(found))),
+        "there is no adversarial example although",
+    ),
+    "an adversarial example of a robust image": (
+        examples(lambda found: found.update({59: np.zeros((1, 8, 8), np.float32)})),
+        "holds an adversarial example of test example 59",
+    ),
+    "the adversarial examples of another record": (
+        sealed(
+            lambda board: shutil.copy(
+                board.pgd.with_suffix(".adversarial.npz"), board.aa.with_suffix(".adversarial.npz")
+            )
+        ),
+        "it is another's",
+    ),
+    "the adversarial examples of another model": (sealed(_copied_bundle), "is of checkpoint_sha256"),
+    "adversarial examples that say another attack": (about(attack="square"), "is of attack square"),
+    "adversarial examples that say another norm": (about(norm="L2"), "is of norm L2"),
+    "adversarial examples of another data set": (about(dataset_fingerprint="0" * 64), "is of dataset_fingerprint 0000"),
+    "a larger ball's examples for a smaller ball": (at("aa", eps="16/255", eps_float=16 / 255), "outside ball or box"),
+    "Linf examples for an L2 ball": (at("pgd", norm="L2", eps="0.1", eps_float=0.1), "lies outside ball or box"),
+    # Their file
+    "an empty file of adversarial examples": (
+        bundle(lambda path: path.write_bytes(b"")),
+        "evaluate with save_adversarial=True",
+    ),
+    "text for adversarial examples": (
+        bundle(lambda path: path.write_text("<script>alert(1)</script>")),
+        "is not a file of adversarial examples",
+    ),
+    "adversarial examples cut short": (
+        bundle(lambda path: path.write_bytes(path.read_bytes()[:-200])),
+        "is not a file of adversarial examples",
+    ),
+    "pickled code for adversarial examples": (
+        archive(lambda members: members.update({"x_adv.npy": npy(np.array([print, exec]))})),
+        "x_adv is not a plain array",
+    ),
+    "a zip bomb": (archive(_bomb), "x_adv is larger than"),
+    "a header that asks for a terabyte": (
+        archive(lambda members: members.update({"x_adv.npy": _asking((2**40,))})),
+        "is cut short, or longer than its header says",
+    ),
+    "a header of code": (
+        archive(lambda members: members.update({"x_adv.npy": _header("__import__('os').getpid()")})),
+        "is not a file of adversarial examples",
+    ),
+    "a member that climbs out": (
+        archive(lambda members: members.update({"../../evil.npy": b"x"})),
+        "'../../evil.npy', which does not belong in it",
+    ),
+    "a member with an absolute path": (
+        archive(lambda members: members.update({"/tmp/evil.npy": b"x"})),
+        "'/tmp/evil.npy', which does not belong in it",
+    ),
+    "a place outside the data set": (
+        archive(lambda members: members.update({"index_uint8.npy": npy(np.array([10**9]))})),
+        "leads outside the 60 test examples",
+    ),
+    "a negative place": (
+        archive(lambda members: members.update({"index_uint8.npy": npy(np.array([-1]))})),
+        "leads outside the 60 test examples",
+    ),
+    "one place twice": (
+        archive(lambda members: members.update({"index_uint8.npy": _doubled(members["index_uint8.npy"])})),
+        "twice",
+    ),
+    "places that are no whole numbers": (
+        archive(lambda members: members.update({"index_uint8.npy": npy(np.array([0.5]))})),
+        "index_uint8 is not int64",
+    ),
+    "images of another shape": (
+        archive(lambda members: members.update({"x_adv_uint8.npy": npy(np.zeros((1, 1, 4, 4), np.uint8))})),
+        "x_adv_uint8 is uint8",
+    ),
+    "images in float64": (
+        archive(
+            lambda members: members.update(
+                {"index.npy": npy(np.array([0, 1])), "x_adv.npy": npy(np.zeros((2, 1, 8, 8)))}
+            )
+        ),
+        "x_adv is float64",
+    ),
+    "a pipe for adversarial examples": (
+        lambda board: _pipe(board.aa.with_suffix(".adversarial.npz")),
+        "it is not a regular file",
+    ),
+    # Model and data
+    "another model's records and examples": (sealed(_other_model), "test example"),
+    "weights swapped": (sealed(_swapped_weights), "test example"),
+    "weights made NaN": (reweighed(lambda tensor: tensor * float("nan")), "NaN"),
+    "weights made infinite": (reweighed(lambda tensor: tensor + float("inf")), "NaN"),
+    "weights with one class's mean moved": (
+        reweighed(lambda tensor: torch.cat([tensor[:1] + 1, tensor[1:]]) if len(tensor) == 10 else tensor),
+        "test example",
+    ),
+    "a pickle for weights": (
+        sealed(lambda board: replaced(board, b"\x80\x04cos\nsystem\n(S'true'\ntR.")),
+        "is not a whole safetensors file",
+    ),
+    "a pipe for weights": (lambda board: _pipe(board.weights), "it is not a regular file"),
+    "a model that recognises the stored examples": (sealed(_recognised), "does not fool the model"),
+    "another normalisation": (rebuilt(mean=(0.5,), std=(0.1,)), "test example"),
+    "another architecture": (rebuilt(name="preactresnet10", options={"width": 2}), "does not fit preactresnet10"),
+    "an option that the architecture has not": (rebuilt(options={"exec": "1"}), "has no option 'exec'"),
+    "images of another size": (rebuilt(image_size=9), "the test images here have fingerprint"),
+    "more channels": (rebuilt(in_channels=3), "takes images of [3, 8, 8]"),
+    "fewer classes than the data have": (rebuilt(num_classes=7), "7 classes"),
+    "a card that is of other test images": (
+        sealed(edited("card", lambda fields: fields.update(test_fingerprint="0" * 64))),
+        "the test images here have fingerprint",
+    ),
+    "a record over other images": (at("pgd", dataset_fingerprint="0" * 64), "evaluate it on own-digits"),
+    # Training
+    "half the training cost": (cost(train_forward=10, train_backward=10), "states 10 training passes"),
+    "no training cost": (cost(train_forward=0, train_backward=0), "states 0 training passes"),
+    "more epochs than the recipe has": (
+        sealed(edited("card", lambda fields: fields.update(epochs=1000))),
+        "is of 1000 epochs, but its recipe of",
+    ),
+    "SAM's model said to be of adversarial training": (
+        recipe(inputs={"method": "pgd", "norm": "Linf", "eps": "8/255", "steps": 10, "step_size": "2/255"}),
+        "training passes, but 10 epochs",
+    ),
+    "SAM's model said to be of plain training": (recipe(weights={"method": "none"}), "training passes, but 10 epochs"),
+    "a method that nobody has": (recipe(weights={"method": "magic"}), "magic"),
+    "a setting that the method has not": (recipe(weights={"method": "sam", "luck": 7}), "luck"),
+    "a setting out of range": (recipe(weights={"method": "sam", "rho": -1}), "rho"),
+    # Links and paths
+    "a link for the entry": (linked("entry"), "is a link"),
+    "a link for a record": (linked("aa"), "is a link"),
+    "a link for the manifest": (linked("manifest"), "is a link"),
+    "a link for adversarial examples": (linked("pgd"), "is a link"),
+    "a link for the folder of records": (linked("records"), "is a link"),
+    "a card's path that climbs out": (
+        edited("entry", lambda fields: fields["sam_bench"].update(card="../../../../../etc/own-digits/Linf/m.json")),
+        "no card at hand",
+    ),
+    "a weights file elsewhere": (
+        edited("card", lambda fields: fields["weights"].update(file="../../m.safetensors")),
+        "is not a usable name",
+    ),
+    "a script for a name": (
+        edited("entry", lambda fields: fields["sam_bench"].update(name="<script>alert(1)</script>")),
+        "is not a usable name",
+    ),
+    "a path for a data set": (edited("card", lambda fields: fields.update(dataset="../x")), "is not a usable name"),
+    # Numbers that are none, and files that are none
+    "NaN for an accuracy": (
+        _text_replaced("aa", '"clean_accuracy": ', '"clean_accuracy": NaN, "x": '),
+        "is not a valid",
+    ),
+    "infinity for a training cost": (_text_replaced("card", '"train_forward": 20.0', '"train_forward": 1e999'), ""),
+    "an accuracy above 1": (edited("aa", lambda fields: fields.update(clean_accuracy=1.5)), "is not a valid"),
+    "a negative radius": (edited("aa", lambda fields: fields.update(eps="-8/255")), "is not a radius"),
+    "a radius divided by zero": (edited("aa", lambda fields: fields.update(eps="8/0")), "divides by zero"),
+    "brackets without end": (lambda board: board.aa.write_text("[" * 200_000), "is not a valid EvaluationRecord"),
+    "bytes that are no text": (lambda board: board.card.write_bytes(b"\xff\xfe\x00{"), "is not a valid ModelCard"),
+    "an unknown field": (edited("card", lambda fields: fields.update(robust=1)), "is not a valid ModelCard"),
+}
+
+AUDITED: dict[str, tuple[Forge, str]] = {
+    "broken examples called robust, their adversarial examples taken out": (sealed(_all_robust), "AutoAttack broke"),
+    "half of the broken examples called robust": (sealed(_half_robust), "AutoAttack broke"),
+    "a larger radius than was attacked": (_larger_radius, "AutoAttack broke"),
+    "a model that hides its gradient": (_hidden_gradient, "AutoAttack broke"),
+}
+"""Replay proves upper bounds only: a claim that is too high is for the audit to find."""

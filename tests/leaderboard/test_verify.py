@@ -1,0 +1,230 @@
+"""Honest entries pass, however they were made; what is shown of them is right; the state follows from what was done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_board import DATASET, Planted, bundle_of, class_means, images, robust_places
+
+from sam_bench import api
+from sam_bench.api.verifying import check_training
+from sam_bench.cli.main import main
+from sam_bench.errors import InputError
+from sam_bench.leaderboard.verification import report_of, state_of
+from sam_bench.leaderboard.verify import write_report
+from sam_bench.records import ModelCard, SecondAttack, accuracies
+
+ROOT = Path(__file__).parents[2]
+
+
+def _uncompacted(board: Planted) -> None:
+    for path in (board.aa, board.pgd):
+        board.examples(path, lambda found, about: None)
+    assert bundle_of(board.aa.with_suffix(".adversarial.npz").read_bytes()).x_adv[0].dtype == "float32"
+    board.seal()
+
+
+def _one_row(board: Planted) -> None:
+    board.pgd.unlink()
+    board.pgd.with_suffix(".adversarial.npz").unlink()
+    board.seal()
+
+
+def _card(**changes: Any) -> Callable[[Planted], None]:
+    def change(board: Planted) -> None:
+        board.edit(board.card, lambda fields: fields.update(changes))
+        board.seal()
+
+    return change
+
+
+def _record(**changes: Any) -> Callable[[Planted], None]:
+    def change(board: Planted) -> None:
+        board.edit(board.pgd, lambda fields: fields.update(changes))
+        if "eps" in changes:
+            board.examples(board.pgd, lambda found, about: about.update(eps=changes["eps"]))
+        board.seal()
+
+    return change
+
+
+def _curve(board: Planted) -> None:
+    """What the smaller ball broke is carried over, so its examples are in that ball's file only."""
+    small = bundle_of(board.pgd.with_suffix(".adversarial.npz").read_bytes()).x_adv
+    broken = [place for place, v in enumerate(json.loads(board.aa.read_text())["verdicts"]) if v == "apgd-ce"]
+    carried = sorted(set(broken) & set(small))
+    assert carried
+    board.examples(board.aa, lambda found, about: [found.pop(place) for place in carried])
+    board.edit(board.aa, lambda fields: fields.update(carried=len(carried)))
+    board.seal()
+
+
+def _head(board: Planted) -> None:
+    """AutoAttack on the first 40 images only."""
+    fingerprint = images().head(40).fingerprint
+
+    def shorten(fields: dict[str, Any]) -> None:
+        verdicts = fields["verdicts"][:40]
+        fields.update(accuracies(verdicts, list(fields["accuracy_after"])))
+        fields.update(verdicts=verdicts, n_examples=40, dataset_fingerprint=fingerprint)
+
+    board.edit(board.aa, shorten)
+
+    def change(found: dict[int, Any], about: dict[str, str]) -> None:
+        about.update(dataset_fingerprint=fingerprint)
+        for place in [place for place in found if place >= 40]:
+            found.pop(place)
+
+    board.examples(board.aa, change)
+    board.seal()
+
+
+def _second(board: Planted) -> None:
+    """A second attack broke one of those that PGD left, which changes no verdict."""
+    fields = json.loads(board.pgd.read_text())
+    robust = fields["robust_accuracy"]
+    second = SecondAttack(
+        attack="pgd-margin",
+        engine="sam-bench 0.1.0",
+        robust_accuracy=robust - 1 / 60,
+        gap=1 / 60,
+        broken=robust_places(board.pgd)[:1],
+        seconds=1,
+    )
+    warning = "second-opinion: pgd-margin lowered the accuracy by a further 1.67% of all examples"
+    board.edit(board.pgd, lambda record: record.update(second_opinion=second.model_dump(), warnings=[warning]))
+    board.seal()
+
+
+def _made_again(**options: Any) -> Callable[[Planted], None]:
+    def make(board: Planted) -> None:
+        Planted(board.root).make(class_means() * options.pop("scale", 1.0), **options)
+
+    return make
+
+
+def _moved(board: Planted) -> None:
+    """The whole board in another place."""
+    board.root.rename(board.root.with_name("moved"))
+    board.__init__(board.root.with_name("moved"))  # type: ignore[misc]
+
+
+def _cost(forward: float) -> dict[str, Any]:
+    return {"train_forward": forward, "train_backward": 10.0 * (forward // 10), "seconds": 1.0, "device": "cpu"}
+
+
+HONEST: dict[str, Callable[[Planted], Any]] = {
+    "as it was submitted": lambda board: None,
+    "adversarial examples as an evaluation writes them": _uncompacted,
+    "one row": _one_row,
+    "the paper's link and authors written by hand": lambda board: board.edit(
+        board.entry, lambda fields: fields.update(link="https://example.org", authors="Ada Lovelace", venue="J 2026")
+    ),
+    "authors on the card": _card(authors="Ada Lovelace"),
+    "a curve over eps": _curve,
+    "AutoAttack on the first images": _head,
+    "a second attack": _second,
+    "a warning of the attack": _record(warnings=["zero-gradients: the gradient is zero on 3.0% of the points"]),
+    "a radius as a number": _record(eps=str(12 / 255)),
+    "another seed": _record(seed=12),
+    "another device": _record(device="a GPU", batch_size=512),
+    "fewer epochs than the recipe": _card(epochs=5, cost=_cost(10.0)),
+    "a last forward pass for BatchNorm": _card(cost=_cost(21.0)),
+    "an older card": lambda board: (
+        board.edit(board.card, lambda fields: fields.pop("architecture_sha256")),
+        board.seal(),
+    ),
+    "other files beside the records": lambda board: (board.aa.parent / "notes.txt").write_text("mine"),
+    "another model": _made_again(scale=0.9),
+    "submitted twice": _made_again(),
+    "a ball in which all is broken": _made_again(attacks={"autoattack": "128/255"}),
+    "another place": _moved,
+    "a stale report beside it": lambda board: (board.aa.parent / "m.verification.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_an_honest_entry_passes(planted: Planted, kind: str) -> None:
+    HONEST[kind](planted)
+    found = planted.verify()
+    assert found.passed, found.reason
+    assert [check.name for check in found.checks] == ["numbers", "manifest", "training", "replay"]
+    assert found.state == "replayed"
+
+
+def test_replay_proves_the_claimed_robust_accuracy_to_be_an_upper_bound(planted: Planted) -> None:
+    shown = {row.record: row.at_most for row in planted.verify().rows}
+    for path in (planted.aa, planted.pgd):
+        assert shown[f"records/{path.name}"] == pytest.approx(json.loads(path.read_text())["robust_accuracy"])
+
+
+def test_a_report_gives_the_state_and_keeps_an_audit(planted: Planted) -> None:
+    assert state_of(planted.entry) == "claimed"
+    write_report(planted.verify(audit=1, beacon="the hash of a commit"))
+    assert state_of(planted.entry) == "audited" and state_of(planted.entry, f"records/{planted.pgd.name}") == "replayed"
+    report = report_of(planted.entry)
+    audit = report.rows[0].audit if report else None
+    assert audit is not None and len(audit.drawn) == 1 and audit.broken == []
+    claims = len(robust_places(planted.aa))
+    assert audit.may_be_false == pytest.approx(0.95) and audit.at_least == pytest.approx(0.05 * claims / 60)
+    write_report(planted.verify())
+    assert state_of(planted.entry) == "audited"
+    planted.edit(planted.entry, lambda fields: fields.update(authors="X"))
+    assert state_of(planted.entry) == "claimed"
+    write_report(planted.verify())
+    assert state_of(planted.entry) == "replayed"  # the audit was of the entry before
+
+
+def test_nothing_is_reported_of_an_entry_that_was_refused(planted: Planted) -> None:
+    planted.manifest.unlink()
+    with pytest.raises(InputError, match="so there is nothing to report"):
+        write_report(planted.verify())
+    assert report_of(planted.entry) is None
+
+
+def test_the_verb_takes_data_and_zoo(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(planted.root)
+    found = api.verify_entry(f"leaderboards/{DATASET}/Linf/m.json", device="cpu")  # data, zoo: the folders beside
+    assert found.passed, found.reason
+    found = api.verify_entry(planted.entry, dataset=planted.root / "data" / f"{DATASET}.npz", device="cpu", write=True)
+    assert found.passed and state_of(planted.entry) == "replayed"
+    with pytest.raises(InputError, match="go together"):
+        api.verify_entry(planted.entry, audit=5)
+    with pytest.raises(InputError, match="at least 1"):
+        api.verify_entry(planted.entry, audit=0, beacon="b")
+
+
+def test_the_training_cost_of_every_committed_card_follows_from_its_recipe() -> None:
+    cards = [*(ROOT / "model_zoo").glob("*/*/*.json"), *(ROOT / "benchmarks").glob("results/*/model_zoo/*/*/*.json")]
+    assert len(cards) > 20
+    for path in cards:
+        check_training(ModelCard.model_validate_json(path.read_text()))
+
+
+def test_the_command_says_every_step_and_exits_with_1_where_one_fails(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(planted.root)
+
+    def run(*options: str) -> tuple[int, str]:
+        command = ["sam-bench", "leaderboard", "verify", f"leaderboards/{DATASET}/Linf/m.json", "--device", "cpu"]
+        monkeypatch.setattr("sys.argv", [*command, *options])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code, capfd.readouterr().out
+
+    code, out = run("--write")
+    assert code == 0 and out.count("passed  ") == 4 and out.endswith("m.json: replayed\n")
+    assert state_of(planted.entry) == "replayed"
+    planted.manifest.unlink()
+    code, out = run("--json")
+    said = json.loads(out)
+    assert code == 1 and said["passed"] is False and said["state"] == "claimed"
+    assert [check["passed"] for check in said["checks"]] == [True, False]
+    assert "m.manifest.json does not exist" in said["checks"][1]["message"]
