@@ -28,6 +28,7 @@ from sam_bench.evaluation.replay import replay, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
 from sam_bench.leaderboard.entries import headline, read_entry
 from sam_bench.leaderboard.evidence import adversarial_path, check_manifest, check_places, read_bundle
+from sam_bench.leaderboard.files import shown
 from sam_bench.leaderboard.labels import AUTOATTACK, percent
 from sam_bench.leaderboard.record_checks import Evidence
 from sam_bench.leaderboard.verification import manifest_path, report_of, report_path
@@ -144,8 +145,11 @@ def verify_entry(path: Path, means: Means) -> Verification:
     for step in [*steps, verifying.audit] if means.audit else steps:
         try:
             checks.append(Check(step.__name__, True, step()))
-        except SamBenchError as error:
-            checks.append(Check(step.__name__, False, str(error)))
+        except (SamBenchError, RuntimeError, MemoryError) as error:
+            # PyTorch refuses a network or an input with a RuntimeError.
+            ours = isinstance(error, SamBenchError)
+            why = str(error) if ours else f"the model cannot be run: {shown(str(error))}"
+            checks.append(Check(step.__name__, False, why))
             break
     return Verification(path, tuple(checks), tuple(verifying.rows), verifying.headline)
 
@@ -212,8 +216,8 @@ class _Verifying:
         for (row, record), found in zip(self._checked.rows, stored, strict=True):
             at_most = self._replayed(row.record, record, found)
             self.rows.append(VerifiedRow(record=row.record, at_most=at_most))
-        shown = sum(len(record.verdicts) - record.verdicts.count(ROBUST) for _, record in self._checked.rows)
-        return f"{shown:,} verdicts are shown to hold: the robust accuracies are upper bounds"
+        proven = sum(len(record.verdicts) - record.verdicts.count(ROBUST) for _, record in self._checked.rows)
+        return f"{proven:,} verdicts are shown to hold: the robust accuracies are upper bounds"
 
     def audit(self) -> str:
         plan = self._means.audit

@@ -100,7 +100,10 @@ class Radius(float):
 
 def _to_float(value: str | float) -> float:
     if not isinstance(value, str):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # a whole number of more than 308 digits
+            return float("inf")
     fraction = _FRACTION.fullmatch(value)
     if fraction:
         denominator = float(fraction[2])

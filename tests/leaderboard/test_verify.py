@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 from tiny_board import DATASET, Planted, bundle_of, class_means, images, robust_places
 
 from sam_bench import api
-from sam_bench.api.verifying import check_training
+from sam_bench.api.verifying import check_training, means_of
 from sam_bench.cli.main import main
+from sam_bench.data import Split
 from sam_bench.errors import InputError
 from sam_bench.leaderboard.verification import report_of, state_of
-from sam_bench.leaderboard.verify import write_report
+from sam_bench.leaderboard.verify import verify_entry, write_report
 from sam_bench.records import ModelCard, SecondAttack, accuracies
 
 ROOT = Path(__file__).parents[2]
@@ -228,3 +230,31 @@ def test_the_command_says_every_step_and_exits_with_1_where_one_fails(
     assert code == 1 and said["passed"] is False and said["state"] == "claimed"
     assert [check["passed"] for check in said["checks"]] == [True, False]
     assert "m.manifest.json does not exist" in said["checks"][1]["message"]
+
+
+def test_submit_keeps_the_examples_as_bytes_where_the_data_are_at_hand(planted: Planted) -> None:
+    records = sorted((planted.root / "evaluations").glob("*.json"))
+    folder, data = planted.root / "again" / "leaderboards", planted.root / "data" / f"{DATASET}.npz"
+    for given, kind in ((None, "float32"), (data, "uint8")):
+        done = api.submit("m", records, zoo=planted.root / "model_zoo", folder=folder, dataset=given)
+        kept = bundle_of((folder / DATASET / f"Linf/records/{planted.aa.stem}.adversarial.npz").read_bytes()).x_adv
+        assert sum(image.dtype == kind for image in kept.values()) > len(kept) / 2
+        found = api.verify_entry(done.path, dataset=data, zoo=planted.root / "model_zoo", device="cpu")
+        assert found.passed, found.reason
+
+
+def test_a_record_submitted_without_its_examples_takes_those_of_the_old_one_away(planted: Planted) -> None:
+    record = planted.root / "evaluations" / "pgd.json"
+    record.with_suffix(".adversarial.npz").unlink()
+    api.submit("m", [record], zoo=planted.root / "model_zoo", folder=planted.root / "leaderboards")
+    assert not planted.pgd.with_suffix(".adversarial.npz").exists()
+    assert "evaluate with save_adversarial=True" in planted.verify().reason
+
+
+def test_a_model_that_pytorch_cannot_run_is_refused(planted: Planted) -> None:
+    def test(card: ModelCard) -> Split:
+        raise RuntimeError("out of \x1b memory")
+
+    given = means_of(dataset=None, data_dir=planted.root, zoo=None, audit=None, beacon=None, device="cpu")
+    found = verify_entry(planted.entry, dataclasses.replace(given, test=test))
+    assert not found.passed and found.reason == "the model cannot be run: out of \\x1b memory"
