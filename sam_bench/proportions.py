@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
@@ -54,5 +53,7 @@ class PairedShares:
     @property
     def p_value(self) -> float:
         """McNemar's exact two-sided test: a fair coin decides each image on which they differ."""
+        from scipy.special import bdtr  # takes half a second to load, and few commands need it
+
         tail = bdtr(min(self.only_a, self.only_b), self.only_a + self.only_b, 0.5)
         return min(1.0, 2 * float(tail))

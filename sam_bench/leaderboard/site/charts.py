@@ -19,6 +19,27 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 THEIRS = "RobustBench"
 
 _HEIGHT = 300
+_NUMBERS_OF_A_MARK = [
+    {"field": "model", "title": "model"},
+    {"field": "method", "title": "method"},
+    {"field": "rank", "title": "rank"},
+    {"field": "clean", "title": "clean %", "format": ".2f"},
+    {"field": "robust", "title": "robust %", "format": ".2f"},
+    {"field": "passes", "title": "passes", "format": ",.0f"},
+]
+# The legend singles a method out; with shift, wheel and mouse zoom and move, and the page still scrolls without it.
+_INTERACTION = [
+    {"name": "shown", "select": {"type": "point", "fields": ["family"]}, "bind": "legend"},
+    {
+        "name": "zoom",
+        "bind": "scales",
+        "select": {
+            "type": "interval",
+            "zoom": "wheel![event.shiftKey]",
+            "translate": "[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",
+        },
+    },
+]
 
 
 def fronts(board: Board, published: Sequence[Published], links: dict[str, str]) -> list[Json]:
@@ -118,14 +139,6 @@ def _front(points: list[Json], families: list[str], x: Json, description: str) -
     legend = {"title": None, "orient": "bottom", "columns": {"expr": "max(1, floor(width / 130))"}, "symbolOpacity": 1}
     families_field = {"field": "family", "type": "nominal"}
     dimmed = {"condition": {"param": "shown", "value": 1}, "value": 0.12}
-    tooltip = [
-        {"field": "model", "title": "model"},
-        {"field": "method", "title": "method"},
-        {"field": "rank", "title": "rank"},
-        {"field": "clean", "title": "clean %", "format": ".2f"},
-        {"field": "robust", "title": "robust %", "format": ".2f"},
-        {"field": "passes", "title": "passes", "format": ",.0f"},
-    ]
     return _chart(
         description,
         points,
@@ -147,18 +160,7 @@ def _front(points: list[Json], families: list[str], x: Json, description: str) -
                 },
             },
             {
-                "params": [
-                    {"name": "shown", "select": {"type": "point", "fields": ["family"]}, "bind": "legend"},
-                    {
-                        "name": "zoom",
-                        "bind": "scales",
-                        "select": {
-                            "type": "interval",
-                            "zoom": "wheel![event.shiftKey]",
-                            "translate": "[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",
-                        },
-                    },
-                ],
+                "params": _INTERACTION,
                 "mark": {"type": "point", "filled": True, "size": 90, "strokeWidth": 1.5, "cursor": "pointer"},
                 "encoding": {
                     "x": x,
@@ -167,7 +169,7 @@ def _front(points: list[Json], families: list[str], x: Json, description: str) -
                     "shape": families_field | {"scale": shape, "legend": legend},
                     "opacity": dimmed,
                     "href": {"field": "href"},
-                    "tooltip": tooltip,
+                    "tooltip": _NUMBERS_OF_A_MARK,
                 },
             },
         ],
