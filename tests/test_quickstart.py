@@ -94,7 +94,7 @@ def test_the_quickstart_goes_the_whole_way_and_repeats_itself(tmp_path: Path, mo
     assert second.stderr.count("is finished: nothing to resume") == 8
     assert all(sentence in second.stdout for sentence in printed["sentences"])
     assert all(name in second.stdout for name in ("digits-standard", "digits-sam", "digits-at"))
-    assert str(tmp_path / "leaderboards" / "leaderboard.html") in second.stdout
+    assert str(tmp_path / "leaderboards" / "site" / "index.html") in second.stdout
     for name, card in cards.items():
         again = zoo.find(card.name)
         here = {"device": again.cost.device}  # a process alone has all threads

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sam_bench.analysis.base import ANALYSES, Json, NamedRecord, RecordAnalysis
 from sam_bench.analysis.comparisons import attack_title, model_name
-from sam_bench.leaderboard.tables import wilson_interval
+from sam_bench.proportions import wilson_interval
 from sam_bench.records import MISCLASSIFIED, ROBUST
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from sam_bench.analysis.base import ANALYSES, Json, NamedRecord, RecordAnalysis
 from sam_bench.analysis.comparisons import Comparison, comparisons
 from sam_bench.errors import InputError
 from sam_bench.leaderboard.labels import percent
+from sam_bench.proportions import PairedShares
 from sam_bench.records import MISCLASSIFIED, ROBUST
 
 if TYPE_CHECKING:
@@ -97,19 +98,18 @@ def _compared(each: Comparison) -> Json:
 
 def _pair(a: NDArray[np.bool_], b: NDArray[np.bool_], wrong_a: NDArray[np.bool_], wrong_b: NDArray[np.bool_]) -> Json:
     """What two models hold, bool [images] each; `wrong`: misclassified without any attack."""
-    only_a, only_b = a & ~b, b & ~a
-    n, more, fewer = len(a), int(only_a.sum()), int(only_b.sum())
-    either = int((a | b).sum())
+    paired = PairedShares.of(a, b)
+    both, either = int((a & b).sum()), int((a | b).sum())
     return {
-        "both": int((a & b).sum()),
-        "only_a": more,
-        "only_a_wrong_clean": int((only_a & wrong_b).sum()),
-        "only_b": fewer,
-        "only_b_wrong_clean": int((only_b & wrong_a).sum()),
-        "neither": n - either,
-        "difference": 100 * (more - fewer) / n,
-        "standard_error": 100 * math.sqrt(more + fewer - (more - fewer) ** 2 / n) / n,
-        "jaccard": int((a & b).sum()) / either if either else 1.0,
+        "both": both,
+        "only_a": paired.only_a,
+        "only_a_wrong_clean": int((a & ~b & wrong_b).sum()),
+        "only_b": paired.only_b,
+        "only_b_wrong_clean": int((b & ~a & wrong_a).sum()),
+        "neither": paired.count - either,
+        "difference": 100 * paired.difference,
+        "standard_error": 100 * paired.standard_error,
+        "jaccard": both / either if either else 1.0,
     }
 
 

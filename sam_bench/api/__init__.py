@@ -5,7 +5,7 @@ out of reach here.
 """
 
 from sam_bench.api.autoattack import AutoAttack
-from sam_bench.api.boards import submit
+from sam_bench.api.boards import build_leaderboard, serve, submit
 from sam_bench.api.exporting import Exported, export_robustbench
 from sam_bench.api.importing import ImportResult, add_model, import_model
 from sam_bench.api.listing import attack_families, attack_names, list_recipes, methods_by_part, settings_of_attacks
@@ -18,7 +18,6 @@ from sam_bench.api.training import TrainResult
 from sam_bench.api.verbs import analyze, evaluate, evaluate_curve, sweep, train
 from sam_bench.api.verifying import check_pull_request, verify_entry
 from sam_bench.evaluation import TASK_SIZE
-from sam_bench.leaderboard import build_leaderboard
 from sam_bench.training import load_recipe, recipe_text, settings_of_methods
 
 __all__ = [
@@ -51,6 +50,7 @@ __all__ = [
     "pull_model",
     "push_model",
     "recipe_text",
+    "serve",
     "settings_of_attacks",
     "settings_of_methods",
     "submit",

@@ -1,9 +1,10 @@
-"""`submit`: from a model and its records to an entry of the leaderboard."""
+"""`submit`: from a model and its records to an entry. `build_leaderboard`: from entries to tables and pages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import torch
@@ -12,11 +13,12 @@ from torch import nn
 from sam_bench import zoo as zoos
 from sam_bench.api.specs.checks import StrPath
 from sam_bench.api.verifying import images_of
-from sam_bench.data import Split, load_dataset
+from sam_bench.data import Dataset, Split, load_dataset
 from sam_bench.errors import InputError
 from sam_bench.evaluation.adversarial import packed, read_adversarial
 from sam_bench.evaluation.replay import compact, tested_by
-from sam_bench.leaderboard import Submission, submit_entry
+from sam_bench.leaderboard import BuiltLeaderboard, Submission, TestLabels, server, submit_entry
+from sam_bench.leaderboard import build_leaderboard as build
 from sam_bench.records import EvaluationRecord, ModelCard
 
 # What lies in the folder of downloads once a data set has been downloaded; "" where none is needed.
@@ -89,10 +91,9 @@ def _compact(
 
 def first_examples_of(card: ModelCard, dataset: StrPath | None, data_dir: Path) -> Callable[[int], str] | None:
     """What gives the fingerprint of the first n test examples of a card's data set; None without the data."""
-    if dataset is None:
-        named = _DOWNLOADED.get(card.dataset.removesuffix(f"-{card.architecture.image_size}px"))
-        if named is None or (named and not (data_dir / named).exists()):
-            return None
+    plain = card.dataset.removesuffix(f"-{card.architecture.image_size}px")
+    if dataset is None and not _at_hand(plain, data_dir):
+        return None
 
     @cache
     def fingerprint_of_first(count: int) -> str:
@@ -112,3 +113,77 @@ def first_examples_of(card: ModelCard, dataset: StrPath | None, data_dir: Path) 
         return data.test.head(count).fingerprint
 
     return fingerprint_of_first
+
+
+def _at_hand(dataset: str, data_dir: Path) -> bool:
+    """Whether a data set with a name can be loaded without a download."""
+    folder = _DOWNLOADED.get(dataset)
+    return folder is not None and (not folder or (data_dir / folder).exists())
+
+
+def build_leaderboard(
+    folder: StrPath = Path("leaderboards"),
+    *,
+    zoo: StrPath | None = None,
+    title: str = "sam-bench leaderboard",
+    robustbench: StrPath | None = None,
+    dataset: StrPath | None = None,
+    data_dir: StrPath = Path("data"),
+) -> BuiltLeaderboard:
+    """Write the tables, the figure and the pages of a leaderboards folder.
+
+    Args:
+        folder: The leaderboards folder.
+        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
+        title: Heading of the start page.
+        robustbench: RobustBench's `model_info` folder, or a checkout that has one: its entries of the same boards
+            are shown beside ours. Nothing of it is copied but what the pages show.
+        dataset: Data of the boards, FILE.npz or FOLDER, for the accuracy of each class. A data set with a name is
+            found by itself, unless it would have to be downloaded.
+        data_dir: Where downloads are looked for.
+
+    Raises:
+        InputError: No entries, or an entry that its records or its card do not support.
+    """
+    return build(
+        Path(folder),
+        zoo=None if zoo is None else Path(zoo),
+        title=title,
+        robustbench=None if robustbench is None else Path(robustbench),
+        labels_of=_labels_of(dataset, Path(data_dir)),
+    )
+
+
+def _labels_of(dataset: StrPath | None, data_dir: Path) -> Callable[[EvaluationRecord], TestLabels | None]:
+    """What gives the labels of a record's test images, if these very images are at hand."""
+
+    @cache
+    def loaded(name: str) -> Dataset:
+        return load_dataset(name, data_dir=data_dir, test_only=True)
+
+    @cache
+    def labels(name: str, count: int, fingerprint: str) -> TestLabels | None:
+        for spec in [str(dataset)] * (dataset is not None) + [name] * _at_hand(name, data_dir):
+            data = loaded(spec)
+            head = data.test.head(count)
+            if head.fingerprint == fingerprint:
+                return TestLabels(head.labels.numpy(), data.classes)
+        return None
+
+    return lambda record: labels(record.dataset, record.n_examples, record.dataset_fingerprint)
+
+
+def serve(
+    folder: StrPath = Path("leaderboards"), *, zoo: StrPath | None = None, port: int = 0
+) -> tuple[ThreadingHTTPServer, str]:
+    """A server of the built pages on this machine's loopback, and their address.
+
+    Args:
+        folder: The leaderboards folder.
+        zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
+        port: 0: any that is free.
+
+    Raises:
+        InputError: There are no pages, or the port is taken.
+    """
+    return server(Path(folder), zoo=zoos.zoo_dir(None if zoo is None else Path(zoo)), port=port)

@@ -19,11 +19,18 @@ _folder_option = click.option(
     show_default=True,
     help="Folder of the leaderboards.",
 )
+_data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data"),
+    show_default=True,
+    help="Where torchvision's data sets are kept; nothing is downloaded.",
+)
 
 
 @click.group("leaderboard", cls=Group)
 def command() -> None:
-    """Tables and a page of what the records say."""
+    """Tables and pages of what the records say."""
 
 
 _data_options = [
@@ -55,16 +62,37 @@ def _verifying(function: Callable[..., int]) -> Callable[..., int]:
 @command.command("build")
 @_folder_option
 @common.zoo_option
-@click.option("--title", default="sam-bench leaderboard", show_default=True, help="Heading of the page.")
+@click.option("--title", default="sam-bench leaderboard", show_default=True, help="Heading of the start page.")
+@click.option(
+    "--robustbench",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="RobustBench's model_info folder, or a checkout that has one: its entries are shown beside ours.",
+)
+@click.option("--dataset", help="Data of the boards, FILE.npz or FOLDER, for the accuracy of each class.")
+@_data_dir_option
 @common.json_option
-def build(folder: Path, zoo: Path | None, title: str, as_json: bool) -> None:
-    """Write the Markdown, LaTeX and CSV tables, the figure, and a page that needs no network."""
-    built = api.build_leaderboard(folder, zoo=zoo, title=title)
+def build(as_json: bool, **options: Any) -> None:
+    """Write the Markdown, LaTeX and CSV tables, the figure, and pages that need no network."""
+    built = api.build_leaderboard(**options)
     if as_json:
         common.print_json({form: str(path) for form, path in built.paths.items()})
-        return
-    click.echo(built.paths["md"].read_text(encoding="utf-8"))
-    click.echo(f"written: {', '.join(str(path) for path in built.paths.values())}", err=True)
+    else:
+        click.echo(built.paths["md"].read_text(encoding="utf-8"))
+        click.echo(f"written: {', '.join(str(path) for path in built.paths.values())}", err=True)
+    if built.missing:
+        click.echo(built.missing, err=True)
+
+
+@command.command("serve")
+@_folder_option
+@common.zoo_option
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: any that is free.")
+def serve(folder: Path, zoo: Path | None, port: int) -> None:
+    """Show the built pages at an address of this machine, until Ctrl-C."""
+    http, address = api.serve(folder, zoo=zoo, port=port)
+    click.echo(address)
+    with http:
+        http.serve_forever()
 
 
 @command.command("submit")
@@ -80,13 +108,7 @@ def build(folder: Path, zoo: Path | None, title: str, as_json: bool) -> None:
 @click.option(
     "--dataset", help="The model's data, FILE.npz or FOLDER, to hold records over its first examples against."
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("data"),
-    show_default=True,
-    help="Where torchvision's data sets are kept; nothing is downloaded.",
-)
+@_data_dir_option
 @common.json_option
 def submit(model: str, records: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Write MODEL's entry from its card and RECORDS alone, and print what to send to RobustBench."""

@@ -57,5 +57,7 @@ def command(folder: Path, workers: int | None, seed: int, device: str, quiet: bo
     for sentence in result.sentences:
         click.echo(sentence)
     click.echo()
-    click.echo(f"The page: {folder / 'leaderboards' / 'leaderboard.html'}; everything else is in {folder}/.")
+    page = result.leaderboard.paths.get("html")
+    click.echo(f"The pages start at {page}." if page else result.leaderboard.missing)
+    click.echo(f"Everything else is in {folder}/.")
     click.echo(f"It took {time.monotonic() - started:.0f} s. Next, your own data: sam-bench train --help")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from sam_bench.leaderboard.boards import Board, Row
 from sam_bench.leaderboard.labels import count_text, family
 from sam_bench.leaderboard.placement import Box, Marker, needs_line, place_labels
-from sam_bench.leaderboard.tables import Board, Row
 
 MAX_PANELS = 6
+_MOST_LABELS = 30  # a panel; the first rows have them, and more would cover one another
 # Okabe and Ito's colours, told apart by readers of every colour vision; darkened where contrast needs it.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B65C95", "#8A7500", "#3A9AD9", "#7A4FBF", "#666666")
 _INK, _FAINT, _PAPER = "#1d2330", "#8b93a1", "#fefdfe"
@@ -85,20 +85,6 @@ def render(boards: Sequence[Board]) -> tuple[str, bytes]:
         return _svg(figure), png.getvalue()
 
 
-def render_panels(boards: Sequence[Board]) -> list[str]:
-    """One SVG a board to stand inside an HTML page: ink and paper in the page's own colours.
-
-    The page sets `--ink`, `--faint` and `--paper`. Identifiers differ between the panels, and no
-    text of a card or record is in them but as outlines.
-    """
-    scale = _Scale.of(boards)
-    with _drawing():
-        return [
-            _inline(_svg(_draw([board], scale), paper="none"), board, f"p{number}-")
-            for number, board in enumerate(boards)
-        ]
-
-
 @contextmanager
 def _drawing() -> Iterator[None]:
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
@@ -107,26 +93,11 @@ def _drawing() -> Iterator[None]:
         yield
 
 
-def _svg(figure: Figure, paper: str = "white") -> str:
+def _svg(figure: Figure) -> str:
     text = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(text, format="svg", facecolor=paper, metadata=nothing)
+    figure.savefig(text, format="svg", metadata=nothing)
     return text.getvalue()
-
-
-def _inline(svg: str, board: Board, prefix: str) -> str:
-    body = svg[svg.index("<svg") :]
-    # matplotlib's own `*` rule would hold for the whole page; comments repeat texts.
-    body = re.sub(r"<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", body)
-    for colour, name in ((_INK, "ink"), (_FAINT, "faint"), (_PAPER, "paper")):
-        body = body.replace(colour, f"var(--{name})")
-    view = re.search(r'viewBox="[-0-9. ]+"', body)
-    assert view is not None  # matplotlib always writes one
-    label = f"Clean against robust accuracy on board {board.key}"
-    label = re.sub(r"[^A-Za-z0-9 ._-]", " ", label)
-    opening = f'<svg role="img" aria-label="{label}" {view[0]} stroke-linejoin="round" stroke-linecap="butt">'
-    return opening + body[body.index(">") + 1 :]
 
 
 def _draw(boards: Sequence[Board], scale: _Scale) -> Figure:
@@ -201,7 +172,8 @@ def _limits(values: Sequence[float], least: float) -> tuple[float, float]:
 def _labels(figure: Figure, axes: Axes, board: Board, scale: _Scale) -> None:
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     texts, markers, intervals = [], [], []
-    for row, name in zip(board.rows, _names(board.rows), strict=True):
+    labelled = board.rows[:_MOST_LABELS]
+    for row, name in zip(labelled, _names(labelled), strict=True):
         x, y = axes.transData.transform((100 * row.row.clean_accuracy, 100 * row.row.robust_accuracy))
         low, high = (axes.transData.transform((0, 100 * bound))[1] for bound in row.interval())
         text = axes.text(0, 0, name, fontsize=8.5, color=_INK, ha="left", va="bottom", zorder=4)

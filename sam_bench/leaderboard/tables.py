@@ -1,37 +1,23 @@
-"""Rows grouped into boards, and the tables made of them: plain data, Markdown, LaTeX, CSV."""
+"""The tables made of boards: plain data, Markdown, LaTeX, CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sam_bench.leaderboard.checks import check_entries
-from sam_bench.leaderboard.entries import StoredEntry
-from sam_bench.leaderboard.labels import (
-    AUTOATTACK,
-    count_text,
-    examples_text,
-    parameters_text,
-    percent,
-    radius_key,
-    radius_text,
-    spelled,
-)
-from sam_bench.leaderboard.record_checks import our_attacks
-from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry
-
-_NORMS = ("Linf", "L2", "L1")
+from sam_bench.leaderboard.boards import RANKS_EXPLAINED, Board, Row
+from sam_bench.leaderboard.labels import count_text, parameters_text, percent, radius_text, spelled
 
 HEADERS = (
     "#",
     "model",
     "clean",
     "robust",
+    "95 % interval",
+    "state",
     "attack",
     "eps",
     "method",
@@ -41,201 +27,26 @@ HEADERS = (
     "parameters",
 )
 
-UNRANKED = "–"
-"""The rank of a row that does not compare with the others of its board."""
 
-
-@dataclass(frozen=True)
-class Row:
-    """One evaluation of one model: a line of a board.
-
-    Attributes:
-        stored: The entry it belongs to.
-        row: Its numbers, as the entry holds them.
-        record: The evaluation behind them.
-        train_command: The command that made the model, where its card is at hand and says so.
-        card_found: Whether the card lies where the entry points.
-        notes: What a reader must know: the attack's warnings, fewer examples, a card that is not there.
-        ranked: Whether it is over the same test examples as the best-tested rows of its board.
-    """
-
-    stored: StoredEntry
-    row: EntryRow
-    record: EvaluationRecord
-    train_command: str
-    card_found: bool
-    notes: tuple[str, ...] = ()
-    ranked: bool = True
-
-    @property
-    def entry(self) -> LeaderboardEntry:
-        """The entry it belongs to."""
-        return self.stored.entry
-
-    @property
-    def model(self) -> str:
-        """The model's name."""
-        return self.entry.sam_bench.name
-
-    @property
-    def method(self) -> str:
-        """The method's label."""
-        return self.entry.sam_bench.method
-
-    def cells(self, index: int) -> list[str]:
-        """Text of each column of `HEADERS`.
-
-        Args:
-            index: On the board, from 1; its rank where it is ranked.
-        """
-        evidence = self.entry.sam_bench
-        return [
-            str(index) if self.ranked else UNRANKED,
-            self.model,
-            percent(self.row.clean_accuracy),
-            percent(self.row.robust_accuracy),
-            spelled(self.row.attack),
-            f"{self.row.norm} {radius_text(self.row.eps)}",
-            self.method,
-            self.entry.architecture,
-            count_text(None if evidence.passes is None else evidence.epochs),
-            count_text(evidence.passes),
-            parameters_text(evidence.parameters),
-        ]
-
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the robust accuracy, as fractions: what the number of examples leaves open."""
-        return wilson_interval(self.row.robust_accuracy, self.row.n_examples)
-
-
-def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a share in [0, 1] seen in `count` draws."""
-    centre = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-@dataclass(frozen=True)
-class Board:
-    """Rows of one data set, norm, radius and attack: ranked by robust accuracy, below them those without a rank."""
-
-    dataset: str
-    norm: str
-    eps: str
-    attack: str
-    rows: tuple[Row, ...] = field(repr=False)
-
-    @property
-    def key(self) -> str:
-        """An identifier without spaces, the same on every build."""
-        return "-".join((self.dataset, self.norm, self.eps.replace("/", "over"), self.attack))
-
-    @property
-    def examples(self) -> int:
-        """Number of test examples behind the board's rows; the largest where they differ."""
-        return max(row.row.n_examples for row in self.rows)
-
-    @property
-    def title(self) -> str:
-        """`cifar10 · AutoAttack · Linf 8/255 · 10,000 test examples`."""
-        return f"{self.short_title} · {examples_text(self.examples)}"
-
-    @property
-    def short_title(self) -> str:
-        """The title without the number of examples."""
-        return f"{self.dataset} · {spelled(self.attack)} · {self.norm} {self.eps}"
-
-    @property
-    def footnotes(self) -> tuple[str, ...]:
-        """Every distinct note of the rows, in order; a row's marks are their numbers, from 1."""
-        return tuple(dict.fromkeys(note for row in self.rows for note in row.notes))
-
-    def marks(self, row: Row) -> list[int]:
-        """Numbers of the footnotes that belong to a row."""
-        return [self.footnotes.index(note) + 1 for note in row.notes]
-
-
-def make_boards(entries: Iterable[StoredEntry], *, zoo: Path | None = None) -> list[Board]:
-    """All rows of all entries, grouped and ranked.
-
-    Boards come by data set, norm (Linf, L2, L1), attack (AutoAttack first) and radius; rows by robust
-    accuracy from the highest, as RobustBench ranks, then by clean accuracy, then by name. Rows over
-    fewer or other test examples than the others come last, in the same order among themselves.
-
-    Args:
-        entries: All entries of a leaderboards folder.
-        zoo: Where cards may lie; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
-
-    Raises:
-        InputError: An entry says what its records or its card do not.
-    """
-    groups: dict[tuple[str, str, str, float], list[Row]] = {}
-    for each in check_entries(entries, zoo):
-        stored, card = each.stored, each.found.card
-        for row, record in each.rows:
-            notes = *dict.fromkeys(row.warnings), *each.notes, *each.notes_of_rows.get(row.record, ())
-            line = Row(stored, row, record, card.command if card else "", each.found.readable, notes)
-            groups.setdefault((stored.dataset, row.norm, row.attack, radius_key(row.eps)), []).append(line)
-    keys = sorted(groups, key=lambda key: (key[0], _NORMS.index(key[1]), key[2] != AUTOATTACK, key[2], key[3]))
-    return [_board(groups[key]) for key in keys]
-
-
-def _board(rows: list[Row]) -> Board:
-    most = max(line.row.n_examples for line in rows)
-    said = []
-    for line in rows:
-        apart = *_fewer(line, most), *_other_images(line, rows)
-        notes = *line.notes, *apart, *_other_settings(line, rows), *_carried(line, rows)
-        said.append(replace(line, notes=notes, ranked=not apart))
-    said.sort(
-        key=lambda line: (
-            not line.ranked,
-            -line.row.robust_accuracy,
-            -line.row.clean_accuracy,
-            line.model,
-            line.entry.sam_bench.threat,
-        )
-    )
-    first = rows[0]
-    # However the radius was written, a board shows the shortest spelling: 8/255 before 0.03137254902.
-    eps = min((radius_text(line.row.eps) for line in rows), key=lambda text: (len(text), text))
-    return Board(first.stored.dataset, first.row.norm, eps, first.row.attack, tuple(said))
-
-
-def _fewer(line: Row, most: int) -> tuple[str, ...]:
-    fewer = line.row.n_examples < most
-    return (f"on {examples_text(line.row.n_examples)} only: not ranked",) if fewer else ()
-
-
-def _other_images(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
-    """Under one name and in equal number there can be different images: a file of one's own that was changed."""
-    as_many = [each.record.dataset_fingerprint for each in rows if each.row.n_examples == line.row.n_examples]
-    usual = max(as_many, key=as_many.count)
-    own = line.record.dataset_fingerprint
-    return () if own == usual else (f"on other test images (fingerprint {own[:12]}…): not ranked",)
-
-
-def _other_settings(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
-    """What the name of another package's attack does not say of its settings, where not all rows have the same.
-
-    All that decides the strength of one of ours is in its name; what is in a name is the same in all rows.
-    """
-    own = {} if line.record.attack in our_attacks() else line.record.settings
-    names = [name for name in own if any(each.record.settings.get(name) != own[name] for each in rows)]
-    return (f"attacked with {', '.join(f'{name} {own[name]}' for name in names)}",) if names else ()
-
-
-def _carried(line: Row, rows: Sequence[Row]) -> tuple[str, ...]:
-    """That a row is of a curve where others are not: what a smaller ball broke counts as broken here, too."""
-    stand_alone = any(each.record.carried == 0 for each in rows)
-    return (carried_text(line.record),) if line.record.carried and stand_alone else ()
-
-
-def carried_text(record: EvaluationRecord) -> str:
-    """`1,234 examples carried over from smaller radii`; empty for an evaluation that stands alone."""
-    count = record.carried
-    return f"{count:,} example{'' if count == 1 else 's'} carried over from smaller radii" if count else ""
+def cells(line: Row) -> list[str]:
+    """Text of each column of `HEADERS`."""
+    evidence = line.entry.sam_bench
+    low, high = line.interval()
+    return [
+        line.rank_text,
+        line.model,
+        percent(line.row.clean_accuracy),
+        percent(line.row.robust_accuracy),
+        f"{percent(low)} to {percent(high)}",
+        line.state,
+        spelled(line.row.attack),
+        f"{line.row.norm} {radius_text(line.row.eps)}",
+        line.method,
+        line.entry.architecture,
+        count_text(None if evidence.passes is None else evidence.epochs),
+        count_text(evidence.passes),
+        parameters_text(evidence.parameters),
+    ]
 
 
 @dataclass(frozen=True)
@@ -258,15 +69,15 @@ class PlainTable:
 def plain_table(board: Board) -> PlainTable:
     """A board as text without any mark-up."""
     rows = []
-    for index, line in enumerate(board.rows, start=1):
-        cells = line.cells(index)
-        cells[1] += "".join(f" [{mark}]" for mark in board.marks(line))
-        rows.append(cells)
+    for line in board.rows:
+        texts = cells(line)
+        texts[1] += "".join(f" [{mark}]" for mark in board.marks(line))
+        rows.append(texts)
     notes = [f"[{number}] {note}" for number, note in enumerate(board.footnotes, start=1)]
     return PlainTable(board.title, list(HEADERS), rows, notes)
 
 
-_RIGHT = {"#", "clean", "robust", "epochs", "training passes", "parameters"}
+_RIGHT = {"#", "clean", "robust", "95 % interval", "epochs", "training passes", "parameters"}
 
 
 def markdown(boards: Sequence[Board]) -> str:
@@ -280,6 +91,7 @@ def markdown(boards: Sequence[Board]) -> str:
         if table.footnotes:
             lines += ["", "  \n".join(escape_markdown(note) for note in table.footnotes)]
         parts.append("\n".join(lines))
+    parts.append(escape_markdown(RANKS_EXPLAINED))
     return "\n\n".join(parts) + "\n"
 
 
@@ -301,7 +113,7 @@ def latex(boards: Sequence[Board]) -> str:
         parts.append(
             "\\begin{table}\n"
             "  \\centering\n"
-            f"  \\caption{{{escape_latex(table.title)}. Accuracies in \\%.}}\n"
+            f"  \\caption{{{escape_latex(table.title)}. Accuracies in \\%. {escape_latex(RANKS_EXPLAINED)}}}\n"
             f"  \\begin{{tabular}}{{{columns}}}\n"
             "    \\toprule\n"
             f"    {headers} \\\\\n"
@@ -347,6 +159,9 @@ CSV_COLUMNS = (
     "carried",
     "clean_percent",
     "robust_percent",
+    "robust_low_percent",
+    "robust_high_percent",
+    "state",
     "method",
     "architecture",
     "epochs",
@@ -369,17 +184,19 @@ def csv_text(boards: Sequence[Board]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for board in boards:
-        for index, line in enumerate(board.rows, start=1):
+        for line in board.rows:
             row, evidence = line.row, line.entry.sam_bench
             values: list[str | int | float] = [
-                index if line.ranked else "",
+                line.rank if line.ranked else "",
                 line.model,
                 board.dataset,
                 row.attack,
                 row.norm,
             ]
             values += [radius_text(row.eps), f"{float(row.eps):.12g}", row.n_examples, line.record.carried]
-            values += [f"{100 * row.clean_accuracy:.10g}", f"{100 * row.robust_accuracy:.10g}", line.method]
+            shares = (row.clean_accuracy, row.robust_accuracy, *line.interval())
+            values += [f"{100 * share:.10g}" for share in shares]
+            values += [line.state, line.method]
             training = ("", "") if evidence.passes is None else (evidence.epochs, f"{evidence.passes:.10g}")
             values += [line.entry.architecture, *training, evidence.parameters]
             values += [evidence.threat, line.entry.authors, line.record.engine, "; ".join(line.notes)]

@@ -18,7 +18,7 @@ from sam_bench import build_leaderboard, submit
 from sam_bench.data import load_dataset
 from sam_bench.errors import InputError
 from sam_bench.leaderboard import attack_name, method_label, read_entries, submit_entry
-from sam_bench.leaderboard.tables import make_boards
+from sam_bench.leaderboard.boards import make_boards
 from sam_bench.records import Architecture, ComponentSpec, LeaderboardEntry, read_record, sha256_file, write_record
 from sam_bench.training import build_recipe, load_recipe, override
 

@@ -1,0 +1,301 @@
+"""The plots, as Vega-Lite specifications. Colours of ink and paper come from the page, so both themes work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sam_bench.leaderboard.boards import Board, Row
+from sam_bench.leaderboard.labels import AUTOATTACK, family, radius_text, spelled
+from sam_bench.leaderboard.published import Published
+from sam_bench.leaderboard.site.classes import ClassShare
+from sam_bench.proportions import wilson_interval
+
+Json = dict[str, Any]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
+"""Okabe and Ito's colours without black and yellow, which one of the two themes swallows, and a grey."""
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+THEIRS = "RobustBench"
+
+_HEIGHT = 300
+_NUMBERS_OF_A_MARK = [
+    {"field": "model", "title": "model"},
+    {"field": "method", "title": "method"},
+    {"field": "rank", "title": "rank"},
+    {"field": "clean", "title": "clean %", "format": ".2f"},
+    {"field": "robust", "title": "robust %", "format": ".2f"},
+    {"field": "passes", "title": "passes", "format": ",.0f"},
+]
+# The legend singles a method out; with shift, wheel and mouse zoom and move, and the page still scrolls without it.
+_INTERACTION = [
+    {"name": "shown", "select": {"type": "point", "fields": ["family"]}, "bind": "legend"},
+    {
+        "name": "zoom",
+        "bind": "scales",
+        "select": {
+            "type": "interval",
+            "zoom": "wheel![event.shiftKey]",
+            "translate": "[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",
+        },
+    },
+]
+
+
+def fronts(board: Board, published: Sequence[Published], links: dict[str, str]) -> list[Json]:
+    """Two plots of a board: robust accuracy over clean accuracy, and over training passes, each with its front.
+
+    Args:
+        board: Its ranked rows are shown.
+        published: RobustBench's entries of the same board; their cost is not known.
+        links: Address of each model's page, by the path of its entry.
+    """
+    points = [_point(row, links) for row in board.rows if row.ranked]
+    theirs = [
+        {"model": each.name, "method": each.paper, "family": THEIRS, "clean": each.clean, "robust": each.robust}
+        for each in published
+    ]
+    families = _families(points) + [THEIRS] * bool(theirs)
+    passes = [point["passes"] for point in points]
+    over_decades = bool(passes) and min(passes) > 0 and max(passes) > 8 * min(passes)
+    return [
+        _front(
+            _with_front(points + theirs, "clean", higher=True),
+            families,
+            {
+                "field": "clean",
+                "title": "clean accuracy (%)",
+                "type": "quantitative",
+                "scale": {"domain": _domain([point["clean"] for point in points + theirs])},
+            },
+            f"Robust over clean accuracy of {len(points) + len(theirs)} models on {board.title}",
+        ),
+        _front(
+            _with_front(points, "passes", higher=False),
+            families,
+            {
+                "field": "passes",
+                "title": "training passes per example",
+                "type": "quantitative",
+                "scale": {"type": "log", "nice": False, "padding": 16}
+                if over_decades
+                else {"zero": False, "nice": False, "padding": 16},
+                "axis": {"format": "~s", "tickCount": 6},
+            },
+            f"Robust accuracy over training cost of {len(points)} models on {board.title}",
+        ),
+    ]
+
+
+def _point(row: Row, links: dict[str, str]) -> Json:
+    low, high = row.interval()
+    return {
+        "model": row.model,
+        "method": row.method,
+        "family": family(row.method),
+        "clean": 100 * row.row.clean_accuracy,
+        "robust": 100 * row.row.robust_accuracy,
+        "low": 100 * low,
+        "high": 100 * high,
+        "passes": row.entry.sam_bench.passes,
+        "rank": row.rank_text,
+        "href": links[str(row.stored.path)],
+    }
+
+
+def _families(points: Sequence[Json]) -> list[str]:
+    names = {point["family"] for point in points}
+    return sorted(names, key=lambda name: (name != "Standard", name.lower()))
+
+
+def _with_front(points: list[Json], cost: str, *, higher: bool) -> list[Json]:
+    """Each point with whether it is on the front: no other is at least as good in both, and better in one."""
+    best = float("-inf")
+    found = []
+    for point in sorted(points, key=lambda each: (-each[cost] if higher else each[cost], -each["robust"])):
+        found.append(point | {"front": point["robust"] > best})
+        best = max(best, point["robust"])
+    return found
+
+
+def _domain(shares: Sequence[float]) -> list[float]:
+    """Ends of an axis of per cent: around the values, at least ten points apart."""
+    low, high = min(shares, default=0), max(shares, default=100)
+    margin = max(0.06 * (high - low), 5 - (high - low) / 2)
+    return [max(-1.0, low - margin), min(101.0, high + margin)]
+
+
+def _front(points: list[Json], families: list[str], x: Json, description: str) -> Json:
+    shares = [point[key] for point in points for key in ("robust", "low", "high") if key in point]
+    y = {
+        "field": "robust",
+        "type": "quantitative",
+        "title": "robust accuracy (%)",
+        "scale": {"domain": _domain(shares)},
+    }
+    # The legend shows families by colour and shape together; more than there are colours repeat in other pairs.
+    colour = {"domain": families, "range": [COLOURS[i % len(COLOURS)] for i in range(len(families))]}
+    shape = {"domain": families, "range": [SHAPES[(i + i // len(COLOURS)) % len(SHAPES)] for i in range(len(families))]}
+    legend = {"title": None, "orient": "bottom", "columns": {"expr": "max(1, floor(width / 130))"}, "symbolOpacity": 1}
+    families_field = {"field": "family", "type": "nominal"}
+    dimmed = {"condition": {"param": "shown", "value": 1}, "value": 0.12}
+    return _chart(
+        description,
+        points,
+        [
+            {
+                "transform": [{"filter": "datum.front"}],
+                "mark": {"type": "line", "strokeDash": [5, 4], "strokeWidth": 1.5, "interpolate": "linear"},
+                "encoding": {"x": x, "y": y, "order": {"field": x["field"]}, "color": {"value": "#8C8C8C"}},
+            },
+            {
+                "transform": [{"filter": "isValid(datum.low)"}],
+                "mark": {"type": "rule", "strokeWidth": 1.2, "opacity": 0.45},
+                "encoding": {
+                    "x": x,
+                    "y": y | {"field": "low"},
+                    "y2": {"field": "high"},
+                    "color": families_field | {"scale": colour, "legend": legend},
+                    "opacity": {"condition": {"param": "shown", "value": 0.45}, "value": 0.05},
+                },
+            },
+            {
+                "params": _INTERACTION,
+                "mark": {"type": "point", "filled": True, "size": 90, "strokeWidth": 1.5, "cursor": "pointer"},
+                "encoding": {
+                    "x": x,
+                    "y": y,
+                    "color": families_field | {"scale": colour, "legend": legend},
+                    "shape": families_field | {"scale": shape, "legend": legend},
+                    "opacity": dimmed,
+                    "href": {"field": "href"},
+                    "tooltip": _NUMBERS_OF_A_MARK,
+                },
+            },
+        ],
+    )
+
+
+def curves(rows: Sequence[Row]) -> list[Json]:
+    """Robust accuracy of one model over the radius, a plot a norm, a line an attack; at radius 0 the clean accuracy.
+
+    Args:
+        rows: All rows of the model, of any boards.
+    """
+    return [_curve([row for row in rows if row.row.norm == norm]) for norm in dict.fromkeys(r.row.norm for r in rows)]
+
+
+def _curve(rows: Sequence[Row]) -> Json:
+    norm = rows[0].row.norm
+    unit = 255 if norm == "Linf" else 1
+    attacks = sorted({row.row.attack for row in rows}, key=lambda name: (name != AUTOATTACK, name))
+    points = []
+    for attack in attacks:
+        own = [row for row in rows if row.row.attack == attack]
+        widest = max(own, key=lambda row: row.row.n_examples)
+        shares = [(0.0, "0", widest.row.clean_accuracy, widest.row.n_examples)]
+        shares += [(float(r.row.eps), radius_text(r.row.eps), r.row.robust_accuracy, r.row.n_examples) for r in own]
+        for eps, text, share, count in sorted(shares):
+            low, high = wilson_interval(share, count)
+            point = {"attack": spelled(attack), "x": unit * eps, "eps": text, "robust": 100 * share}
+            points.append(point | {"low": 100 * low, "high": 100 * high})
+    names = [spelled(attack) for attack in attacks]
+    legend = {"title": None, "orient": "bottom", "symbolOpacity": 1}
+    series = {"field": "attack", "type": "nominal"}
+    colour = series | {
+        "scale": {"domain": names, "range": [COLOURS[i % 7] for i in range(len(names))]},
+        "legend": legend,
+    }
+    shape = series | {"scale": {"domain": names, "range": [SHAPES[i % 7] for i in range(len(names))]}, "legend": legend}
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "title": f"eps, {norm}" + (" (in 1/255)" if unit == 255 else ""),
+        "axis": {"values": sorted({0.0, *(unit * float(row.row.eps) for row in rows)}), "format": ".3~g"},
+    }
+    y = {
+        "field": "robust",
+        "type": "quantitative",
+        "title": "accuracy (%)",
+        "scale": {"domain": [0, 100]},
+    }
+    tooltip = [
+        {"field": "attack", "title": "attack"},
+        {"field": "eps", "title": f"eps, {norm}"},
+        {"field": "robust", "title": "robust %", "format": ".2f"},
+        {"field": "low", "title": "from", "format": ".2f"},
+        {"field": "high", "title": "to", "format": ".2f"},
+    ]
+    return _chart(
+        f"Accuracy over the radius of the {norm} ball under {', '.join(names)}",
+        points,
+        [
+            {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {"x": x, "y": y, "color": colour}},
+            {
+                "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.5},
+                "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": colour},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
+                "encoding": {"x": x, "y": y, "color": colour, "shape": shape, "tooltip": tooltip},
+            },
+        ],
+    )
+
+
+def classes_plot(shares: Sequence[ClassShare]) -> Json:
+    """Clean and robust accuracy of each class, the most robust class first."""
+    kinds = {"domain": ["clean", "robust"], "range": [COLOURS[0], COLOURS[1]]}
+    values = []
+    for each in shares:
+        for kind, share in (("clean", each.clean), ("robust", each.robust)):
+            low, high = wilson_interval(share, each.examples)
+            values.append(
+                {"class": each.name, "kind": kind, "share": 100 * share, "low": 100 * low, "high": 100 * high}
+            )
+    x = {"field": "share", "type": "quantitative", "title": "accuracy (%)", "scale": {"domain": [0, 100]}}
+    y = {"field": "class", "type": "nominal", "title": None, "sort": [each.name for each in shares]}
+    legend = {"title": None, "orient": "bottom", "symbolOpacity": 1}
+    colour = {"field": "kind", "type": "nominal", "scale": kinds, "legend": legend}
+    shape = {
+        "field": "kind",
+        "type": "nominal",
+        "scale": {"domain": kinds["domain"], "range": ["circle", "diamond"]},
+        "legend": legend,
+    }
+    chart = _chart(
+        "Clean and robust accuracy of each class",
+        values,
+        [
+            {
+                "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.5},
+                "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}, "y": y, "color": colour},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
+                "encoding": {
+                    "x": x,
+                    "y": y,
+                    "color": colour,
+                    "shape": shape,
+                    "tooltip": [
+                        {"field": "class", "title": "class"},
+                        {"field": "kind", "title": "accuracy"},
+                        {"field": "share", "title": "%", "format": ".2f"},
+                    ],
+                },
+            },
+        ],
+    )
+    return chart | {"height": {"step": 24}}
+
+
+def _chart(description: str, values: Sequence[Json], layers: Sequence[Json]) -> Json:
+    return {
+        "description": description,
+        "width": "container",
+        "height": _HEIGHT,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "data": {"values": values},
+        "layer": layers,
+    }
