@@ -27,7 +27,7 @@ from sam_bench.leaderboard.published import read_published
 from sam_bench.leaderboard.site.assets import assets
 from sam_bench.leaderboard.site.classes import class_shares
 from sam_bench.leaderboard.verification import manifest_path
-from sam_bench.records import Manifest, write_record
+from sam_bench.records import Imported, Manifest, write_record
 
 HOSTILE = "<script>alert(1)</script> & 100% _x_ \"' ]]> {{ 7 * 7 }} </textarea>"
 
@@ -198,6 +198,19 @@ def test_the_state_of_each_row_is_shown_with_its_bounds(tmp_path: Path) -> None:
     assert "at most 50.00 % robust, at least 11.00 % at confidence" in page
     board = (bench.folder / "site/boards/cifar10-Linf-8over255-autoattack.html").read_text()
     assert '<span class="state audited">audited</span>' in board
+
+
+def test_of_an_imported_model_the_cost_is_not_known_and_is_no_point_of_the_plot(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    source = Imported(file="theirs.pt", sha256="0" * 64)
+    for card in (make_card("ours"), make_card("theirs", passes=0, imported=source, train_examples=None)):
+        bench.submit(card, make_record(card, clean=80, robust=40))
+    build_leaderboard(bench.folder)
+    page = (bench.folder / "site" / "models" / "cifar10" / "Linf" / "theirs.html").read_text(encoding="utf-8")
+    assert "trained elsewhere" in page and "theirs.pt" in page and "their training is not known" in page
+    board = Page(next((bench.folder / "site" / "boards").glob("*.html")))
+    assert "Robust accuracy over training cost of 1 models" in "".join(board.data)
+    assert "Robust over clean accuracy of 2 models" in "".join(board.data)
 
 
 def test_pages_of_models_that_are_gone_go_too(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def fronts(board: Board, published: Sequence[Published], links: dict[str, str]) 
         for each in published
     ]
     families = _families(points) + [THEIRS] * bool(theirs)
-    passes = [point["passes"] for point in points]
+    paid = [point for point in points if point["passes"] is not None]
+    passes = [point["passes"] for point in paid]
     over_decades = bool(passes) and min(passes) > 0 and max(passes) > 8 * min(passes)
     return [
         _front(
@@ -71,7 +72,7 @@ def fronts(board: Board, published: Sequence[Published], links: dict[str, str]) 
             f"Robust over clean accuracy of {len(points) + len(theirs)} models on {board.title}",
         ),
         _front(
-            _with_front(points, "passes", higher=False),
+            _with_front(paid, "passes", higher=False),
             families,
             {
                 "field": "passes",
@@ -82,7 +83,7 @@ def fronts(board: Board, published: Sequence[Published], links: dict[str, str]) 
                 else {"zero": False, "nice": False, "padding": 16},
                 "axis": {"format": "~s", "tickCount": 6},
             },
-            f"Robust accuracy over training cost of {len(points)} models on {board.title}",
+            f"Robust accuracy over training cost of {len(paid)} models on {board.title}",
         ),
     ]
 
