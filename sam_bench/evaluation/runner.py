@@ -18,7 +18,15 @@ from sam_bench.evaluation.log import Log
 from sam_bench.evaluation.problem import Problem
 from sam_bench.evaluation.results import Found, broken, existing, left_by, record_of, recounted, with_second_attack
 from sam_bench.progress import Reporter, SilentReporter, Stage
-from sam_bench.records import MISCLASSIFIED, ROBUST, EvaluationRecord, Radius, read_record, write_record
+from sam_bench.records import (
+    MISCLASSIFIED,
+    ROBUST,
+    EvaluationRecord,
+    Radius,
+    adversarial_path,
+    read_record,
+    write_record,
+)
 
 
 def evaluate_problem(
@@ -321,7 +329,7 @@ def _folders(path: Path) -> tuple[Path, Path]:
 
 def _bundles(path: Path) -> tuple[Path, Path]:
     """The files of a record's adversarial examples, and of those of its second attack."""
-    return path.with_suffix(".adversarial.npz"), path.with_suffix(".opinion.adversarial.npz")
+    return adversarial_path(path), path.with_suffix(".opinion.adversarial.npz")
 
 
 def _write(path: Path, record: EvaluationRecord) -> None:

@@ -11,15 +11,10 @@ from sam_bench.errors import InputError
 from sam_bench.leaderboard.entries import StoredEntry
 from sam_bench.leaderboard.files import read_bytes, read_checked, shown, shown_path
 from sam_bench.leaderboard.verification import manifest_path
-from sam_bench.records import FileDigest, Manifest, ModelCard, write_record
+from sam_bench.records import FileDigest, Manifest, ModelCard, adversarial_path, write_record
 
 LARGEST_FILE = 4 * 2**30
 """Bytes that weights or adversarial examples may have."""
-
-
-def adversarial_path(record_file: Path) -> Path:
-    """Where the adversarial examples of a record lie, if they were kept: `RECORD.adversarial.npz`."""
-    return record_file.with_suffix(".adversarial.npz")
 
 
 def evidence_files(stored: StoredEntry, card: ModelCard) -> dict[str, Path]:

@@ -20,7 +20,7 @@ from sam_bench.leaderboard.entries import (
     row_from_record,
     row_key,
 )
-from sam_bench.leaderboard.evidence import adversarial_path, read_bundle, write_manifest
+from sam_bench.leaderboard.evidence import read_bundle, write_manifest
 from sam_bench.leaderboard.files import LARGEST_RECORD, parse_checked, read_bytes, read_checked
 from sam_bench.leaderboard.labels import examples_text, radius_text
 from sam_bench.leaderboard.record_checks import (
@@ -41,6 +41,7 @@ from sam_bench.records import (
     EvaluationRecord,
     LeaderboardEntry,
     ModelCard,
+    adversarial_path,
     write_atomic,
     write_record,
 )

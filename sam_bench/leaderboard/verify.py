@@ -26,7 +26,7 @@ from sam_bench.evaluation.audit import audit, draw
 from sam_bench.evaluation.replay import replay, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
 from sam_bench.leaderboard.entries import headline, read_entry
-from sam_bench.leaderboard.evidence import adversarial_path, check_manifest, check_places, read_bundle
+from sam_bench.leaderboard.evidence import check_manifest, check_places, read_bundle
 from sam_bench.leaderboard.files import shown
 from sam_bench.leaderboard.labels import AUTOATTACK, percent
 from sam_bench.leaderboard.record_checks import Evidence
@@ -40,6 +40,7 @@ from sam_bench.records import (
     State,
     VerificationReport,
     VerifiedRow,
+    adversarial_path,
     sha256_file,
     write_record,
 )

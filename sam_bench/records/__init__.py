@@ -21,6 +21,7 @@ from sam_bench.records.evaluation import (
     EvaluationRecord,
     SecondAttack,
     accuracies,
+    adversarial_path,
 )
 from sam_bench.records.fields import NAME_PATTERN, SCHEMA_VERSION, Name, Norm, Radius, Record
 from sam_bench.records.io import atomic_file, first_problem, read_record, sha256_file, write_atomic, write_record
@@ -61,6 +62,7 @@ __all__ = [
     "VerifiedRow",
     "WeightsFile",
     "accuracies",
+    "adversarial_path",
     "atomic_file",
     "first_problem",
     "read_record",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -149,3 +150,8 @@ def accuracies(verdicts: list[str], attacks: list[str]) -> dict[str, Any]:
         left -= verdicts.count(attack)
         after[attack] = left / total
     return {"clean_accuracy": clean, "robust_accuracy": left / total, "accuracy_after": after}
+
+
+def adversarial_path(record_file: Path) -> Path:
+    """Where the adversarial examples of a record lie, if they were kept: `RECORD.adversarial.npz`."""
+    return record_file.with_suffix(".adversarial.npz")

@@ -6,6 +6,7 @@ A repository holds
     sam-bench.json                   our card
     README.md                        the card for readers, with the Hub's model-index
     records/<name>.json              the evaluations, with a verdict for every example
+    records/<name>.adversarial.npz   their adversarial examples, where they were kept
     .eval_results/sam-bench.yaml     their results in the Hub's Community Evals format
 
 The only module that imports `huggingface_hub`. That keeps downloads in its cache, where a file that was cut short is
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sam_bench.errors import InputError, SamBenchError, shortened
-from sam_bench.records import NAME_PATTERN, EvaluationRecord, ModelCard, read_record, write_atomic
+from sam_bench.records import NAME_PATTERN, EvaluationRecord, ModelCard, adversarial_path, read_record, write_atomic
 from sam_bench.zoo.names import full_name
 from sam_bench.zoo.store import Zoo
 from sam_bench.zoo.weights_check import read_weights, weights_file
@@ -90,11 +91,12 @@ def push(
     weights = read_weights(store.weights_path(card))
     _check_digest(card, weights, str(store.weights_path(card)))
     evaluations = {path.name: _record_of(card, path) for path in records}
+    bundles = [bundle for bundle in map(adversarial_path, records) if bundle.is_file()]
     files: dict[str, str | bytes] = {
         WEIGHTS: weights,
         CARD: store.card_path(card).read_bytes(),
         "README.md": readme(card, repo, list(evaluations.values())),
-        **{f"{RECORDS}/{path.name}": path.read_bytes() for path in records},
+        **{f"{RECORDS}/{path.name}": path.read_bytes() for path in (*records, *bundles)},
     }
     results = eval_results(card, repo, evaluations)
     if results:
@@ -163,6 +165,9 @@ def pull(
             raise
         found = {path: fetched(path) for path in files if re.fullmatch(rf"{RECORDS}/{NAME_PATTERN}\.json", path)}
         checked = {Path(path).name: _record_of(card, at) for path, at in found.items()}
+        # Whoever wants to know replays them; here they are bytes.
+        bundles = {str(adversarial_path(Path(path))) for path in found} & set(files)
+        found |= {path: fetched(path) for path in sorted(bundles)}
     store.adopt(card, content)
     folder = evaluations or Path("evaluations") / card.name
     for path, at in found.items():

@@ -67,10 +67,19 @@ def test_what_was_pushed_comes_back_the_same(
     hub: Hub, zoo: Zoo, card: ModelCard, tmp_path: Path, images: Tensor
 ) -> None:
     record = _record(card, tmp_path / "evaluations/sam/autoattack.json")
+    bundle = record.with_name("autoattack.adversarial.npz")
+    bundle.write_bytes(b"\0" * 5000)
     address = push(zoo, "sam", REPO, records=[record])
     assert address == f"{hub.url}/{REPO}/commit/{hub.commit(REPO)}"
     there = hub.repos[REPO]
-    assert set(there) == {WEIGHTS, CARD, "README.md", "records/autoattack.json", RESULTS}
+    assert set(there) == {
+        WEIGHTS,
+        CARD,
+        "README.md",
+        "records/autoattack.json",
+        "records/autoattack.adversarial.npz",
+        RESULTS,
+    }
     assert there[WEIGHTS] == zoo.weights_path(card).read_bytes()
 
     other = Zoo(tmp_path / "other")
@@ -78,6 +87,7 @@ def test_what_was_pushed_comes_back_the_same(
     assert done.card == card and other.verify(card) == []
     assert torch.equal(other.load(done.card)(images), zoo.load(card)(images))
     assert [path.read_bytes() for path in done.records] == [record.read_bytes()]
+    assert (tmp_path / "pulled" / bundle.name).read_bytes() == bundle.read_bytes()
     assert pull(other, REPO, evaluations=tmp_path / "pulled") == done
     renamed = pull(other, REPO, name="theirs", evaluations=tmp_path / "pulled")
     assert renamed.card.name == "theirs" and other.verify(renamed.card) == []
