@@ -102,8 +102,12 @@ def test_a_stopped_training_names_no_checkpoint(monkeypatch: pytest.MonkeyPatch)
             if figures.startswith("epoch"):
                 os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(StoppedError) as error:
-        Features(**SMALL).measure(model(), context(Stops()))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs this in the background ignores Ctrl-C
+    try:
+        with pytest.raises(StoppedError) as error:
+            Features(**SMALL).measure(model(), context(Stops()))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert str(error.value) == "features was stopped; the models before are kept"
     assert error.value.exit_code == 130
 

@@ -36,11 +36,14 @@ from cli_runner import DIGITS, CommandLine
         (["zoo", "verify", "tniy"], "unknown model in the zoo model_zoo: 'tniy'. Did you mean 'tiny'?"),
         (["leaderboard", "submit", "tniy", "r.json"], "unknown model in the zoo model_zoo: 'tniy'. Did you mean"),
         (["tran"], "unknown command 'tran'. Did you mean 'train'? Available: analyze, doctor, evaluate, leaderboard, "),
-        (["zoo", "shw"], "unknown command 'shw'. Did you mean 'show'? Available: list, remove, show, verify."),
+        (
+            ["zoo", "shw"],
+            "unknown command 'shw'. Did you mean 'show' or 'push'? Available: add, export, import, list, pull, ",
+        ),
         (["recipes", "lst"], "unknown command 'lst'. Did you mean 'list'? Available: list, show."),
         (
             ["leaderboard", "bild"],
-            "unknown command 'bild'. Did you mean 'build'? Available: build, check, submit, verify.",
+            "unknown command 'bild'. Did you mean 'build'? Available: build, check, serve, submit, verify.",
         ),
         ([*DIGITS, "--roh", "0.1"], "--roh"),
         ([*DIGITS, "--roh", "0.1"], "--rho"),

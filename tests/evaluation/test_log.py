@@ -29,6 +29,7 @@ from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.events import AttackWarning, Event, Verdict
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.data import Split
+from sam_bench.device import device_name
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import Executor, Local, Log, Problem, Processes
 from sam_bench.evaluation.adversarial import write_adversarial
@@ -414,6 +415,7 @@ def test_processes_that_share_the_examples_find_what_one_finds(nearest: Nearest,
     alone = attacked(problem, tmp_path / "alone")
     shared = attacked(problem, tmp_path / "shared", Processes(2, CPU))
     assert shared.verdicts == alone.verdicts and shared.warnings == alone.warnings
+    assert Processes(2, CPU).ran_on() == device_name(CPU)
 
 
 @pytest.mark.slow

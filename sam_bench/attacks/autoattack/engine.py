@@ -14,7 +14,7 @@ from sam_bench.attacks.autoattack.apgd_l1 import SparseAPGD
 from sam_bench.attacks.autoattack.ascent import Loss
 from sam_bench.attacks.autoattack.checks import model_warnings
 from sam_bench.attacks.autoattack.fab import FAB
-from sam_bench.attacks.autoattack.model_calls import ModelCalls, runs_channels_last
+from sam_bench.attacks.autoattack.model_calls import ModelCalls, runs_channels_last, takes_cast_weights
 from sam_bench.attacks.autoattack.pool import Check, Pool
 from sam_bench.attacks.autoattack.square import Square, refuse_small_images
 from sam_bench.attacks.autoattack.state import Problem, Search
@@ -130,6 +130,7 @@ class Engine:
             least_rows=1 if as_upstream else SMALLEST_BATCH if on_cpu else max(batch_size, SMALLEST_BATCH),
             device=device,
             bf16=self.bf16,
+            cast_weights=self.bf16 and takes_cast_weights(model, x, device=device),
             channels_last=channels_last and runs_channels_last(model, x, device=device, gradients=by_gradient),
             compiled=self.compiled,
         )

@@ -62,6 +62,28 @@ def runs_channels_last(model: nn.Module, x: Tensor, *, device: torch.device, gra
     return before is None or (after is not None and _alike(before, after))
 
 
+def takes_cast_weights(model: nn.Module, x: Tensor, *, device: torch.device) -> bool:
+    """Whether the model runs under autocast to bfloat16 with weights that were cast before.
+
+    One that switches autocast off for some of its layers does not.
+
+    Args:
+        model: In eval mode, parameters frozen.
+        x: An example or more, float32 [B, C, H, W].
+        device: Where the model is.
+    """
+    weights = SearchWeights(model, channels_last=False, bf16=True)
+    with torch.no_grad(), random_state_kept(device), weights.in_place():
+        try:
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                model(pad(x, SMALLEST_BATCH).to(device))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return False
+    return True
+
+
 def _pass(model: nn.Module, x: Tensor, *, gradients: bool) -> Tensor:
     x = x.detach().requires_grad_(gradients)
     with torch.set_grad_enabled(gradients):
@@ -95,6 +117,7 @@ class ModelCalls:
         least_rows: The model is always given at least so many rows, so that what it says about an example does
             not depend on how many share its batch.
         bf16: Run the model under autocast to bfloat16.
+        cast_weights: Cast the weights once for that, not in every pass; see `takes_cast_weights`.
         channels_last: Give images with their channels innermost, which is convolved faster; logits change by
             rounding.
         compiled: Run the model through `torch.compile`; logits change by rounding.
@@ -111,6 +134,7 @@ class ModelCalls:
         least_rows: int,
         device: torch.device,
         bf16: bool = False,
+        cast_weights: bool = True,
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
@@ -123,7 +147,9 @@ class ModelCalls:
         self._fast: Callable[[Tensor], Tensor] = _noticed(model, dynamic=dynamic) if compiled else model
         self._bf16, self._channels_last = bf16, channels_last
         # What is compiled lays its weights out itself.
-        self._weights = SearchWeights(model, channels_last=channels_last and not compiled, bf16=bf16 and not compiled)
+        self._weights = SearchWeights(
+            model, channels_last=channels_last and not compiled, bf16=bf16 and cast_weights and not compiled
+        )
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
