@@ -355,6 +355,16 @@ def test_what_the_verifier_found_broken_is_broken_once_whatever_the_attack_says(
     assert ran.verdicts == ["hostile"] * 5 and ran.x_adv.flatten().tolist() == pytest.approx([0.65] * 80)
 
 
+def test_what_was_broken_without_a_word_was_broken_by_the_attack_that_came_next() -> None:
+    x, y = GREY
+    verifier = Verifier(Brightness(), ball=Ball(norm="Linf", eps=0.2), batch_size=5, device=x.device)
+    verifier.clean(Examples(x, y, torch.arange(5), torch.tensor([0, 1, 1, 2, 0])))
+    verifier.check(torch.tensor([0, 1, 3]), x[:3] + 0.15)
+    told = list(verifier.remaining(["first", "second"]))
+    # The fourth had survived both, when something broke it: the last one is named.
+    assert [each.outcome for each in told] == ["first", "second", ROBUST, "second", ROBUST]
+
+
 def test_an_attack_that_implements_nothing_says_so() -> None:
     class Nothing(Attack):
         method = "nothing"
