@@ -262,7 +262,9 @@ def test_the_stream_of_events_cut_anywhere_and_resumed_with_any_executor_gives_t
     problem = problem_of(nearest, digits(30), attack, batch_size=16)
     whole = attacked(problem, tmp_path / "whole")
     here, there, draws = Local(CPU), Processes(2, CPU), random.Random(0)
-    orders: list[list[Executor]] = [[here, here, here, here], [here, there, here], [there, here, there]]
+    orders: list[list[Executor]] = [[here, here, here, here], [here, there, here]]
+    if attack is SUITE:  # a process takes seconds to begin
+        orders.append([there, here, there])
     for number, executors in enumerate(orders):
         path = tmp_path / str(number)
         for executor in executors[:-1]:
