@@ -64,6 +64,13 @@ def test_the_main_rows_come_first_seed_by_seed_and_a_model_before_its_measuremen
             assert jobs.index(job.model) < jobs.index(job)
 
 
+def test_all_rows_are_attacked_by_pgd_before_anything_dearer_is_measured(tmp_path: Path) -> None:
+    names = [job.evaluation if isinstance(job, Measurement) else "" for job in _tiny(tmp_path).jobs()]
+    dear = names.index("pgd-matched")
+    assert set(names[:dear]) == {"", "clean", "pgd-linf", "pgd-l2"}
+    assert set(names[dear:]) == {"pgd-matched", "autoattack", "published-fault", "minimum-norm"}
+
+
 def test_what_is_for_main_rows_or_some_rows_only_is_measured_on_those(tmp_path: Path) -> None:
     study = _tiny(tmp_path)
     assert set(study.evaluations("sam-02")) == set(study.plan.evaluations)
