@@ -15,7 +15,7 @@ from sam_bench.errors import InputError, SamBenchError
 from sam_bench.parallel import usable_cores
 from sam_bench.studies.estimate import Estimate, Line, estimate
 from sam_bench.studies.opening import open_study
-from sam_bench.studies.packing import ARCHIVE, pack, unpacked
+from sam_bench.studies.packing import ARCHIVE, pack, unpack, unpacked
 from sam_bench.studies.plan import WEI2023, load_plan
 from sam_bench.studies.report import write_report
 from sam_bench.studies.runner import Failure, run_study
@@ -75,11 +75,13 @@ def command(study: str, quiet: bool, **options: Any) -> None:
     folder = options["output"] or Path("reproduce") / f"{study}-{scale}"
     shared = {name: options[name] for name in ("dataset", "precision", "device", "data_dir")}
     if options["dry_run"]:
-        for line in _planned(estimate(open_study(plan, scale, folder=folder, read_only=True, **shared))):
-            click.echo(line)
+        with unpacked(folder) as there:
+            for line in _planned(estimate(open_study(plan, scale, folder=there, read_only=True, **shared))):
+                click.echo(line)
         return
     failures: list[Failure] = []
     if not options["report_only"]:
+        unpack(folder)
         failures = run_study(
             open_study(plan, scale, folder=folder, **shared),
             reporter=common.reporter(quiet),

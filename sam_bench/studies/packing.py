@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -49,9 +50,24 @@ def unpacked(folder: Path) -> Iterator[Path]:
         yield folder
         return
     with tempfile.TemporaryDirectory() as temporary:
-        try:
-            with tarfile.open(archive) as packed:
-                packed.extractall(temporary, filter="data")
-        except (OSError, tarfile.TarError, EOFError) as error:
-            raise InputError(f"cannot read {archive}: {error}") from error
+        _extract(archive, Path(temporary))
         yield Path(temporary)
+
+
+def unpack(folder: Path) -> None:
+    """Put what `results.tar.xz` holds into its folder, if that has no models yet. So a packed study can go on.
+
+    Raises:
+        InputError: The archive is damaged.
+    """
+    with unpacked(folder) as there:
+        if there != folder:
+            shutil.copytree(there, folder, dirs_exist_ok=True)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    try:
+        with tarfile.open(archive) as packed:
+            packed.extractall(folder, filter="data")
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise InputError(f"cannot read {archive}: {error}") from error

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from study_samples import content, opened
 
+from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Study
-from sam_bench.studies.packing import ARCHIVE, pack, unpacked
+from sam_bench.studies.packing import ARCHIVE, pack, unpack, unpacked
 from sam_bench.studies.report import write_report
 
 
@@ -133,3 +134,15 @@ def test_a_packed_study_gives_the_same_report_without_its_files(reported: Path, 
         del numbers["about"]["created"]
     assert after == before
     assert f"]({ARCHIVE})" in path.read_text(encoding="utf-8")
+
+
+def test_a_packed_study_goes_on_where_it_was(reported: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(pack(reported), alone)
+    unpack(alone)
+    study = opened(alone)
+    assert all(is_done(study, job) for job in study.jobs())
+    (alone / "study.json").write_text("mine", encoding="utf-8")
+    unpack(alone)
+    assert (alone / "study.json").read_text(encoding="utf-8") == "mine"
