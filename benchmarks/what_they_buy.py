@@ -70,6 +70,19 @@ ROWS = [
     Row("at-linf-4", "at-linf-4"),
     Row("ssam-dynamic", "ssam-dynamic"),
     Row("entropy-sgd", "entropy-sgd"),
+    Row("at-wa", "at-wa"),
+    Row("msam", "msam"),
+    # The ascents whose rho is a length have that of `sam-0.1`.
+    Row("gsam", "gsam", ("--rho", "0.1")),
+    Row("input-gradient", "input-gradient", ("--arch-option", "activation=silu")),
+    Row("rwp", "rwp"),
+    Row("fsam-friendly", "fsam-friendly", ("--rho", "0.1")),
+    Row("vasso", "vasso", ("--rho", "0.1")),
+    Row("wsam", "wsam", ("--rho", "0.1")),
+    Row("usam", "usam"),
+    Row("le-sam", "le-sam"),
+    Row("fgsm-pgi", "fgsm-pgi"),
+    Row("gradalign", "gradalign"),
 ]
 
 

@@ -31,7 +31,7 @@ def test_a_transformers_recipe_trains_an_epoch_of_mixed_images_and_is_registered
         image_size=32,
         arch=arch,
         arch_options=NETWORKS[arch],
-        settings={"epochs": 1, "batch_size": 16, "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1, **few},
+        settings={"epochs": 1, "batch_size": 16, **few},
         limit_train=48,
         validation=8,
         precision="fp32",
@@ -40,6 +40,7 @@ def test_a_transformers_recipe_trains_an_epoch_of_mixed_images_and_is_registered
     card = result.card
     assert card.recipe.optimizer.method == "adamw" and card.recipe.schedule.settings["warmup"] == 0.1
     assert (card.recipe.augmentation.mixup, card.recipe.augmentation.cutmix) == (0.8, 1.0)
+    assert card.recipe.objective.settings["label_smoothing"] == 0.1
     assert card.architecture.options["patch_size"] == 4 and card.architecture.options["drop_path_rate"] == 0.2
     assert api.load_model(card.name, zoo="zoo")(torch.rand(2, 1, 32, 32)).shape == (2, 10)
 
