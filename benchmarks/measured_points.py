@@ -1,9 +1,10 @@
 """The table that `sam-bench recommend` reads, from committed cards and records.
 
-    python benchmarks/measured_points.py benchmarks/results/what-they-buy-w8 .
+    python benchmarks/measured_points.py benchmarks/results/what-they-buy-w8 benchmarks/results/wei2023-tiny .
 
-Every folder holds a `model_zoo`, and records in `leaderboards` or `evaluations`. No number is typed. Run it again
-when a folder has changed or another one has come.
+Every folder holds a `model_zoo`, and records in `leaderboards` or `evaluations`, or both in a `results.tar.xz`. The
+first folder has the most methods and decides the attacks and radii. No number is typed. Run it again when a folder
+has changed or another one has come.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from sam_bench.analysis import NamedRecord
+from sam_bench.analysis.families import STANDARD
 from sam_bench.api.analyzing import named_records
 from sam_bench.records import ModelCard, write_atomic
-from sam_bench.studies.measured_points import measured_points
+from sam_bench.studies.measured_points import MeasuredPoint, measured_points
+from sam_bench.studies.packing import unpacked
 from sam_bench.zoo import Zoo
 
 TABLE = Path(__file__).parents[1] / "sam_bench/studies/measured_points.json"
@@ -41,13 +44,21 @@ def method_settings(card: ModelCard) -> dict[str, Any]:
 
 def table(folders: list[Path]) -> dict[str, Any]:
     """The file's content."""
-    rows = []
+    rows: list[MeasuredPoint] = []
     for folder in folders:
-        zoo = folder / "model_zoo"
-        settings = {card.name: method_settings(card) for card in Zoo(zoo).cards()}
-        rows += [row.model_dump(mode="json") for row in measured_points(_records(folder, zoo), settings)]
+        with unpacked(folder) as files:
+            zoo = files / "model_zoo"
+            settings = {card.name: method_settings(card) for card in Zoo(zoo).cards()}
+            found = measured_points(_records(files, zoo), settings)
+        attacks = {_attack(row) for row in rows or found}
+        compared = {row.where for row in found if row.family != STANDARD}
+        rows += [row for row in found if _attack(row) in attacks and row.where in compared]
     command = " ".join(["python benchmarks/measured_points.py", *map(str, folders)])
-    return {"version": 1, "command": command, "rows": rows}
+    return {"version": 1, "command": command, "rows": [row.model_dump(mode="json") for row in rows]}
+
+
+def _attack(row: MeasuredPoint) -> tuple[str, str, str]:
+    return row.attack, row.norm, str(row.eps)
 
 
 def _records(folder: Path, zoo: Path) -> list[NamedRecord]:

@@ -98,7 +98,7 @@ def command(dataset: str, sweep: bool, quiet: bool, as_json: bool, **options: An
     for source, answer in answers.items():
         _say(source, answer, dataset)
     for failure in swept.failures:
-        click.echo(f"! {failure} Lower the strength or the learning rate if it diverged.")
+        click.echo(f"! {failure}")
 
 
 def _question(options: Mapping[str, Any]) -> Question:
