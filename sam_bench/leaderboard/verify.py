@@ -158,7 +158,7 @@ def verify_entry(path: Path, means: Means) -> Verification:
     for step in [*steps, verifying.audit] if means.audit else steps:
         try:
             checks.append(Check(step.__name__, True, step()))
-        except _WithoutEvidence as lacking:
+        except _LacksEvidenceError as lacking:
             checks.append(Check(step.__name__, False, str(lacking)))
         except (SamBenchError, RuntimeError, MemoryError) as error:
             # PyTorch refuses a network or an input with a RuntimeError.
@@ -193,7 +193,7 @@ def write_report(verification: Verification) -> Path:
     return path
 
 
-class _WithoutEvidence(SamBenchError):
+class _LacksEvidenceError(SamBenchError):
     """Nothing was refuted, but some rows have no adversarial examples."""
 
 
@@ -244,7 +244,7 @@ class _Verifying:
             self.rows.append(VerifiedRow(record=row.record, at_most=at_most))
         if lacking:
             few = f"{len(lacking)} of {len(self.rows)} rows have no adversarial examples and stay claimed"
-            raise _WithoutEvidence(
+            raise _LacksEvidenceError(
                 f"{few}: {', '.join(lacking)}; `sam-bench leaderboard evidence` finds them, or evaluate with "
                 "`save_adversarial=True` and submit again"
             )

@@ -225,7 +225,7 @@ def test_levels_are_small_and_mean_nothing_without_their_images(
         clean = digits().images[place].numpy().astype(int)
         assert np.array_equal(shown[place].astype(int), clean + level)
     other = dataclasses.replace(digits(), images=digits().images.flip(0))
-    with pytest.raises(InputError, match="outside ball and box|does not fool|test examples, the first"):
+    with pytest.raises(InputError, match=r"outside ball and box|does not fool|test examples, the first"):
         replay(nearest, digits(), record, read_adversarial(small, "file", record, other).x_adv, device=CPU)
 
 
