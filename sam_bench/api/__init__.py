@@ -6,6 +6,7 @@ out of reach here.
 
 from sam_bench.api.autoattack import AutoAttack
 from sam_bench.api.boards import build_leaderboard, serve, submit
+from sam_bench.api.evidence import add_evidence
 from sam_bench.api.exporting import Exported, export_robustbench
 from sam_bench.api.importing import ImportResult, add_model, import_model
 from sam_bench.api.listing import attack_families, attack_names, list_recipes, methods_by_part, settings_of_attacks
@@ -32,6 +33,7 @@ __all__ = [
     "SweepSpec",
     "TrainResult",
     "TrainSpec",
+    "add_evidence",
     "add_model",
     "analyze",
     "attack_families",

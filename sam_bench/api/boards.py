@@ -79,12 +79,10 @@ def _compact(
         return store.load(card), images_of(dataset, data_dir)(card)
 
     def compacted(record: EvaluationRecord, content: bytes) -> bytes:
-        module, test = loaded()
-        channels, height, width = test.shape[1:]
-        read = read_adversarial(
-            content, f"file of {card.name}", examples=record.n_examples, shape=(channels, height, width)
-        )
-        return packed(compact(module, tested_by(record, test), record, read, device=torch.device("cpu")))
+        module, images = loaded()
+        test = tested_by(record, images)
+        read = read_adversarial(content, f"file of {card.name}", record, test)
+        return packed(compact(module, test, record, read, device=torch.device("cpu")), test)
 
     return compacted
 

@@ -42,21 +42,30 @@ _data_options = [
         show_default=True,
         help="Where data are looked for, and downloaded to.",
     ),
+    common.device_option,
+]
+_audit_options = [
     click.option(
         "--audit", type=int, metavar="M", help="Run AutoAttack again on M of the examples that are claimed robust."
     ),
     click.option(
         "--beacon", metavar="TEXT", help="Decides which: a public text made after the entry, such as a commit's hash."
     ),
-    common.device_option,
 ]
+
+
+def _for_data(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of what needs a model and its data."""
+    for option in reversed(_data_options):
+        function = option(function)
+    return function
 
 
 def _verifying(function: Callable[..., int]) -> Callable[..., int]:
     """The options of what verifies."""
-    for option in reversed(_data_options):
+    for option in reversed(_audit_options):
         function = option(function)
-    return function
+    return _for_data(function)
 
 
 @command.command("build")
@@ -134,6 +143,20 @@ def submit(model: str, records: tuple[Path, ...], as_json: bool, **options: Any)
     click.echo(submission.issue)
 
 
+@command.command("evidence")
+@click.argument("entry", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("records", nargs=-1)
+@common.zoo_option
+@_for_data
+def evidence(entry: Path, records: tuple[str, ...], **options: Any) -> None:
+    """Attack again what the rows of ENTRY call broken, and keep the adversarial examples.
+
+    RECORDS are rows, as records/NAME.json; default all that have no adversarial examples.
+    """
+    for path in api.add_evidence(entry, records, **options):
+        click.echo(f"written: {path}", err=True)
+
+
 @command.command("verify")
 @click.argument("entry", type=click.Path(path_type=Path, dir_okay=False))
 @common.zoo_option
@@ -143,6 +166,7 @@ def submit(model: str, records: tuple[Path, ...], as_json: bool, **options: Any)
 def verify(entry: Path, as_json: bool, **options: Any) -> int:
     """Check ENTRY, replay its records and audit it; exit code 0 only if everything holds."""
     found = api.verify_entry(entry, **options)
+    verdict = "refused" if found.refuted else found.state
     if as_json:
         common.print_json(
             {
@@ -156,7 +180,9 @@ def verify(entry: Path, as_json: bool, **options: Any) -> int:
     else:
         for check in found.checks:
             click.echo(f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.message}")
-        click.echo(f"{entry}: {found.state if found.passed else 'refused'}")
+        for row in () if found.refuted else found.rows:
+            click.echo(f"{row.state}  {row.record}")
+        click.echo(f"{entry}: {verdict}")
     return 0 if found.passed else 1
 
 

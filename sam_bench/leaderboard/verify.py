@@ -1,17 +1,19 @@
 """`verify_entry`: what an entry claims is checked, replayed and audited, by somebody who does not believe it.
 
-The checks run in this order; the first that fails is the last that runs:
+The checks run in this order; the first that refutes something is the last that runs:
 
 1. numbers: schema, checksums, and every number follows from the records;
 2. manifest: card, weights, records and adversarial examples are the files of the manifest;
 3. training: the training cost on the card follows from recipe and epochs;
 4. replay: every broken example is shown to be broken, so the robust accuracy is an upper bound;
 5. audit: AutoAttack on random examples of those claimed robust, which gives a lower bound.
+
+A row without adversarial examples is not refuted: it stays claimed, while the other rows are replayed and audited.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +23,7 @@ import torch
 
 from sam_bench import zoo as zoos
 from sam_bench.errors import InputError, SamBenchError
-from sam_bench.evaluation.adversarial import about_record, read_adversarial
+from sam_bench.evaluation.adversarial import read_adversarial
 from sam_bench.evaluation.audit import audit, draw
 from sam_bench.evaluation.replay import replay, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
@@ -75,30 +77,39 @@ class Verification:
 
     Attributes:
         path: The entry's file.
-        checks: The steps that ran; only the last can have failed.
+        checks: The steps that ran.
         rows: What was shown of each row; empty before replay.
         headline: The record of the row that the board ranks by.
+        refuted: Whether something that the entry claims does not hold. Where nothing is, but rows lack adversarial
+            examples, replay has failed all the same: those rows stay claimed.
     """
 
     path: Path
     checks: tuple[Check, ...]
     rows: tuple[VerifiedRow, ...] = ()
     headline: str = ""
+    refuted: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether everything that was asked for held."""
+        """Whether everything that was asked for held, in every row."""
         return all(check.passed for check in self.checks)
 
     @property
     def reason(self) -> str:
-        """Why the entry is refused; '' where it is not."""
+        """Why the entry did not pass; '' where it did."""
         return next((check.message for check in self.checks if not check.passed), "")
+
+    @property
+    def shown(self) -> bool:
+        """Whether nothing was refuted, and at least one row was replayed."""
+        return not self.refuted and any(row.state != "claimed" for row in self.rows)
 
     @property
     def state(self) -> State:
         """How far the row that the board ranks by is verified."""
-        return next((row.state for row in self.rows if self.passed and row.record == self.headline), "claimed")
+        shown = () if self.refuted else self.rows
+        return next((row.state for row in shown if row.record == self.headline), "claimed")
 
 
 @dataclass(frozen=True)
@@ -143,25 +154,29 @@ def verify_entry(path: Path, means: Means) -> Verification:
     verifying = _Verifying(path.absolute(), means)
     steps = [verifying.numbers, verifying.manifest, verifying.training, verifying.replay]
     checks: list[Check] = []
+    refuted = False
     for step in [*steps, verifying.audit] if means.audit else steps:
         try:
             checks.append(Check(step.__name__, True, step()))
+        except _LacksEvidenceError as lacking:
+            checks.append(Check(step.__name__, False, str(lacking)))
         except (SamBenchError, RuntimeError, MemoryError) as error:
             # PyTorch refuses a network or an input with a RuntimeError.
             ours = isinstance(error, SamBenchError)
             why = str(error) if ours else f"the model cannot be run: {shown(str(error))}"
             checks.append(Check(step.__name__, False, why))
+            refuted = True
             break
-    return Verification(path, tuple(checks), tuple(verifying.rows), verifying.headline)
+    return Verification(path, tuple(checks), tuple(verifying.rows), verifying.headline, refuted)
 
 
 def write_report(verification: Verification) -> Path:
-    """Write the report of a verification that passed beside its entry; an earlier audit of the same files is kept.
+    """Write what a verification has shown beside its entry; an earlier audit of the same files is kept.
 
     Raises:
-        InputError: It did not pass.
+        InputError: Something was refuted, or no row was replayed.
     """
-    if not verification.passed:
+    if not verification.shown:
         raise InputError(f"{verification.path} was refused, so there is nothing to report: {verification.reason}")
     before = report_of(verification.path)
     audits = {row.record: row.audit for row in before.rows} if before else {}
@@ -176,6 +191,10 @@ def write_report(verification: Verification) -> Path:
     path = report_path(verification.path)
     write_record(path, report)
     return path
+
+
+class _LacksEvidenceError(SamBenchError):
+    """Nothing was refuted, but some rows have no adversarial examples."""
 
 
 class _Verifying:
@@ -213,11 +232,22 @@ class _Verifying:
                 f"{card.test_fingerprint}: give the data set {card.dataset}"
             )
         _check_shape(card, self._test)
-        stored = self._stored()
+        lacking, proven = [], 0
+        stored = stored_examples(self._checked.evidence, self._test)
         for (row, record), found in zip(self._checked.rows, stored, strict=True):
-            at_most = self._replayed(row.record, record, found)
+            at_most = None
+            if self._has_evidence(row.record, record, found):
+                at_most = self._replayed(row.record, record, found)
+                proven += len(record.verdicts) - record.verdicts.count(ROBUST)
+            else:
+                lacking.append(row.record)
             self.rows.append(VerifiedRow(record=row.record, at_most=at_most))
-        proven = sum(len(record.verdicts) - record.verdicts.count(ROBUST) for _, record in self._checked.rows)
+        if lacking:
+            few = f"{len(lacking)} of {len(self.rows)} rows have no adversarial examples and stay claimed"
+            raise _LacksEvidenceError(
+                f"{few}: {', '.join(lacking)}; `sam-bench leaderboard evidence` finds them, or evaluate with "
+                "`save_adversarial=True` and submit again"
+            )
         return f"{proven:,} verdicts are shown to hold: the robust accuracies are upper bounds"
 
     def audit(self) -> str:
@@ -225,7 +255,7 @@ class _Verifying:
         assert plan is not None
         told = []
         for at, (row, record) in enumerate(self._checked.rows):
-            if row.attack != AUTOATTACK:
+            if row.attack != AUTOATTACK or self.rows[at].at_most is None:
                 continue  # another attack's row does not claim that AutoAttack fails
             claimed = [place for place, verdict in enumerate(record.verdicts) if verdict == ROBUST]
             drawn = draw(
@@ -243,36 +273,18 @@ class _Verifying:
                 f"{row.record}: AutoAttack broke {len(found.broken)} of {len(drawn):,} examples claimed robust, so the "
                 f"robust accuracy is at least {percent(found.at_least)} % (at {100 * found.level:.0f} %)"
             )
-        return "; ".join(told)
+        return "; ".join(told) or "there is no replayed row of AutoAttack"
 
     def _tested(self, record: EvaluationRecord) -> Split:
         """The test examples that a record is over."""
         return tested_by(record, self._test)
 
-    def _stored(self) -> list[dict[int, Any]]:
-        """The adversarial examples of each row: its own, and those of smaller balls, which lie in its ball, too."""
-        channels, height, width = self._test.shape[1:]
-        shape = (channels, height, width)
-        read = [_read_bundle(each, len(self._test), shape) for each in self._checked.evidence]
-        records = [record for _, record in self._checked.rows]
-        pools: list[dict[int, Any]] = []
-        for record, own in zip(records, read, strict=True):
-            smaller = [
-                examples
-                for other, examples in zip(records, read, strict=True)
-                if other.norm == record.norm and other.eps < record.eps
-            ]
-            pools.append({place: x_adv for examples in (*smaller, own) for place, x_adv in examples.items()})
-        return pools
+    def _has_evidence(self, name: str, record: EvaluationRecord, stored: Mapping[int, Any]) -> bool:
+        """Whether a file is beside the record, or smaller balls' files hold what it needs."""
+        broken = {place for place, verdict in enumerate(record.verdicts) if verdict not in (ROBUST, MISCLASSIFIED)}
+        return broken <= stored.keys() or bool(read_bundle(adversarial_path(self._checked.stored.path.parent / name)))
 
     def _replayed(self, name: str, record: EvaluationRecord, stored: Mapping[int, Any]) -> float:
-        broken = {place for place, verdict in enumerate(record.verdicts) if verdict not in (ROBUST, MISCLASSIFIED)}
-        beside = adversarial_path(self._checked.stored.path.parent / name)
-        if len(broken) > record.carried and not read_bundle(beside):
-            raise InputError(
-                f"{name} has no adversarial examples beside it, so nothing can be replayed: evaluate with "
-                "`save_adversarial=True` and submit the record again"
-            )
         try:
             return replay(self._module, self._tested(record), record, stored, device=self._means.device)
         except SamBenchError as error:
@@ -298,16 +310,27 @@ def _check_shape(card: ModelCard, test: Split) -> None:
         )
 
 
-def _read_bundle(evidence: Evidence, examples: int, shape: tuple[int, int, int]) -> dict[int, Any]:
+def stored_examples(evidence: Sequence[Evidence], test: Split) -> list[dict[int, Any]]:
+    """The adversarial examples of each record: its own, and those of smaller balls, which lie in its ball, too."""
+    read = [_read_bundle(each, test) for each in evidence]
+    pools: list[dict[int, Any]] = []
+    for each, own in zip(evidence, read, strict=True):
+        smaller = [
+            examples
+            for other, examples in zip(evidence, read, strict=True)
+            if other.record.norm == each.record.norm and other.record.eps < each.record.eps
+        ]
+        pools.append({place: x_adv for examples in (*smaller, own) for place, x_adv in examples.items()})
+    return pools
+
+
+def _read_bundle(evidence: Evidence, test: Split) -> dict[int, Any]:
     """The adversarial examples beside a record, held against it; none where there is no file."""
     path, record = adversarial_path(evidence.path), evidence.record
     content = read_bundle(path)
     if not content:
         return {}
-    read = read_adversarial(content, str(path), examples=min(examples, record.n_examples), shape=shape)
-    for name, stated in about_record(record).items():
-        if read.about[name] != stated:
-            raise InputError(f"{path} is of {name} {read.about[name]}, but its record of {stated}: it is another's")
+    read = read_adversarial(content, str(path), record, test.head(record.n_examples))
     for place in read.x_adv:
         if record.verdicts[place] in (ROBUST, MISCLASSIFIED):
             raise InputError(

@@ -1,4 +1,4 @@
-"""What a listing shows of every card, without parsing them all: a file in the zoo keeps it.
+"""What a listing shows and timm is told of every card, without parsing them all: a file in the zoo keeps it.
 
 An entry counts as long as its card has the same size and time of change. Small zoos have no such file.
 """
@@ -20,12 +20,12 @@ INDEX = ".index.json"
 WORTH_IT = 200
 """Cards from which on the file is kept."""
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A card as a listing shows it.
+    """A card as a listing shows it, and as timm is told of it.
 
     Attributes:
         name: The model's name.
@@ -36,6 +36,11 @@ class Listed:
         passes: Forward-backward passes per training example; None if not known.
         architecture: Its name.
         parameters: How many are trainable.
+        num_classes: How many it knows.
+        in_channels: Of its images.
+        image_size: Of its images, in pixels.
+        license: Of its weights.
+        weights: Name of their file.
     """
 
     name: str
@@ -46,12 +51,20 @@ class Listed:
     passes: float | None
     architecture: str
     parameters: int
+    num_classes: int
+    in_channels: int
+    image_size: int
+    license: str
+    weights: str
 
     @classmethod
     def of(cls, card: ModelCard) -> Listed:
         """What is shown of a card."""
         where = (card.name, card.dataset, card.threat, card.robustbench_dataset)
-        return cls(*where, card.clean_accuracy, card.passes, card.architecture.name, card.parameters)
+        network = card.architecture
+        takes = (network.num_classes, network.in_channels, network.image_size)
+        shown = (card.clean_accuracy, card.passes, network.name, card.parameters)
+        return cls(*where, *shown, *takes, card.license, card.weights.file)
 
 
 def listed(root: Path, read: Callable[[Path], ModelCard | None]) -> list[Listed]:

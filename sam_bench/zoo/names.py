@@ -65,7 +65,7 @@ def timm_names(card: Named) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def dotted_names(card: ModelCard) -> list[tuple[str, str]]:
+def dotted_names(card: Named) -> list[tuple[str, str]]:
     """The same names with the dots of the model's name left in, as timm splits them.
 
     Returns:

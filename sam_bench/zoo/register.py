@@ -11,10 +11,13 @@ The bridge imports the store; the store calls it back through `store.on_saved`.
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +28,8 @@ from torch import nn
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.records import ModelCard
 from sam_bench.zoo import timm_models
-from sam_bench.zoo.names import dotted_names, full_name, robustbench_dataset, timm_names
+from sam_bench.zoo.index import Listed, listed
+from sam_bench.zoo.names import Named, dotted_names, full_name, robustbench_dataset, timm_names
 from sam_bench.zoo.paths import zoo_dir
 from sam_bench.zoo.store import Zoo, on_saved
 from sam_bench.zoo.weights_check import build
@@ -33,10 +37,17 @@ from sam_bench.zoo.weights_check import build
 
 @dataclass(frozen=True)
 class _CardLocation:
-    """Where a registered card lies."""
+    """Where a registered card lies, and what the zoo's index says of it."""
 
     root: Path
-    full_name: str
+    listed: Listed
+
+    @property
+    def full_name(self) -> str:
+        return full_name(self.listed)
+
+    def exists(self) -> bool:
+        return (self.root / f"{self.full_name}.json").exists()
 
     def read(self) -> tuple[Zoo, ModelCard]:
         zoo = Zoo(self.root)
@@ -69,20 +80,37 @@ def register_zoo(root: Path | str | None = None) -> list[str]:
         _warn_once(str(error))
         return []
     _roots.add(zoo.root.resolve())
-    names: list[str] = []
-    for path, card in zoo.scan():
-        if isinstance(card, ModelCard):
-            names += _register(zoo, card)
-        else:
-            _warn_once(f"{path} is not registered with timm: {card}")
+    with _no_collection():
+        names = [name for card in listed(zoo.root, partial(_read, zoo)) for name in _register(zoo, card)]
     return sorted(names)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection: nothing of what is made here is garbage, and looking for it takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read(zoo: Zoo, path: Path) -> ModelCard | None:
+    """A card that the index does not know yet; None, after a warning, for one that cannot be used."""
+    try:
+        return zoo.read(path)
+    except InputError as error:
+        _warn_once(f"{path} is not registered with timm: {error}")
+        return None
 
 
 def register_saved(zoo: Zoo, card: ModelCard) -> None:
     """Register a card just saved, when its zoo is registered or the default and timm is in use."""
     root = zoo.root.resolve()
     if "timm" in sys.modules and (root in _roots or root == zoo_dir().resolve()):
-        _register(Zoo(zoo.root.absolute()), card)
+        _register(Zoo(zoo.root.absolute()), Listed.of(card))
 
 
 on_saved.append(register_saved)
@@ -91,11 +119,8 @@ on_saved.append(register_saved)
 def list_with_robustbench() -> None:
     """Give every registered model its row in RobustBench's tables, once those are imported."""
     for location in dict.fromkeys(_locations.values()):
-        try:
-            _, card = location.read()
-        except SamBenchError:
-            continue  # deleted or broken since it was registered; asking for it says so
-        _add_to_robustbench(card)
+        if location.exists():  # asking for one deleted since it was registered says so
+            _add_to_robustbench(location.listed)
 
 
 def registered_card(name: str) -> ModelCard | None:
@@ -111,12 +136,13 @@ def _warn_once(message: str) -> None:
         warnings.warn(message, stacklevel=3)
 
 
-def _register(zoo: Zoo, card: ModelCard) -> list[str]:
-    location = _CardLocation(zoo.root, full_name(card))
+def _register(zoo: Zoo, card: Listed) -> list[str]:
+    location = _CardLocation(zoo.root, card)
     names = [name for name in timm_names(card) if _may_take(name, location)]
+    cfg = _cfg(zoo, card)
     for name in names:
         _locations[name] = location
-        _add_to_timm(name, _cfg(zoo, card))
+        _add_to_timm(name, cfg)
     for (stem, tag), name in zip(dotted_names(card), timm_names(card), strict=True) if "." in card.name else ():
         if name in names and _free(stem, _variants):
             _variants.setdefault(stem, {})[tag] = name
@@ -137,38 +163,42 @@ def _may_take(name: str, location: _CardLocation) -> bool:
         _warn_once(f"{location.full_name} is not registered as {name!r}: timm has a model of its own by that name")
         return False
     present = _locations.get(name, location)
-    if present.full_name != location.full_name and (present.root / f"{present.full_name}.json").exists():
+    if present.full_name != location.full_name and present.exists():
         _warn_once(f"{location.full_name} is not registered as {name!r}: {present.full_name} already is")
         return False
     return True
 
 
 def _add_to_timm(name: str, cfg: dict[str, Any] | None) -> None:
-    from timm.models import generate_default_cfgs, register_model
+    from timm.models import register_model
 
-    default_cfg = generate_default_cfgs({name: cfg})[name] if cfg is not None else None
-    if hasattr(timm_models, name) and timm_models.default_cfgs.get(name) == default_cfg:
+    known = hasattr(timm_models, name)
+    if known and timm_models.default_cfgs.get(name) == cfg:
         return
-    if default_cfg is not None:
-        timm_models.default_cfgs[name] = default_cfg
+    if cfg is not None:
+        timm_models.default_cfgs[name] = cfg
     entry_point = _entry_point(name)
     setattr(timm_models, name, entry_point)
-    with warnings.catch_warnings():
-        # Taking in a changed card overwrites our own entry, which timm would warn of.
-        warnings.simplefilter("ignore", UserWarning)
+    # Taking in a changed card overwrites our own entry, which timm would warn of.
+    with _silent() if known else nullcontext():
         register_model(entry_point)
 
 
-def _cfg(zoo: Zoo, card: ModelCard) -> dict[str, Any]:
-    architecture = card.architecture
-    channels, size = architecture.in_channels, architecture.image_size
+@contextmanager
+def _silent() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _cfg(zoo: Zoo, card: Listed) -> dict[str, Any]:
     return {
-        "file": str(zoo.weights_path(card)),
-        "input_size": (channels, size, size),
-        "num_classes": architecture.num_classes,
+        "file": os.path.join(zoo.root, card.dataset, card.threat, card.weights),  # noqa: PTH118  # 10,000 times
+        "input_size": (card.in_channels, card.image_size, card.image_size),
+        "num_classes": card.num_classes,
         # The model normalises by itself: whoever builds a transform from these feeds it [0, 1].
-        "mean": (0.0,) * channels,
-        "std": (1.0,) * channels,
+        "mean": (0.0,) * card.in_channels,
+        "std": (1.0,) * card.in_channels,
         "crop_pct": 1.0,
         "interpolation": "bilinear",
         "fixed_input_size": True,
@@ -220,14 +250,14 @@ def _build(name: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
         _warn_if_hiding(card)
     module = zoo.load(card) if pretrained else build(card.architecture).eval()
     module.num_classes = card.architecture.num_classes  # type: ignore[assignment]
-    module.pretrained_cfg = module.default_cfg = {**_cfg(zoo, card), "architecture": name}  # type: ignore[assignment]
+    module.pretrained_cfg = module.default_cfg = {**_cfg(zoo, Listed.of(card)), "architecture": name}  # type: ignore[assignment]
     return module
 
 
 # RobustBench
 
 
-def _table(card: ModelCard) -> OrderedDict[str, Any] | None:
+def _table(card: Named) -> OrderedDict[str, Any] | None:
     dataset = robustbench_dataset(card)
     if dataset is None:
         return None
@@ -241,7 +271,7 @@ def _table(card: ModelCard) -> OrderedDict[str, Any] | None:
     return table
 
 
-def _add_to_robustbench(card: ModelCard) -> None:
+def _add_to_robustbench(card: Named) -> None:
     table = _table(card)
     if table is None:
         return

@@ -70,7 +70,7 @@ class Zoo:
             if path.name.startswith("."):
                 continue
             try:
-                yield path, self._read(path)
+                yield path, self.read(path)
             except InputError as error:
                 yield path, error
 
@@ -89,14 +89,19 @@ class Zoo:
 
         def read(path: Path) -> ModelCard | None:
             try:
-                return self._read(path)
+                return self.read(path)
             except InputError as error:
                 warnings.warn(f"passed over in the zoo: {error}", stacklevel=4)
                 return None
 
         return listed(self.root, read)
 
-    def _read(self, path: Path) -> ModelCard:
+    def read(self, path: Path) -> ModelCard:
+        """The card in a file of the zoo.
+
+        Raises:
+            InputError: It cannot be used, or belongs elsewhere in the zoo.
+        """
         card = read_record(path, ModelCard)
         if self.card_path(card) != path:
             raise InputError(f"{path} is the card of {full_name(card)}, which belongs at {self.card_path(card)}")
@@ -114,7 +119,7 @@ class Zoo:
             return []
         # Compared as text, so that a name never acts as a pattern or a path.
         return [
-            self._read(path)
+            self.read(path)
             for path in sorted(self.root.glob("*/*/*.json"))
             if path.stem == name and dataset in (None, path.parent.parent.name) and threat in (None, path.parent.name)
         ]
@@ -219,7 +224,7 @@ class Zoo:
             raise InputError(f"{full_name(card)} is not taken: {problem or f'{bad} holds NaN or infinity'}")
         with claimed(self.root):
             self._refuse_taken_names(card)
-            there = self._read(self.card_path(card)) if self.card_path(card).exists() else card
+            there = self.read(self.card_path(card)) if self.card_path(card).exists() else card
             if there.weights.sha256 != card.weights.sha256:
                 raise InputError(
                     f"{full_name(card)} is in the zoo {self.root} already, with other weights: choose another `name` "
@@ -271,7 +276,7 @@ class Zoo:
             InputError: The card that is there has another value of one of them; names it.
         """
         path = self.root / place.dataset / place.threat / f"{place.name}.json"
-        there = self._read(path) if path.exists() else None
+        there = self.read(path) if path.exists() else None
         differing = [name for name, value in made_by.items() if there and getattr(there, name) != value]
         if differing:
             raise InputError(

@@ -17,7 +17,7 @@ from scipy.stats import binom
 
 from sam_bench.errors import InputError
 from sam_bench.evaluation import Local, evaluate_problem
-from sam_bench.evaluation.adversarial import AdversarialExamples, about_record, packed, read_adversarial
+from sam_bench.evaluation.adversarial import AdversarialExamples, about_record, largest_level, packed, read_adversarial
 from sam_bench.evaluation.audit import audit, draw
 from sam_bench.evaluation.replay import as_input, compact, replay
 from sam_bench.perturb.ball import Ball
@@ -42,13 +42,13 @@ def evaluated(nearest: Nearest, tmp_path_factory: pytest.TempPathFactory) -> tup
     return record, path.with_suffix(".adversarial.npz").read_bytes()
 
 
-def read(content: bytes) -> AdversarialExamples:
-    return read_adversarial(content, "file", examples=60, shape=SHAPE)
+def read(content: bytes, record: EvaluationRecord) -> AdversarialExamples:
+    return read_adversarial(content, "file", record, digits())
 
 
 def test_what_an_evaluation_keeps_is_replayed(nearest: Nearest, evaluated: tuple[EvaluationRecord, bytes]) -> None:
     record, content = evaluated
-    examples = read(content)
+    examples = read(content, record)
     assert examples.about == about_record(record)
     at_most = replay(nearest, digits(), record, examples.x_adv, device=CPU, batch_size=25)
     assert at_most == pytest.approx(record.robust_accuracy)
@@ -58,10 +58,10 @@ def test_compact_examples_are_bytes_that_still_fool_the_model(
     nearest: Nearest, evaluated: tuple[EvaluationRecord, bytes]
 ) -> None:
     record, content = evaluated
-    small = compact(nearest, digits(), record, read(content), device=CPU)
+    small = compact(nearest, digits(), record, read(content, record), device=CPU)
     kinds = [image.dtype for image in small.x_adv.values()]
     assert kinds.count(np.dtype("uint8")) > len(kinds) / 2
-    again = read(packed(small))
+    again = read(packed(small, digits()), record)
     assert list(again.x_adv) and again.about == small.about
     for place, image in again.x_adv.items():
         assert image.dtype == small.x_adv[place].dtype and np.array_equal(image, small.x_adv[place])
@@ -107,7 +107,7 @@ def test_another_answer_is_seen(
     place = record.verdicts.index(ROBUST)
     other = Answers(nearest, digits().images[place].float() / 255, change)
     with pytest.raises(InputError, match=reason):
-        replay(other, digits(), record, read(content).x_adv, device=CPU)
+        replay(other, digits(), record, read(content, record).x_adv, device=CPU)
 
 
 def test_one_answer_in_a_thousand_may_differ_and_counts_against_the_record(
@@ -116,7 +116,7 @@ def test_one_answer_in_a_thousand_may_differ_and_counts_against_the_record(
     """Another device rounds otherwise; over 1,000 examples one robust one is found misclassified."""
     split, (record, content) = digits(60), evaluated
     many = dataclasses.replace(split, images=split.images.repeat(17, 1, 1, 1), labels=split.labels.repeat(17))
-    stored = {60 * k + place: image for place, image in read(content).x_adv.items() for k in range(17)}
+    stored = {60 * k + place: image for place, image in read(content, record).x_adv.items() for k in range(17)}
     verdicts = record.verdicts * 17
     place = record.verdicts.index("misclassified")
     for flipped in ((place,), (place, place + 60)):
@@ -156,40 +156,93 @@ def _archive(**members: bytes | np.ndarray[Any, Any]) -> bytes:
     return file.getvalue()
 
 
-ABOUT = {name: np.array("x") for name in ("attack", "checkpoint_sha256", "dataset_fingerprint", "norm", "eps")}
 INDEX, IMAGES = np.arange(2), np.zeros((2, *SHAPE), np.float32)
 HEADER = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
 
 
+LEVELS = np.zeros((2, *SHAPE), np.int8)
+
+
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("members", "reason"),
     [
-        (b"", "is not a file of adversarial examples"),
-        (_archive(**ABOUT, index=INDEX, x_adv=IMAGES)[:-40], "is not a file of adversarial examples"),
-        (_archive(**ABOUT, index=INDEX), "is not a file of adversarial examples"),
-        (_archive(**ABOUT, index=INDEX, x_adv=IMAGES, code=INDEX), "'code.npy', which does not belong"),
-        (_archive(**ABOUT, index=INDEX, x_adv=np.array([print] * 2)), "x_adv is not a plain array"),
-        (_archive(**ABOUT, index=INDEX, x_adv=np.zeros((2, 1, 400, 400), np.float32)), "x_adv is larger than"),
-        (_archive(**ABOUT, index=INDEX, x_adv=IMAGES.astype(np.float64)), "not float32"),
-        (_archive(**ABOUT, index=INDEX, x_adv=IMAGES[:1]), "not float32"),
-        (_archive(**ABOUT, index=INDEX + 59, x_adv=IMAGES), "index leads outside the 60 test examples"),
-        (_archive(**ABOUT, index=INDEX * 0, x_adv=IMAGES), "holds example 0 twice"),
-        (_archive(**ABOUT, index=INDEX.astype(float), x_adv=IMAGES), "index is not int64"),
-        (_archive(**ABOUT | {"eps": np.array([b"x" * 9000])}, index=INDEX, x_adv=IMAGES), "eps is larger than"),
-        (_archive(**ABOUT | {"eps": np.array(3)}, index=INDEX, x_adv=IMAGES), "eps is not a text"),
+        ({"x_adv": None}, "is not a file of adversarial examples"),
+        ({"code": INDEX}, "'code.npy', which does not belong"),
+        ({"x_adv": np.array([print] * 2)}, "x_adv is not a plain array"),
+        ({"x_adv": np.zeros((2, 1, 400, 400), np.float32)}, "x_adv is larger than"),
+        ({"x_adv": IMAGES.astype(np.float64)}, "not float32"),
+        ({"x_adv": IMAGES[:1]}, "not float32"),
+        ({"index": INDEX + 59}, "index leads outside the 60 test examples"),
+        ({"index": INDEX * 0}, "index holds an example twice"),
+        ({"index": INDEX.astype(float)}, "index is not int64"),
+        ({"eps": np.array([b"x" * 9000])}, "eps is larger than"),
+        ({"eps": np.array(3)}, "eps is not a text"),
+        ({"eps": np.array("8/255")}, "is of eps 8/255, but its record of 24/255"),
+        ({"format": np.array("1")}, "is in format '1', not 2"),
+        ({"format": None}, "is in format '1', not 2"),
         (
-            _archive(
-                **ABOUT,
-                index=INDEX,
-                x_adv=HEADER + b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1, 8, 999999999)}".ljust(118),
-            ),
+            {"x_adv": HEADER + b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1, 8, 999999999)}".ljust(118)},
             "x_adv is cut short, or longer than its header says",
         ),
+        ({"index_levels": INDEX, "levels": LEVELS}, "holds example 0 twice"),
+        ({"index_levels": INDEX + 2, "levels": LEVELS + np.int8(25)}, "example 2 reach 25, but .* beyond 24"),
+        ({"index_levels": INDEX + 2, "levels": LEVELS + np.int8(-128)}, "example 2 reach 128"),
+        ({"index_levels": INDEX + 2, "levels": LEVELS - np.int8(1)}, "example 2 lead outside .* below 0 or above 255"),
+        ({"index_levels": INDEX + 2, "levels": LEVELS.view(np.uint8)}, "levels is uint8"),
+        ({"index_levels": INDEX + 2, "levels": LEVELS[:, :, :4]}, r"levels is int8 \[2, 1, 4, 8\], not"),
+        ({"index_levels": INDEX + 2}, "is not a file of adversarial examples"),
     ],
 )
-def test_a_file_that_is_not_as_it_should_be_is_refused(content: bytes, reason: str) -> None:
+def test_a_file_that_is_not_as_it_should_be_is_refused(
+    evaluated: tuple[EvaluationRecord, bytes], members: dict[str, Any], reason: str
+) -> None:
+    record, _ = evaluated
+    about = {name: np.array(text) for name, text in about_record(record).items()}
+    whole = {**about, "format": np.array("2"), "index": INDEX, "x_adv": IMAGES}
+    assert set(read(_archive(**whole), record).x_adv) == {0, 1}
     with pytest.raises(InputError, match=reason):
-        read(content)
+        read(_archive(**{name: each for name, each in {**whole, **members}.items() if each is not None}), record)
+
+
+@pytest.mark.parametrize("content", [b"", slice(0, -40)])
+def test_what_is_no_archive_is_refused(evaluated: tuple[EvaluationRecord, bytes], content: bytes | slice) -> None:
+    record, whole = evaluated
+    with pytest.raises(InputError, match="is not a file of adversarial examples"):
+        read(whole[content] if isinstance(content, slice) else content, record)
+
+
+def test_levels_are_small_and_mean_nothing_without_their_images(
+    nearest: Nearest, evaluated: tuple[EvaluationRecord, bytes]
+) -> None:
+    record, content = evaluated
+    small = packed(compact(nearest, digits(), record, read(content, record), device=CPU), digits())
+    assert len(small) < len(content)
+    with np.load(io.BytesIO(small)) as archive:
+        levels, places = archive["levels"], archive["index_levels"]
+    assert levels.dtype == np.int8 and abs(levels.astype(int)).max() <= 24
+    shown = read_adversarial(small, "file", record, digits()).x_adv
+    for place, level in zip(places.tolist(), levels, strict=True):
+        clean = digits().images[place].numpy().astype(int)
+        assert np.array_equal(shown[place].astype(int), clean + level)
+    other = dataclasses.replace(digits(), images=digits().images.flip(0))
+    with pytest.raises(InputError, match=r"outside ball and box|does not fool|test examples, the first"):
+        replay(nearest, digits(), record, read_adversarial(small, "file", record, other).x_adv, device=CPU)
+
+
+@pytest.mark.parametrize(("eps", "most"), [("1/255", 1), ("2/255", 2), ("8/255", 8), ("0.0313", 7), ("0.5/255", 0)])
+def test_the_ball_says_how_far_levels_go(eps: str, most: int) -> None:
+    assert largest_level(Radius(eps)) == most
+    assert largest_level(Radius("3")) == 127
+
+
+def test_more_levels_than_int8_holds_are_kept_as_float(evaluated: tuple[EvaluationRecord, bytes]) -> None:
+    record, _ = evaluated
+    wide = record.model_copy(update={"eps": Radius("200/255"), "eps_float": 200 / 255})
+    clean = digits().images[0].numpy()
+    image = np.where(clean == 0, np.uint8(200), clean)
+    content = packed(AdversarialExamples(about_record(wide), {0: image}), digits())
+    (kept,) = read(content, wide).x_adv.values()
+    assert kept.dtype == np.float32 and np.array_equal((kept * 255).round(), image)
 
 
 def test_a_draw_is_decided_by_the_beacon_and_the_manifest() -> None:

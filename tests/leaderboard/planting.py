@@ -91,6 +91,17 @@ def archive(change: Callable[[dict[str, bytes]], Any]) -> Forge:
     return sealed(forge)
 
 
+def levelled(change: Callable[[Any, Any], Any]) -> Forge:
+    """Other levels, made of the levels and the clean images that they are added to; sealed."""
+
+    def changed(members: dict[str, bytes]) -> None:
+        levels, places = (np.load(io.BytesIO(members[f"{name}.npy"])) for name in ("levels", "index_levels"))
+        made = change(levels, images().images.numpy()[places])
+        members["levels.npy"] = npy(made.astype(np.int8) if made.dtype.kind == "i" and made.itemsize > 2 else made)
+
+    return archive(changed)
+
+
 def npy(array: Any) -> bytes:
     file = io.BytesIO()
     np.save(file, array, allow_pickle=True)
@@ -246,6 +257,18 @@ def _noise(place: int) -> Any:
     x = images().images[place].numpy() / np.float32(255)
     noise = np.random.default_rng(place).uniform(-24 / 255, 24 / 255, x.shape)
     return (x + noise).clip(0, 1).astype(np.float32)
+
+
+def _one_level(levels: Any, clean: Any) -> Any:
+    """One pixel moved by a level more than the ball allows, where that stays in the box."""
+    found = np.argwhere((clean >= 25) & (abs(levels) <= 24))[0]
+    levels[tuple(found)] = -25
+    return levels
+
+
+def _as_both(members: dict[str, bytes]) -> None:
+    members["index.npy"] = npy(np.load(io.BytesIO(members["index_levels.npy"]))[:1])
+    members["x_adv.npy"] = npy(np.zeros((1, 1, 8, 8), np.float32))
 
 
 def _header(text: str) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_board import Planted
+from tiny_board import Planted, images
 
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation.adversarial import read_adversarial
@@ -166,8 +166,10 @@ def test_recipes(files: dict[str, Path], tmp_path: Path) -> None:
 def test_files_of_adversarial_examples(files: dict[str, Path]) -> None:
     original = files["adversarial"].read_bytes()
 
+    record, test = EvaluationRecord.model_validate_json(files["record"].read_bytes()), images()
+
     def read(content: bytes) -> Any:
-        return read_adversarial(content, "file.npz", examples=60, shape=(1, 8, 8))
+        return read_adversarial(content, "file.npz", record, test)
 
     assert read(original).x_adv
 

@@ -26,10 +26,25 @@ from sam_bench.leaderboard import BuiltLeaderboard, TestLabels, build_leaderboar
 from sam_bench.leaderboard.published import read_published
 from sam_bench.leaderboard.site.assets import assets
 from sam_bench.leaderboard.site.classes import class_shares
+from sam_bench.leaderboard.site.packing import Pieces
 from sam_bench.leaderboard.verification import manifest_path
 from sam_bench.records import Imported, Manifest, write_record
 
 HOSTILE = "<script>alert(1)</script> & 100% _x_ \"' ]]> {{ 7 * 7 }} </textarea>"
+
+
+def text_of(path: Path) -> str:
+    """A page as `board.js` puts it together."""
+    text = path.read_text(encoding="utf-8")
+    before, found, rest = text.partition('<script type="application/json" id="packed">')
+    if not found:
+        return text
+    packed, _, after = rest.partition("</script>")
+    assets = next(folder / "assets" for folder in path.parents if (folder / "assets").is_dir())
+    script = (assets / "pieces.js").read_text(encoding="utf-8")
+    pieces = json.loads(script.removeprefix("window.pieces = ").removesuffix(";\n"))
+    parts = [pieces[part] if isinstance(part, int) else part for part in json.loads(packed)]
+    return before + "".join(parts) + after.replace("<noscript>This page needs JavaScript.</noscript>", "")
 
 
 class Page(HTMLParser):
@@ -39,7 +54,8 @@ class Page(HTMLParser):
         super().__init__()
         self.path, self.links, self.scripts, self.tags, self.inside = path, [], [], [], ""
         self.data: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
+        self.text = text_of(path)
+        self.feed(self.text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
@@ -110,7 +126,7 @@ def test_every_link_leads_to_a_file_and_no_address_is_loaded(pages: list[Page]) 
 
 def test_no_text_of_a_card_or_record_becomes_markup_or_script(pages: list[Page]) -> None:
     for page in pages:
-        text = page.path.read_text()
+        text = page.text
         assert "<script>alert" not in text and "javascript:" not in text and "&lt;script&gt;" in text
         policies = [found for tag, found in page.tags if tag == "meta" and "http-equiv" in found]
         assert "script-src 'self' file:" in str(policies[0]["content"]) and "unsafe-eval" not in text
@@ -129,14 +145,36 @@ def test_the_scripts_are_once_for_all_pages_and_a_board_is_under_six_megabytes(b
     files = [path for path in (bench.folder / "site").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 6e6
     assert (
-        len({path.name for path in files if path.suffix == ".js"}) == 3 == len([p for p in files if p.suffix == ".js"])
+        len({path.name for path in files if path.suffix == ".js"}) == 4 == len([p for p in files if p.suffix == ".js"])
     )
     assert max(len(page.path.read_bytes()) for page in pages) < 40_000
 
 
+def test_what_models_pages_have_in_common_is_kept_once(bench: Bench, pages: list[Page]) -> None:
+    models = [page for page in pages if "models" in page.path.parts]
+    own = sum(page.path.stat().st_size for page in models)
+    assert own < 0.6 * sum(len(page.text.encode()) for page in models)
+    for page in models:  # nothing that ends or comments out a script stands in it
+        packed = page.path.read_text().partition('id="packed">')[2].partition("</script>")[0]
+        assert json.loads(packed) and "<!--" not in packed
+
+
+def test_packed_pieces_are_the_page_again() -> None:
+    pieces = Pieces(["<p>a common text", " and a longer common text</p>", "short"])
+    html = '<p>a common text<script>alert("</script>")</script><!-- and a longer common text</p>short'
+    packed = pieces.packed(html)
+    assert "</" not in packed and "<!--" not in packed
+    known = json.loads(pieces.script().removeprefix("window.pieces = ").removesuffix(";\n"))
+    assert sorted(known) == [" and a longer common text</p>", "<p>a common text"]
+    parts = json.loads(packed)
+    assert [part for part in parts if isinstance(part, int)] == [1, 0]
+    assert "".join(known[part] if isinstance(part, int) else part for part in parts) == html
+    assert json.loads(Pieces([]).packed("x")) == ["x"] and json.loads(Pieces([]).packed("")) == []
+
+
 def test_a_models_page_has_its_curve_its_recipe_and_how_to_load_it(bench: Bench, built: BuiltLeaderboard) -> None:
     page = Page(bench.folder / "site/models/cifar10/Linf/at-eps8.html")
-    text = page.path.read_text()
+    text = page.text
     assert "load_model(&#34;at-eps8&#34;" in text or 'load_model("at-eps8"' in text
     assert "method: pgd" in text and "110 passes per training example" in text
     curve = json.loads(page.data[0])["data"]["values"]
@@ -150,10 +188,10 @@ def test_a_models_page_has_its_curve_its_recipe_and_how_to_load_it(bench: Bench,
 
 
 def test_the_worst_class_is_named_with_its_numbers(bench: Bench, built: BuiltLeaderboard) -> None:
-    text = (bench.folder / "site/models/cifar10/Linf/at-eps8.html").read_text()
+    text = text_of(bench.folder / "site/models/cifar10/Linf/at-eps8.html")
     # The sample's first 46 verdicts are robust, and 82 are right: 46 of the first 50, none of the others.
     assert "The worst class is <strong>class 1</strong>: 0.00 % of its 50 test examples" in text
-    without = (bench.folder / "site/models/own-digits/Linf/tiny-sam.html").read_text()
+    without = text_of(bench.folder / "site/models/own-digits/Linf/tiny-sam.html")
     assert "The worst class" not in without and "labels of these test images were not at hand" in without
 
 
@@ -194,7 +232,7 @@ def test_the_state_of_each_row_is_shown_with_its_bounds(tmp_path: Path) -> None:
     write_report(path)
     built = build_leaderboard(bench.folder)
     assert [row.state for row in built.rows] == ["audited", "replayed"]
-    page = (bench.folder / "site/models/cifar10/Linf/m.html").read_text()
+    page = text_of(bench.folder / "site/models/cifar10/Linf/m.html")
     assert "at most 50.00 % robust, at least 11.00 % at confidence" in page
     board = (bench.folder / "site/boards/cifar10-Linf-8over255-autoattack.html").read_text()
     assert '<span class="state audited">audited</span>' in board
@@ -206,7 +244,7 @@ def test_of_an_imported_model_the_cost_is_not_known_and_is_no_point_of_the_plot(
     for card in (make_card("ours"), make_card("theirs", passes=0, imported=source, train_examples=None)):
         bench.submit(card, make_record(card, clean=80, robust=40))
     build_leaderboard(bench.folder)
-    page = (bench.folder / "site" / "models" / "cifar10" / "Linf" / "theirs.html").read_text(encoding="utf-8")
+    page = text_of(bench.folder / "site" / "models" / "cifar10" / "Linf" / "theirs.html")
     assert "trained elsewhere" in page and "theirs.pt" in page and "their training is not known" in page
     board = Page(next((bench.folder / "site" / "boards").glob("*.html")))
     assert "Robust accuracy over training cost of 1 models" in "".join(board.data)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sam_bench.api.verifying import means_of
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.data import Split, load_dataset, to_float
-from sam_bench.evaluation.adversarial import AdversarialExamples, about_record, packed
+from sam_bench.evaluation.adversarial import ABOUT, AdversarialExamples, about_record, packed
 from sam_bench.evaluation.replay import compact
 from sam_bench.leaderboard import make_entry, submit_entry
 from sam_bench.leaderboard.entries import StoredEntry, row_from_record
@@ -134,7 +134,7 @@ class Planted:
 
         def smaller(record: EvaluationRecord, content: bytes) -> bytes:
             found = bundle_of(content)
-            return packed(compact(module, test, record, found, device=CPU))
+            return packed(compact(module, test, record, found, device=CPU), test)
 
         submit_entry(made, self.card, records, folder=self.root / "leaderboards", compact=smaller)
         return self
@@ -178,7 +178,7 @@ class Planted:
         path = self.root / "evaluations" / f"{attack}.json"
         write_record(path, record)
         found = {place: result.x_adv[place].numpy() for place, each in enumerate(verdicts) if each == name}
-        path.with_suffix(".adversarial.npz").write_bytes(packed(AdversarialExamples(about_record(record), found)))
+        path.with_suffix(".adversarial.npz").write_bytes(packed(AdversarialExamples(about_record(record), found), test))
         return path
 
     # Forging it
@@ -204,7 +204,7 @@ class Planted:
         found = bundle_of(file.read_bytes())
         floats = {place: as_float(image) for place, image in found.x_adv.items()}
         change(floats, found.about)
-        file.write_bytes(packed(AdversarialExamples(found.about, floats)))
+        file.write_bytes(packed(AdversarialExamples(found.about, floats), images()))
 
     def seal(self) -> None:
         """What a careful forger does last: entry and manifest again, with checksums of the files as they are now."""
@@ -235,10 +235,12 @@ class Planted:
 def bundle_of(content: bytes) -> AdversarialExamples:
     """The file as it is, without the checks."""
     with np.load(io.BytesIO(content)) as archive:
-        about = {name: str(archive[name]) for name in archive.files if archive[name].dtype.kind == "U"}
+        about = {name: str(archive[name]) for name in ABOUT}
         found = dict(zip(archive["index"].tolist(), archive["x_adv"], strict=True))
-        if "index_uint8" in archive.files:
-            found |= dict(zip(archive["index_uint8"].tolist(), archive["x_adv_uint8"], strict=True))
+        if "index_levels" in archive.files:
+            clean = images().images.numpy()
+            for place, levels in zip(archive["index_levels"].tolist(), archive["levels"], strict=True):
+                found[place] = clean[place] + levels.astype(np.uint8)  # modulo 256
     return AdversarialExamples(about, found)
 
 

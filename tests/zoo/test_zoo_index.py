@@ -42,7 +42,7 @@ def test_a_listing_from_the_index_parses_no_card_that_is_unchanged(large: Zoo, m
         read.append(path.stem)
         return ModelCard.model_validate_json(path.read_text())
 
-    monkeypatch.setattr(large, "_read", counted)
+    monkeypatch.setattr(large, "read", counted)
     assert large.listed() == expected and read == []
     path = next(large.root.glob("*/*/m3.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"clean_accuracy": 0.25}))

@@ -94,14 +94,18 @@ def _point(row: Row, links: dict[str, str]) -> Json:
         "model": row.model,
         "method": row.method,
         "family": family(row.method),
-        "clean": 100 * row.row.clean_accuracy,
-        "robust": 100 * row.row.robust_accuracy,
-        "low": 100 * low,
-        "high": 100 * high,
+        "clean": _percent(row.row.clean_accuracy),
+        "robust": _percent(row.row.robust_accuracy),
+        "low": _percent(low),
+        "high": _percent(high),
         "passes": row.entry.sam_bench.passes,
         "rank": row.rank_text,
         "href": links[str(row.stored.path)],
     }
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 2)
 
 
 def _families(points: Sequence[Json]) -> list[str]:
@@ -198,8 +202,8 @@ def _curve(rows: Sequence[Row]) -> Json:
         shares += [(float(r.row.eps), radius_text(r.row.eps), r.row.robust_accuracy, r.row.n_examples) for r in own]
         for eps, text, share, count in sorted(shares):
             low, high = wilson_interval(share, count)
-            point = {"attack": spelled(attack), "x": unit * eps, "eps": text, "robust": 100 * share}
-            points.append(point | {"low": 100 * low, "high": 100 * high})
+            point = {"attack": spelled(attack), "x": round(unit * eps, 6), "eps": text, "robust": _percent(share)}
+            points.append(point | {"low": _percent(low), "high": _percent(high)})
     names = [spelled(attack) for attack in attacks]
     legend = {"title": None, "orient": "bottom", "symbolOpacity": 1}
     series = {"field": "attack", "type": "nominal"}
@@ -212,7 +216,7 @@ def _curve(rows: Sequence[Row]) -> Json:
         "field": "x",
         "type": "quantitative",
         "title": f"eps, {norm}" + (" (in 1/255)" if unit == 255 else ""),
-        "axis": {"values": sorted({0.0, *(unit * float(row.row.eps) for row in rows)}), "format": ".3~g"},
+        "axis": {"values": sorted({0.0, *(round(unit * float(row.row.eps), 6) for row in rows)}), "format": ".3~g"},
     }
     y = {
         "field": "robust",
@@ -252,10 +256,16 @@ def classes_plot(shares: Sequence[ClassShare]) -> Json:
         for kind, share in (("clean", each.clean), ("robust", each.robust)):
             low, high = wilson_interval(share, each.examples)
             values.append(
-                {"class": each.name, "kind": kind, "share": 100 * share, "low": 100 * low, "high": 100 * high}
+                {
+                    "class": each.name,
+                    "kind": kind,
+                    "share": _percent(share),
+                    "low": _percent(low),
+                    "high": _percent(high),
+                }
             )
     x = {"field": "share", "type": "quantitative", "title": "accuracy (%)", "scale": {"domain": [0, 100]}}
-    y = {"field": "class", "type": "nominal", "title": None, "sort": [each.name for each in shares]}
+    y = {"field": "class", "type": "nominal", "title": None, "sort": None}  # as they come
     legend = {"title": None, "orient": "bottom", "symbolOpacity": 1}
     colour = {"field": "kind", "type": "nominal", "scale": kinds, "legend": legend}
     shape = {
@@ -264,7 +274,7 @@ def classes_plot(shares: Sequence[ClassShare]) -> Json:
         "scale": {"domain": kinds["domain"], "range": ["circle", "diamond"]},
         "legend": legend,
     }
-    chart = _chart(
+    return _chart(
         "Clean and robust accuracy of each class",
         values,
         [
@@ -287,16 +297,16 @@ def classes_plot(shares: Sequence[ClassShare]) -> Json:
                 },
             },
         ],
+        height={"step": 24},
     )
-    return chart | {"height": {"step": 24}}
 
 
-def _chart(description: str, values: Sequence[Json], layers: Sequence[Json]) -> Json:
+def _chart(description: str, values: Sequence[Json], layers: Sequence[Json], height: int | Json = _HEIGHT) -> Json:
     return {
         "description": description,
         "width": "container",
-        "height": _HEIGHT,
+        "height": height,
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "data": {"values": values},
         "layer": layers,
+        "data": {"values": values},  # last: what comes before is the same on many pages
     }

@@ -28,6 +28,7 @@ from sam_bench.leaderboard.published import Published, of_board
 from sam_bench.leaderboard.site.assets import assets
 from sam_bench.leaderboard.site.charts import classes_plot, curves, fronts
 from sam_bench.leaderboard.site.classes import LabelsOf, class_shares
+from sam_bench.leaderboard.site.packing import Pieces
 from sam_bench.proportions import PairedShares
 from sam_bench.records import write_atomic
 
@@ -88,7 +89,10 @@ def write_site(content: Content) -> Path:
         The start page.
     """
     pages = dict(_pages(content))
-    for name, text in assets().items():
+    models = {path: text for path, text in pages.items() if path.is_relative_to(content.site / "models")}
+    pieces = Pieces.of(_environment(), ("base.html.j2", "model.html.j2", "macros.html.j2"), models.values())
+    pages |= {path: _packed(text, pieces) for path, text in models.items()}
+    for name, text in {**assets(), "pieces.js": pieces.script()}.items():
         write_atomic(content.site / "assets" / name, text)
     for path, text in pages.items():
         write_atomic(path, text)
@@ -97,6 +101,14 @@ def write_site(content: Content) -> Path:
             if old not in pages:
                 old.unlink()
     return content.site / "index.html"
+
+
+def _packed(page: str, pieces: Pieces) -> str:
+    """The page with its body in the form that `board.js` puts together."""
+    before, opening, rest = page.partition("<body>\n")
+    inside, closing, after = rest.partition("</body>")
+    script = f'<script type="application/json" id="packed">{pieces.packed(inside)}</script>'
+    return f"{before}{opening}{script}<noscript>This page needs JavaScript.</noscript>\n{closing}{after}"
 
 
 def _pages(content: Content) -> Iterable[tuple[Path, str]]:
@@ -183,6 +195,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters.update(
         percent=percent,
         count=count_text,

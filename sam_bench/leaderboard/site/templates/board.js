@@ -1,6 +1,11 @@
 "use strict";
 // Sorts and searches the board's table, and draws the plots in the page's own colours.
 (() => {
+  const packed = document.getElementById("packed");
+  if (packed) {  // what all models' pages have in common is in pieces.js
+    const parts = JSON.parse(packed.textContent);
+    packed.parentElement.innerHTML = parts.map((part) => typeof part === "number" ? pieces[part] : part).join("");
+  }
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
   function theme() {

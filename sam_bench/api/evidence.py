@@ -1,0 +1,80 @@
+"""`add_evidence`: adversarial examples for rows of the leaderboard that were evaluated without keeping them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sam_bench import zoo as zoos
+from sam_bench.api.specs.checks import StrPath
+from sam_bench.api.verifying import images_of
+from sam_bench.device import choose_device
+from sam_bench.errors import InputError
+from sam_bench.evaluation.adversarial import packed
+from sam_bench.evaluation.refinding import find_again
+from sam_bench.evaluation.replay import tested_by
+from sam_bench.leaderboard.checks import CheckedEntry, check_entries
+from sam_bench.leaderboard.entries import read_entry
+from sam_bench.leaderboard.evidence import check_places, write_manifest
+from sam_bench.leaderboard.verification import report_path
+from sam_bench.leaderboard.verify import stored_examples
+from sam_bench.records import adversarial_path, write_atomic
+
+
+def add_evidence(
+    entry: StrPath,
+    records: Sequence[str] = (),
+    *,
+    dataset: StrPath | None = None,
+    data_dir: StrPath = Path("data"),
+    zoo: StrPath | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Attack what rows call broken again, by AutoAttack, and keep the adversarial examples beside their records.
+
+    Args:
+        entry: The entry's file, `<folder>/<dataset>/<threat>/<name>.json`.
+        records: Rows, by the path of their record as the entry has it. Default all without adversarial examples.
+        dataset: As for `verify_entry`, like all that follow.
+
+    Returns:
+        The files written. The entry has to be verified anew.
+
+    Raises:
+        InputError: The entry is not sound, it has no such row, or an example is not broken again.
+    """
+    stored = read_entry(Path(entry).absolute())
+    check_places(stored)
+    (checked,) = check_entries([stored], None if zoo is None else Path(zoo))
+    card = checked.found.card
+    if card is None:
+        raise InputError(f"{entry} has no card: {checked.found.missing}")
+    chosen = _chosen(checked, records)
+    where = choose_device(device)[0]
+    module = zoos.load_model(stored.card_path(), device=where).module
+    images = images_of(dataset, Path(data_dir))(card)
+    written = []
+    for at in chosen:  # a smaller ball's examples serve the larger ones
+        _, record = checked.rows[at]
+        test = tested_by(record, images)
+        known = stored_examples(checked.evidence, images)[at]
+        path = adversarial_path(checked.evidence[at].path)
+        write_atomic(path, packed(find_again(module, test, record, known=known, device=where), test))
+        written.append(path)
+    write_manifest(stored, card)
+    report_path(stored.path).unlink(missing_ok=True)  # it was about the entry as it was
+    return written
+
+
+def _chosen(checked: CheckedEntry, records: Sequence[str]) -> list[int]:
+    """The rows that need examples, ascending in eps."""
+    names = [row.record for row, _ in checked.rows]
+    strange = [name for name in records if name not in names]
+    if strange:
+        raise InputError(f"{checked.stored.path} has no row {strange[0]!r}, but {', '.join(names)}")
+    chosen = [
+        at
+        for at, evidence in enumerate(checked.evidence)
+        if (names[at] in records if records else not adversarial_path(evidence.path).exists())
+    ]
+    return sorted(chosen, key=lambda at: checked.rows[at][1].eps)

@@ -1,0 +1,101 @@
+"""A row without adversarial examples stays claimed and the others do not; `evidence` finds the examples again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_board import DATASET, Planted, bundle_of
+
+from sam_bench import api
+from sam_bench.cli.main import main
+from sam_bench.errors import InputError
+from sam_bench.leaderboard.verification import state_of
+from sam_bench.leaderboard.verify import write_report
+from sam_bench.records import sha256_file
+
+
+def _strip(board: Planted, *records: Path) -> None:
+    for record in records:
+        record.with_suffix(".adversarial.npz").unlink()
+    board.seal()
+
+
+def test_a_row_without_examples_stays_claimed_while_the_others_are_proven(planted: Planted) -> None:
+    _strip(planted, planted.pgd)
+    found = planted.verify()
+    assert not found.passed and not found.refuted and found.state == "replayed"
+    assert [row.state for row in found.rows] == ["replayed", "claimed"]
+    assert f"1 of 2 rows have no adversarial examples and stay claimed: records/{planted.pgd.name}" in found.reason
+    write_report(found)
+    states = [state_of(planted.entry, f"records/{path.name}") for path in (planted.aa, planted.pgd)]
+    assert states == ["replayed", "claimed"]
+
+
+def test_what_is_false_refuses_the_entry_whatever_other_rows_lack(planted: Planted) -> None:
+    _strip(planted, planted.aa)
+    planted.examples(planted.pgd, lambda found, about: found.pop(min(found)))
+    planted.seal()
+    found = planted.verify()
+    assert found.refuted and found.state == "claimed" and "although the record says" in found.reason
+    with pytest.raises(InputError, match="so there is nothing to report"):
+        write_report(found)
+
+
+def test_a_row_without_examples_is_not_audited(planted: Planted) -> None:
+    _strip(planted, planted.aa)
+    found = planted.verify(audit=2, beacon="b")
+    assert [row.state for row in found.rows] == ["claimed", "replayed"] and found.state == "claimed"
+    assert found.checks[-1].message == "there is no replayed row of AutoAttack"
+
+
+def test_the_command_says_which_rows_hold_evidence(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _strip(planted, planted.pgd)
+    monkeypatch.chdir(planted.root)
+    entry = f"leaderboards/{DATASET}/Linf/m.json"
+    for command, code, lines in (
+        (
+            ["verify", entry, "--write"],
+            1,
+            [f"replayed  records/{planted.aa.name}", f"claimed  records/{planted.pgd.name}"],
+        ),
+        (["evidence", entry], 0, []),
+        (["verify", entry, "--write"], 0, [f"replayed  records/{planted.pgd.name}"]),
+    ):
+        monkeypatch.setattr("sys.argv", ["sam-bench", "leaderboard", *command, "--device", "cpu"])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capfd.readouterr().out.splitlines()
+        assert (stopped.value.code or 0) == code and set(lines) <= set(said)
+    assert state_of(planted.entry, f"records/{planted.pgd.name}") == "replayed"
+
+
+def test_examples_are_found_again_for_what_a_row_calls_broken(planted: Planted) -> None:
+    kept = {path: path.read_bytes() for path in planted.entry.parent.rglob("*.json")}
+    _strip(planted, planted.aa, planted.pgd)
+    files = api.add_evidence(planted.entry, dataset=planted.root / "data" / f"{DATASET}.npz", device="cpu")
+    assert files == [path.with_suffix(".adversarial.npz") for path in (planted.pgd, planted.aa)]
+    shown: set[int] = set()
+    for path in (planted.pgd, planted.aa):  # a smaller ball's examples serve the larger one
+        verdicts = json.loads(path.read_text())["verdicts"]
+        broken = {place for place, verdict in enumerate(verdicts) if verdict not in ("robust", "misclassified")}
+        found = set(bundle_of(path.with_suffix(".adversarial.npz").read_bytes()).x_adv)
+        assert found == broken - shown
+        shown |= found
+    found_again = planted.verify()
+    assert found_again.passed, found_again.reason
+    assert all(path.read_bytes() == before for path, before in kept.items() if "manifest" not in path.name)
+
+
+def test_what_cannot_be_broken_again_is_said_and_nothing_is_written(planted: Planted) -> None:
+    planted.judge(planted.aa, lambda verdicts: verdicts.__setitem__(verdicts.index("robust"), "apgd-ce"))
+    _strip(planted, planted.aa)
+    before = sha256_file(planted.manifest)
+    with pytest.raises(InputError, match=r"did not break 1 of the \d+ examples again"):
+        api.add_evidence(planted.entry, dataset=planted.root / "data" / f"{DATASET}.npz", device="cpu")
+    assert not planted.aa.with_suffix(".adversarial.npz").exists() and sha256_file(planted.manifest) == before
+    with pytest.raises(InputError, match=r"has no row 'records/x.json', but records/m-autoattack"):
+        api.add_evidence(planted.entry, ["records/x.json"], device="cpu")
