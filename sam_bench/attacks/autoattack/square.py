@@ -101,6 +101,9 @@ class Square(Search[SquareState]):
 
     Args:
         queries: Proposals of a trial, after its start.
+
+    Attributes:
+        rows_a_pass: So many points the model is given at least, where queries can be made ahead.
     """
 
     def __init__(self, *args: Any, queries: int = 5000, **settings: Any) -> None:
@@ -111,7 +114,7 @@ class Square(Search[SquareState]):
         device = self.device
         # The first step evaluates the start; its side is never used.
         each = [sizes[0], *sizes] if sizes else [1]
-        self._rows_a_pass = max(self.model.least_rows, _FREE // self.examples.x[0].numel())
+        self.rows_a_pass = max(self.model.least_rows, _FREE // self.examples.x[0].numel())
         self._sides = torch.tensor(each, device=device)
         self._rows = torch.arange(height, device=device).view(1, -1, 1)
         self._columns = torch.arange(width, device=device).view(1, 1, -1)
@@ -151,7 +154,7 @@ class Square(Search[SquareState]):
         rows are few, the rest of it holds queries further ahead, made as if none before them were taken: those before
         the first that is taken are as they would have been one by one, the others are dropped and made anew.
         """
-        ahead = 1 if self.rng.in_step else min(max(self._rows_a_pass // len(state), 1), _MOST_AHEAD)
+        ahead = 1 if self.rng.in_step else min(max(self.rows_a_pass // len(state), 1), _MOST_AHEAD)
         look = torch.arange(ahead, device=state.iteration.device)
         each = state
         if ahead > 1:
