@@ -90,7 +90,8 @@ def bf16_gain(threads: int) -> float:
     """How many times as fast as in float32 the CPU computes in bfloat16; 0 where it cannot.
 
     Measured, in a second or less: a 3x3 convolution of 64 channels, forward and backward. Which instructions a CPU
-    has does not tell how fast they are.
+    has does not tell how fast they are. The processor's seconds count: those on the wall also hold what other
+    processes do.
 
     Args:
         threads: That PyTorch uses now.
@@ -101,11 +102,11 @@ def bf16_gain(threads: int) -> float:
     try:
         for _ in range(_ROUNDS):
             for bf16, passes in seconds.items():
-                started = time.perf_counter()
+                started = time.process_time()
                 with torch.enable_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                     found = F.conv2d(x, weight, padding=1)
                 torch.autograd.grad(found, (x, weight), torch.ones_like(found))
-                passes.append(time.perf_counter() - started)
+                passes.append(time.process_time() - started)
     except RuntimeError:
         return 0.0
     return min(seconds[False]) / min(seconds[True])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sam_bench import device as rooms
 from sam_bench.device import (
@@ -101,6 +104,20 @@ def test_the_gain_of_bfloat16_is_measured_and_draws_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), before) and gain == rooms.bf16_gain(1)
     emulated = cpu_flags() and not any("bf16" in flag for flag in cpu_flags())
     assert 0.0 <= gain < (1.2 if emulated else 100.0)
+
+
+def test_other_processes_do_not_change_the_gain_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    convolve = F.conv2d
+
+    def waiting(*args: Any, **keywords: Any) -> torch.Tensor:
+        if not torch.is_autocast_enabled("cpu"):
+            time.sleep(0.2)  # as where another process has the core
+        return convolve(*args, **keywords)
+
+    rooms.bf16_gain.cache_clear()
+    monkeypatch.setattr(F, "conv2d", waiting)
+    assert rooms.bf16_gain(1) < 10
+    rooms.bf16_gain.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["fp16", "float32", "BF16", ""])
