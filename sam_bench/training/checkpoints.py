@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ class Checkpoints:
     ) -> None:
         self.folder = folder
         self._step, self._config, self._steps_per_epoch, self._team = step, config, steps_per_epoch, team
-        self._last_saved = ""
+        self._last_saved, self._saved_at = "", -math.inf
+        self._best: tuple[int, dict[str, Tensor]] | None = None  # of an epoch after the last checkpoint
 
     def where(self, state: RunState) -> str:
         """How far the run is, in words."""
@@ -44,9 +47,15 @@ class Checkpoints:
 
     def save_first(self, state: RunState) -> None:
         """Write the untrained network, for a run that may have to go back to it."""
-        tensors = self._tensors()
-        if self._team.is_main:
-            self.folder.save(state, tensors, keep=2)
+        self._save(state, self._tensors(), keep=2)
+
+    def due(self, seconds: float) -> bool:
+        """Whether the last checkpoint of this process is so old, in any process of the team; there may be none."""
+        return bool(self._team.all_reduce_max(time.monotonic() - self._saved_at >= seconds))
+
+    def keep_best(self, epoch: int, weights: dict[str, Tensor]) -> None:
+        """Have the next checkpoint write these weights, too: the file then always fits the checkpoint beside it."""
+        self._best = epoch, {name: tensor.clone() for name, tensor in weights.items()}
 
     def save_epoch(self, state: RunState, *, keep: int) -> None:
         """Write a checkpoint after an epoch.
@@ -55,10 +64,8 @@ class Checkpoints:
             state: How far the run is.
             keep: How many epochs' checkpoints stay.
         """
-        tensors = self._tensors()
-        if self._team.is_main:
-            self.folder.save(state, tensors, keep=keep)
-        self._last_saved = self.where(state)
+        self._save(state, self._tensors(), keep=keep)
+        self._last_saved, self._saved_at = self.where(state), time.monotonic()
 
     def save_within_epoch(self, state: RunState) -> None:
         """Write a checkpoint between two batches.
@@ -70,12 +77,10 @@ class Checkpoints:
         self.settle()
         self.check_weights(state)
         of_all = self._team.gather([each.cpu() for each in own])
-        tensors = self._tensors()
-        if self._team.is_main:
-            apart = {"statistics": of_all} if self._team.size > 1 else {}
-            self.folder.save(state, tensors | apart)
+        apart = {"statistics": of_all} if self._team.size > 1 else {}
+        self._save(state, self._tensors() | apart)
         self._take(own)
-        self._last_saved = self.where(state)
+        self._last_saved, self._saved_at = self.where(state), time.monotonic()
 
     def load(self, path: Path | None = None) -> RunState:
         """Restore a checkpoint, the last one by default. Rank 0 reads: the others may not see its folder.
@@ -133,6 +138,13 @@ class Checkpoints:
         way = ", or `on_nan='rollback'` to have the run go back by itself" if stops else ""
         smaller = "`lr` or `rho`" if "rho" in self._config.recipe.weights.settings else "`lr`"
         return DivergedError(f"training diverged: {what}; {last}. Try a smaller {smaller}{way}.")
+
+    def _save(self, state: RunState, tensors: dict[str, Any], *, keep: int = 1) -> None:
+        if self._team.is_main:
+            if self._best is not None:
+                self.folder.save_best(*self._best)
+            self.folder.save(state, tensors, keep=keep)
+        self._best = None
 
     def _tensors(self) -> dict[str, Any]:
         """What a checkpoint holds. A perturbation may remember something of each process's own examples."""

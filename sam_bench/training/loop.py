@@ -1,4 +1,4 @@
-"""The loop: epochs over a split, a checkpoint and a log line after each, resumable at any step."""
+"""The loop: epochs over a split, logged, with checkpoints from which a run resumes at any step."""
 
 from __future__ import annotations
 
@@ -58,14 +58,16 @@ class Saving:
     Attributes:
         folder: For checkpoint, log and TensorBoard events.
         resume: Continue the run in `folder` if there is one.
-        keep: How many epochs' checkpoints stay.
+        keep: How many epochs' checkpoints stay. From two on, every epoch has one.
         save_every: Seconds after which a checkpoint is written in the middle of an epoch.
+        pause: Seconds between a checkpoint and the next one at the end of an epoch; at most `save_every` counts.
     """
 
     folder: Path
     resume: bool = False
     keep: int = 1
     save_every: float = 600.0
+    pause: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -301,8 +303,8 @@ class TrainingRun:
             )
 
     def _close_epoch(self, stage: Stage, events: SummaryWriter | None) -> None:
-        """Measure, log and save an epoch just made."""
-        state, validation = self._state, self._ready.validation
+        """Measure, log and, where the last checkpoint is some seconds old, save an epoch just made."""
+        state, saving, validation = self._state, self._ready.saving, self._ready.validation
         self._checkpoints.settle()
         self._checkpoints.check_weights(state)
         row = epochs.log_row(state, self._step.optimizer.param_groups[0]["lr"])
@@ -311,15 +313,18 @@ class TrainingRun:
             row |= {"validation_accuracy": measured.clean, "validation_robust_accuracy": measured.robust}
             if (measured.robust, measured.clean) > state.best:
                 state.best, state.best_epoch = (measured.robust, measured.clean), state.epoch + 1
-                self._folder.save_best(state.best_epoch, self._learned.state_dict())
+                self._checkpoints.keep_best(state.best_epoch, self._learned.state_dict())
         epochs.close(state, row)
         state.best_epoch = self._team.all_reduce_max(state.best_epoch)
         if events is not None:
             # Before the checkpoint: what a killed run has written too much is purged when it resumes,
             # what it had not written yet would be missing for good.
             epochs.write_events(events, row, state.epoch)
-        keep = self._ready.saving.keep
-        self._checkpoints.save_epoch(state, keep=max(keep, 2) if self._config.on_nan == "rollback" else keep)
+        # On a GPU a checkpoint may take half as long as an epoch: short epochs do not each have one.
+        every = saving.keep > 1 or state.epoch == self._config.recipe.epochs
+        if every or self._checkpoints.due(min(saving.pause, saving.save_every)):
+            keep = max(saving.keep, 2) if self._config.on_nan == "rollback" else saving.keep
+            self._checkpoints.save_epoch(state, keep=keep)
         stage.update(self._done, epochs.in_words(row))
 
     def _roll_back(self, error: DivergedError) -> None:

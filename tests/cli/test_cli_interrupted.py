@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 resource = pytest.importorskip("resource", reason="limits on file sizes are POSIX's")
 
-_RUN = [*DIGITS, "--recipe", "sam", "--epochs", "4", "--name", "run"]
+_RUN = [*DIGITS, "--recipe", "sam", "--epochs", "4", "--keep", "2", "--name", "run"]
 
 _KILLED_BEFORE_THE_THIRD_CHECKPOINT_IS_IN_PLACE = """
 import os, signal, sys

@@ -21,6 +21,8 @@ from training_samples import StopsAt, assert_same, digits, method_of, run, saved
 from sam_bench.data import Split, hold_out
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.training import PARTS
+from sam_bench.training.folder import RunFolder
+from sam_bench.training.state import RunState
 
 # Every second pair, as on a chessboard: each method meets half of the other axis.
 PAIRS = [
@@ -86,7 +88,8 @@ def test_every_other_part_of_a_recipe_resumes_bitwise(part: str, name: str, tmp_
     assert_same(saved(tmp_path / "whole"), saved(tmp_path / "parts"))
 
 
-def test_a_run_interrupted_at_every_report_in_turn_ends_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pause", [0.0, 600.0])
+def test_a_run_interrupted_at_every_report_in_turn_ends_the_same(pause: float, tmp_path: Path) -> None:
     train, validation = hold_out(digits().head(40), 16, 0)
     method = method_of("sam", {"epochs": 3})
     splits = {"train": train, "validation": validation}
@@ -94,13 +97,55 @@ def test_a_run_interrupted_at_every_report_in_turn_ends_the_same(tmp_path: Path)
     stops = 0
     for report in range(1, 100):
         try:
-            run(tmp_path / "parts", method, **splits, resume=True, reporter=StopsAt(report))
+            run(tmp_path / "parts", method, **splits, resume=True, reporter=StopsAt(report), pause=pause)
             break
         except KeyboardInterrupt:
             stops += 1
     assert stops >= 4
     assert_same(saved(tmp_path / "whole"), saved(tmp_path / "parts"))
     assert figures(tmp_path / "whole") == figures(tmp_path / "parts")
+    assert events(tmp_path / "whole") == events(tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param({"pause": 600.0}, [1, 4], id="short epochs share one, the first and the last have it"),
+        pytest.param({"pause": 0.0}, [1, 2, 3, 4], id="long epochs each have one"),
+        pytest.param({"pause": 600.0, "keep": 3}, [1, 2, 3, 4], id="epochs that stay each have one"),
+        pytest.param({"pause": 600.0, "on_nan": "rollback"}, [0, 1, 4], id="rollback begins with the untrained"),
+    ],
+)
+def test_an_epoch_has_a_checkpoint_where_the_last_one_is_some_seconds_old(
+    options: dict[str, Any], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, validation = hold_out(digits().head(40), 16, 0)
+    save, written = RunFolder.save, list[int]()
+
+    def save_and_look(folder: RunFolder, state: RunState, tensors: dict[str, Any], *, keep: int = 1) -> None:
+        save(folder, state, tensors, keep=keep)
+        written.append(state.epoch)
+        if state.best_epoch:  # the best weights are those that the checkpoint beside them speaks of
+            best = torch.load(tmp_path / "best.pt", weights_only=True)
+            assert best["epoch"] == state.best_epoch
+
+    monkeypatch.setattr(RunFolder, "save", save_and_look)
+    run(tmp_path, method_of("sam", {"epochs": 4}), train=train, validation=validation, **options)
+    assert written == expected
+
+
+def test_a_run_that_dies_between_two_checkpoints_resumes_from_the_first_with_its_best_weights(tmp_path: Path) -> None:
+    train, validation = hold_out(digits().head(40), 16, 0)
+    method, splits = method_of("sam", {"epochs": 5, "lr": 0.01}), {"train": train, "validation": validation}
+    whole = run(tmp_path / "whole", method, **splits, select="best")
+    assert whole.state.best_epoch > 1
+    with pytest.raises(KeyboardInterrupt):  # three reports an epoch: this is the fifth epoch's first
+        run(tmp_path / "parts", method, **splits, select="best", reporter=StopsAt(13), pause=600.0)
+    state = saved(tmp_path / "parts")["state"]
+    assert state["epoch"] == state["best_epoch"] == 1
+    assert torch.load(tmp_path / "parts" / "best.pt", weights_only=True)["epoch"] == 1
+    resumed = run(tmp_path / "parts", method, **splits, select="best", resume=True, pause=600.0)
+    assert_same(dict(whole.model.state_dict()), dict(resumed.model.state_dict()))
     assert events(tmp_path / "whole") == events(tmp_path / "parts")
 
 

@@ -78,10 +78,14 @@ def run(
     model: nn.Module | None = None,
     keep: int = 1,
     save_every: float = 600.0,
+    pause: float = 0.0,
     team: Team = ALONE,
     **choices: Any,
 ) -> Trained:
-    """A run on the first digits, from the network that the seed decides; `choices` go into its config."""
+    """A run on the first digits, from the network that the seed decides, with a checkpoint after every epoch.
+
+    `choices` go into its config.
+    """
     train = train or digits().head(24)
     config = RunConfig(
         name="run",
@@ -103,7 +107,7 @@ def run(
         train=train,
         validation=validation,
         config=config,
-        saving=Saving(folder, resume=resume, keep=keep, save_every=save_every),
+        saving=Saving(folder, resume=resume, keep=keep, save_every=save_every, pause=pause),
         reporter=reporter or SilentReporter(),
         team=team,
     )
