@@ -142,9 +142,12 @@ class RestartedAscent(GradientAttack):
                 for rows in standing.split(batch_size):
                     clean = examples.x[rows]
                     start = _random_start(clean, ball, rng, rows, restart) if self.random_start else clean
-                    batch = clean.to(device), examples.y[rows].to(device), start.to(device)
-                    stands = self._stand(model, *batch, rows=rows, verifier=verifier, ball=ball, gradients=gradients)
+                    y, steps = examples.y[rows].to(device), self.steps_in(ball)
+                    x_adv, broken = self._attack_batch(model, clean.to(device), y, start.to(device), steps, gradients)
                     yield from gradients.warnings()
+                    stands = ~broken.cpu()
+                    if not stands.all():
+                        stands[~stands] = ~verifier.check(rows[~stands], x_adv[broken])
                     yield from examples.verdicts(rows[~stands], self.method)
                     left.append(rows[stands])
                     done, robust = done + len(rows), robust - int((~stands).sum())
@@ -157,47 +160,11 @@ class RestartedAscent(GradientAttack):
                     break
             yield from examples.verdicts(standing, ROBUST)
 
-    def _stand(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        start: Tensor,
-        *,
-        rows: Tensor,
-        verifier: Verifier,
-        ball: Ball,
-        gradients: _Gradients,
-    ) -> Tensor:
-        """Which rows one ascent does not break, bool [B] on the CPU.
-
-        It leaves an example at the first error. One that only TF32 makes is rejected by the verifier: the search
-        then begins again in float32.
-        """
-
-        def broken(at: Tensor) -> tuple[Tensor, Tensor]:
-            here = at.to(x.device)
-            x_adv, wrong = self._attack_batch(model, x[here], y[here], start[here], self.steps_in(ball), gradients)
-            errs = at[wrong.cpu()]
-            confirmed = verifier.check(rows[errs], x_adv[wrong]) if len(errs) else errs.bool()
-            return errs[confirmed], errs[~confirmed]
-
-        stands = torch.ones(len(rows), dtype=torch.bool)
-        found, rejected = broken(torch.arange(len(rows)))
-        stands[found] = False
-        if len(rejected):
-            with true_float32():
-                found, _ = broken(rejected)
-            stands[found] = False
-        return stands
-
+    @true_float32()  # it leaves an example at the first error, which has to be the verifier's, too
     def _attack_batch(
         self, model: nn.Module, x: Tensor, y: Tensor, start: Tensor, steps: Steps, gradients: _Gradients
     ) -> tuple[Tensor, Tensor]:
-        """Candidates [B, ...], and which of them the model gets wrong, bool [B].
-
-        The steps are computed as PyTorch is set, on a GPU in TF32; where they end is judged in float32.
-        """
+        """Candidates [B, ...], and which of them the model gets wrong, bool [B]."""
         found, broken = start.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         standing, x_adv = torch.arange(len(x), device=x.device), start
         for _ in range(self.steps):
@@ -213,7 +180,7 @@ class RestartedAscent(GradientAttack):
             gradients.note(gradient)
             x_adv = steps.move(x_adv, x[standing], gradient)
             found[standing] = x_adv
-        with torch.no_grad(), true_float32():
+        with torch.no_grad():
             broken[standing] = (
                 classes_of(model(pad(x_adv, rows_for(len(x_adv), x.device)))[: len(x_adv)]) != y[standing]
             )

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from sam_bench.attacks import Attack
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.attacks.verify import SMALLEST_BATCH
-from sam_bench.device import true_float32
 from sam_bench.perturb.inputs import input_gradient
 from sam_bench.records import MISCLASSIFIED, ROBUST
 from sam_bench.seeds import generator
@@ -204,34 +203,3 @@ def test_progress_counts_up_to_the_examples_and_down_to_the_robust(
     assert told[-1].robust == result.verdicts.count(ROBUST)
     once: list[Any] = run_whole(FGSMAttack(), net, *examples, norm="Linf", eps=0.1, batch_size=30).progress
     assert [each.done for each in once] == [30, 60, 90, attacked] and {each.total for each in once} == {attacked}
-
-
-class WrongInTF32(nn.Module):
-    """Gets everything wrong once, at a given question of an attack, where TF32 is allowed; else it is exact."""
-
-    def __init__(self, net: nn.Module, clean: Tensor, question: int) -> None:
-        super().__init__()
-        self.net, self.clean, self.left = net, clean, question
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x)
-        if torch.backends.cudnn.allow_tf32 and not bool((x[0] == self.clean).flatten(1).all(1).any()):
-            self.left -= 1
-            if self.left == 0:
-                return logits.roll(1, 1)
-        return logits
-
-
-@pytest.mark.parametrize("question", [1, 3])
-def test_an_error_that_only_tf32_makes_does_not_end_the_search(
-    question: int, net: nn.Module, examples: tuple[Tensor, Tensor]
-) -> None:
-    x, y = examples
-    how: dict[str, Any] = {"norm": "Linf", "eps": 0.05, "batch_size": 128}
-    with true_float32():
-        exact = PGDAttack(restarts=2).run(net, x, y, **how)
-    assert {"pgd", ROBUST} < set(exact.verdicts)
-    model = WrongInTF32(net, x, question)
-    result = PGDAttack(restarts=2).run(model, x, y, **how)
-    assert model.left <= 0, "the search has to use TF32"
-    assert result.verdicts == exact.verdicts
