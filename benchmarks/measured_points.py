@@ -63,7 +63,8 @@ def _attack(row: MeasuredPoint) -> tuple[str, str, str]:
 
 def _records(folder: Path, zoo: Path) -> list[NamedRecord]:
     """The records whose models are in the zoo; a record that is both an evaluation and an entry's counts once."""
-    paths = sorted(folder.glob("leaderboards/*/*/records/*.json")) or sorted(folder.glob("evaluations/*/*.json"))
+    entries = [path for path in folder.glob("leaderboards/*/*/records/*.json") if path.suffixes == [".json"]]
+    paths = sorted(entries) or sorted(folder.glob("evaluations/*/*.json"))
     return [each for each in named_records(list(map(str, paths)), zoo) if each.card]
 
 

@@ -43,7 +43,7 @@ from cli_runner import DIGITS, CommandLine
         (["recipes", "lst"], "unknown command 'lst'. Did you mean 'list'? Available: list, show."),
         (
             ["leaderboard", "bild"],
-            "unknown command 'bild'. Did you mean 'build'? Available: build, check, serve, submit, verify.",
+            "unknown command 'bild'. Did you mean 'build'? Available: build, check, evidence, serve, submit, verify.",
         ),
         ([*DIGITS, "--roh", "0.1"], "--roh"),
         ([*DIGITS, "--roh", "0.1"], "--rho"),

@@ -168,7 +168,7 @@ LEVELS = np.zeros((2, *SHAPE), np.int8)
     [
         ({"x_adv": None}, "is not a file of adversarial examples"),
         ({"code": INDEX}, "'code.npy', which does not belong"),
-        ({"x_adv": np.array([print] * 2)}, "x_adv is not a plain array"),
+        ({"x_adv": np.array([len] * 2)}, "x_adv is not a plain array"),
         ({"x_adv": np.zeros((2, 1, 400, 400), np.float32)}, "x_adv is larger than"),
         ({"x_adv": IMAGES.astype(np.float64)}, "not float32"),
         ({"x_adv": IMAGES[:1]}, "not float32"),

@@ -27,7 +27,9 @@ from sam_bench.evaluation.results import left_by, with_second_attack
 from sam_bench.records import ROBUST, EvaluationRecord, Radius, SecondAttack, read_record, write_record
 
 WEAK = PGDAttack(steps=1, step_size="4/255", random_start=False)
-RECORDS = sorted((Path(__file__).parents[2] / "leaderboards").rglob("records/*.json"))
+RECORDS = sorted(
+    path for path in (Path(__file__).parents[2] / "leaderboards").rglob("records/*.json") if path.suffixes == [".json"]
+)
 
 
 @pytest.fixture(scope="module")

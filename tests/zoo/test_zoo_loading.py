@@ -349,10 +349,12 @@ def test_a_timm_model_takes_images_in_the_unit_interval(timm_source: nn.Module) 
 
 
 def test_timm_models_that_do_not_exist_have_no_weights_or_cannot_be_had_are_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     import huggingface_hub.constants
+    from huggingface_hub.utils import reset_sessions
 
+    request.addfinalizer(reset_sessions)  # one that was opened offline stays so
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(SamBenchError, match=r"timm could not load 'resnet10t\.c3_in1k'"):
