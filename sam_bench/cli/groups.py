@@ -20,13 +20,16 @@ class CommandFailedError(Exception):
 class Group(click.Group):
     """A click group, with our answer to an unknown command."""
 
+    noun = "command"
+    """What its commands are called in that answer."""
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with the nearest names for a misspelt command."""
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
-            raise unknown_name("command", args[0], known)
+            raise unknown_name(self.noun, args[0], known)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -223,7 +223,12 @@ def part_options(names: Mapping[str, list[str]]) -> list[click.Parameter]:
 
 
 def _described(name: str, owners: list[tuple[str, str, FieldInfo]]) -> str:
-    """What the setting is, for each of the methods that have it; what most of them say comes first."""
+    """What the setting is, for each of the methods that have it; what most of them say comes first.
+
+    A setting of one method without a name is the command's own, and its default is shown.
+    """
+    if [method for _, method, _ in owners] == [""]:
+        return _with_default(name, owners[0][2])
     said: dict[str, list[str]] = {}
     for _, method, field in owners:
         methods = said.setdefault(field.description or name, [])
@@ -231,6 +236,12 @@ def _described(name: str, owners: list[tuple[str, str, FieldInfo]]) -> str:
             methods.append(method)
     ordered = sorted(said.items(), key=lambda each: -len(each[1]))
     return "  ".join(f"{_sentence(text)}  [{', '.join(methods)}]" for text, methods in ordered)
+
+
+def _with_default(name: str, field: FieldInfo) -> str:
+    value = field.default
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return _sentence(field.description or name) + ("" if value in (None, ()) else f"  [default: {shown}]")
 
 
 def _sentence(text: str) -> str:
