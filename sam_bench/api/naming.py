@@ -58,5 +58,8 @@ def describe(recipe: Recipe) -> str:
         parts.append(
             "objective trades over a search that climbs the cross-entropy (its paper's: loss kl, start gaussian)"
         )
+    mixing = {name: alpha for name in ("mixup", "cutmix") if (alpha := getattr(recipe.augmentation, name))}
+    if mixing:
+        parts.append(f"images mixed ({', '.join(f'{name} {alpha:g}' for name, alpha in mixing.items())})")
     epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
     return f"{'; '.join(parts)}; {epochs}, batch size {recipe.batch_size}"

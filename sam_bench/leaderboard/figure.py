@@ -132,7 +132,7 @@ def _panel(axes: Axes, board: Board, scale: _Scale) -> None:
     axes.set_ylim(*_limits([bound for interval in intervals for bound in interval], 10.0))
     title = f"{board.short_title}"
     axes.set_title(title if len(title) <= 48 else f"{title[:47]}…", fontsize=10.5, loc="left", fontweight="bold")
-    axes.set_xlabel(f"clean accuracy ({board.examples:,} test examples)")
+    axes.set_xlabel(f"clean accuracy ({_counts(board)} test examples)")
     axes.set_ylabel("robust accuracy")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(_Percentages())
@@ -147,6 +147,12 @@ def _panel(axes: Axes, board: Board, scale: _Scale) -> None:
         colour, area = scale.colour(row), scale.area(_passes(row))
         axes.vlines(x, low, high, color=colour, alpha=0.3, linewidth=1.1, zorder=2)
         axes.scatter([x], [y], s=area, color=colour, alpha=0.88, edgecolor=_PAPER, linewidth=0.9, zorder=3)
+
+
+def _counts(board: Board) -> str:
+    """How many test examples the rows are over: one number, or from the fewest to the most."""
+    fewest = min(row.row.n_examples for row in board.rows)
+    return f"{board.examples:,}" if fewest == board.examples else f"{fewest:,} to {board.examples:,}"
 
 
 class _Percentages(MaxNLocator):

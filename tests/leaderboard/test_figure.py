@@ -26,6 +26,15 @@ def test_svg_and_png_are_whole_and_show_a_marker_for_every_row(filled: Bench) ->
     assert len(re.findall(r'id="PathCollection_\d+"', svg)) == sum(len(board.rows) for board in boards)
 
 
+@pytest.mark.parametrize(("counts", "said"), [((100, 100), "100"), ((100, 50), "50 to 100")])
+def test_the_axis_says_how_many_examples_the_rows_are_over(bench: Bench, counts: tuple[int, int], said: str) -> None:
+    for name, recipe, n in (("sam", SAM, counts[0]), ("at", AT, counts[1])):
+        card = make_card(name, recipe)
+        bench.submit(card, make_record(card, clean=40, robust=10, n=n))
+    svg, _ = render(make_boards(read_entries(bench.folder)))
+    assert f"clean accuracy ({said} test examples)" in svg
+
+
 def test_marker_area_is_proportional_to_training_passes(bench: Bench) -> None:
     for name, recipe, passes, robust in (("sam", SAM, 50, 10), ("at", AT, 200, 40)):
         card = make_card(name, recipe, passes=passes)
