@@ -29,11 +29,3 @@ def seed_generators(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # takes no larger one
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Both: seeded for the time of a block, and given back."""
-    with random_state_kept(device):
-        seed_generators(seed)
-        yield
