@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sam_bench.analysis.figures import COLOURS, rendered
+from sam_bench.leaderboard.placement import Box, Marker, place_labels
 from sam_bench.records import Radius
 from sam_bench.studies.jobs import STANDARD
 
@@ -18,7 +22,6 @@ Json = dict[str, Any]
 
 _FRONTIER = ("1/255", "2/255")
 _SIZE = 30.0  # points squared of a marker, for the passes of `standard`
-_ABOVE = 6  # points between a marker and its label
 
 
 def frontier(numbers: Json, evaluation: str) -> dict[str, bytes] | None:
@@ -29,26 +32,61 @@ def frontier(numbers: Json, evaluation: str) -> dict[str, bytes] | None:
 
 def _draw_frontier(rows: dict[str, Json], evaluation: str, figure: Figure) -> None:
     figure.set_size_inches(9.6, 4.6)
-    colours = _colours(rows)
+    colours, families = _colours(rows), _families(rows)
     panels: Sequence[Axes] = figure.subplots(1, 2)
-    for axes, eps in zip(panels, _FRONTIER, strict=True):
-        for family, members in _families(rows).items():
-            found = [(name, point) for name in members if (point := _at(rows[name], evaluation, eps))]
-            curve = [point for name, point in found if not name.startswith(f"{STANDARD}-")]
-            if len(curve) > 1:
+    points = [{name: at for name in rows if (at := _at(rows[name], evaluation, eps))} for eps in _FRONTIER]
+    for axes, eps, found in zip(panels, _FRONTIER, points, strict=True):
+        for family, members in families.items():
+            curve = [found[name] for name in members if name in found]
+            if family != STANDARD and len(curve) > 1:
                 axes.plot(*zip(*curve, strict=True), color=colours[family], linewidth=1.2, zorder=2)
-            for name, (x, y) in found:
-                own = name if name == STANDARD else family
-                size = _SIZE * rows[name]["passes"] / rows[STANDARD]["passes"]
-                axes.scatter(x, y, s=size, color=colours[own], edgecolors="white", linewidths=0.6, zorder=3)
-                axes.annotate(
-                    name, (x, y), xytext=(0, _ABOVE), textcoords="offset points", fontsize=6.5, ha="center", zorder=4
-                )
+        for name, (x, y) in found.items():
+            colour = colours[rows[name]["family"]]
+            axes.scatter(x, y, s=_area(rows, name), color=colour, edgecolors="white", linewidths=0.6, zorder=3)
         axes.set_xlabel("clean accuracy, %")
         axes.set_ylabel(f"robust accuracy, %, {evaluation} at {eps}")
         axes.margins(0.12)
     lines = [Line2D([], [], color=colour, marker="o", linestyle="-", label=name) for name, colour in colours.items()]
     figure.legend(handles=lines, loc="outside lower center", ncols=min(5, len(lines)), fontsize=8)
+    figure.draw_without_rendering()  # lays the panels out
+    for axes, found in zip(panels, points, strict=True):
+        _label(figure, axes, rows, found)
+
+
+def _label(figure: Figure, axes: Axes, rows: dict[str, Json], points: dict[str, tuple[float, float]]) -> None:
+    """Labels beside their markers, where they cover neither markers nor curves nor one another."""
+    texts = [axes.text(0, 0, _called(rows, name), transform=axes.transAxes, fontsize=8, zorder=4) for name in points]
+    dots = [dot for line in axes.lines for dot in _dots(axes.transData.transform(line.get_xydata()))]
+    markers = []
+    for text, (name, at) in zip(texts, points.items(), strict=True):
+        x, y = axes.transData.transform(at)
+        radius = math.sqrt(_area(rows, name) / math.pi) * figure.dpi / 72
+        extent = text.get_window_extent()
+        markers.append(Marker(x, y, radius, extent.width, extent.height))
+    frame = axes.get_window_extent()
+    boxes = place_labels(markers, Box(frame.x0, frame.y0, frame.x1, frame.y1), dots)
+    for text, box in zip(texts, boxes, strict=True):
+        text.set(position=axes.transAxes.inverted().transform((box.x0, box.y0)), va="bottom")
+
+
+def _dots(corners: np.ndarray) -> list[Box]:
+    """Small boxes along a curve, in pixels."""
+    along = np.concatenate([np.linspace(start, end, 40) for start, end in pairwise(corners)])
+    return [Box(x - 2, y - 2, x + 2, y + 2) for x, y in along]
+
+
+def _called(rows: dict[str, Json], name: str) -> str:
+    """On a curve, a row is called by its strength. One that is alone in its family has its name in the legend."""
+    family = rows[name]["family"]
+    if family == STANDARD:
+        return name
+    alone = sum(row["family"] == family for row in rows.values()) == 1
+    return "" if alone else str(rows[name]["strength"])
+
+
+def _area(rows: dict[str, Json], name: str) -> float:
+    """Of a marker, in square points."""
+    return float(_SIZE * rows[name]["passes"] / rows[STANDARD]["passes"])
 
 
 def curves(numbers: Json, evaluations: Sequence[str]) -> dict[str, bytes] | None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from study_samples import content, opened
 
+from sam_bench.studies.figures import frontier
 from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Study
 from sam_bench.studies.packing import ARCHIVE, pack, unpack, unpacked
@@ -146,3 +147,13 @@ def test_a_packed_study_goes_on_where_it_was(reported: Path, tmp_path: Path) -> 
     (alone / "study.json").write_text("mine", encoding="utf-8")
     unpack(alone)
     assert (alone / "study.json").read_text(encoding="utf-8") == "mine"
+
+
+def test_the_frontier_calls_rows_on_a_curve_by_their_strength_and_standard_by_its_name() -> None:
+    folder = Path(__file__).parents[2] / "benchmarks/results/wei2023-tiny"
+    drawn = frontier(json.loads((folder / "numbers.json").read_text(encoding="utf-8")), "pgd-linf")
+    assert drawn is not None
+    texts = re.findall(r"<!-- (.*?) -->", drawn["svg"].decode())
+    for label in ("standard", "standard-twice", "0.05", "0.4", "0.25/255", "8/255"):
+        assert label in texts
+    assert "sam-005" not in texts and texts.count("gaussian") == 1  # alone in its family: in the legend
