@@ -232,6 +232,15 @@ def test_a_broken_example_makes_room_at_once_and_costs_nothing_more(model: Conv,
     assert passes < 16  # of 5 restarts of 16 steps
 
 
+def test_targets_of_small_images_share_their_passes(model: Conv) -> None:
+    x, y = examples(model, 20)
+    model.asked = []
+    result = Short(engine="fast", version="custom", suite=("fab-t",)).run(model, x, y, norm="Linf", eps=1e-4)
+    passes, model.asked = len(model.asked), None
+    assert set(result.verdicts) == {ROBUST}
+    assert passes < 16 * 2 * 2  # steps, targets, passes a step
+
+
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_queries_made_ahead_end_where_queries_one_by_one_end(norm: Any, model: Conv) -> None:
     x, y = examples(model, 3, of=30)

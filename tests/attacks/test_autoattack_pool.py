@@ -17,6 +17,9 @@ from sam_bench.attacks.autoattack.state import AttackState, Search
 class Ladder(Search[AttackState]):
     """Breaks example n in trial n // 3 at step n % 3 + 1, or never."""
 
+    rows_a_pass = 1
+    trials_at_once = 1
+
     def __init__(self, padded: int) -> None:
         self.restarts_or_targets, self.begun = 3, [(0, 0)][:0]
         self.model: Any = ModelCalls(nn.Identity(), least_rows=padded, device=torch.device("cpu"))
@@ -37,7 +40,7 @@ class Ladder(Search[AttackState]):
         state.note(due, state.row.float())
 
 
-@given(order=st.permutations(range(14)), how=st.sampled_from(["one by one", "padded", "upstream"]))
+@given(order=st.permutations(range(14)), how=st.sampled_from(["one by one", "padded", "at once", "upstream"]))
 @settings(max_examples=40, deadline=None)
 def test_the_pool_takes_every_example_through_its_trials_once_and_stops_at_the_first_success(
     order: list[int], how: str
@@ -49,6 +52,8 @@ def test_the_pool_takes_every_example_through_its_trials_once_and_stops_at_the_f
         return rows % 5 != 4  # some candidates are rejected
 
     search, pool = Ladder(5 if how == "padded" else 1), Pool(capacity=5, check=check)
+    if how == "at once":
+        search.rows_a_pass, search.trials_at_once, pool = 5, 3, Pool(capacity=2, check=check)
     if how == "upstream":
         outcomes = list(pool.run_in_batches(lambda: search, torch.tensor(order)))
     else:
@@ -63,5 +68,7 @@ def test_the_pool_takes_every_example_through_its_trials_once_and_stops_at_the_f
     needed = [(n, trial) for n in range(14) for trial in range(3) if trial <= n // 3 or settled[n]]
     if how == "padded":  # trials may begin that a success then makes needless
         assert len(search.begun) == len(set(search.begun)) and set(needed) <= set(search.begun)
+    elif how == "at once":
+        assert sorted(search.begun) == [(n, trial) for n in range(14) for trial in range(3)]
     else:
         assert sorted(search.begun) == needed

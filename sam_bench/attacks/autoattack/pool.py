@@ -54,19 +54,20 @@ class Pool:
     def run_refilling(self, search: Search[Any], rows: Tensor) -> Iterator[Outcome]:
         """Examples in any mixture: a free place in the batch takes the next example, or the next trial of one.
 
-        An example's trials follow one another, since the first success spares the rest. Only where the batch
-        would be padded anyway do several of them run at once.
+        An example's trials follow one another, since the first success spares the rest. They run at once where images
+        are so small that a larger batch takes hardly longer, and some do where the batch would be padded anyway.
 
         Args:
             search: With random numbers that do not depend on the batch.
             rows: int64 [N]: which examples, in the order in which they start.
         """
         to_attack = yield from self._to_attack(search, rows)
-        queue = _Queue(to_attack.tolist(), search.restarts_or_targets)
+        queue = _Queue(to_attack.tolist(), search.restarts_or_targets, search.trials_at_once)
+        capacity = max(self.capacity, search.rows_a_pass)
         work = _Work(search, examples=len(rows))
         state = None
         while True:
-            incoming = queue.next(self.capacity - (0 if state is None else len(state)))
+            incoming = queue.next(capacity - (0 if state is None else len(state)))
             if not search.verified_once:  # there the first trial with an error is the last
                 incoming += queue.early(search.model.least_rows - len(incoming) - (0 if state is None else len(state)))
             if incoming:
@@ -222,10 +223,11 @@ class _Queue:
     Args:
         rows: The examples, in the order in which they start.
         trials: Of each.
+        at_once: How many of them start together: one, or all.
     """
 
-    def __init__(self, rows: list[int], trials: int) -> None:
-        self._waiting, self._trials = deque(rows), trials
+    def __init__(self, rows: list[int], trials: int, at_once: int) -> None:
+        self._waiting, self._trials, self._at_once = deque(rows), trials, at_once
         self.left = len(rows)  # examples that are not settled
         self.ended = 0  # trials that are over, of these
         self._started: dict[int, int] = {}  # trials started of the examples that are running
@@ -233,7 +235,8 @@ class _Queue:
 
     def next(self, count: int) -> list[Entry]:
         """Up to so many trials of examples none of whose trials is running."""
-        return [self._start(self._waiting.popleft()) for _ in range(min(count, len(self._waiting)))]
+        rows = [self._waiting.popleft() for _ in range(min(count // self._at_once, len(self._waiting)))]
+        return [self._start(row) for row in rows for _ in range(self._at_once)]
 
     def early(self, count: int) -> list[Entry]:
         """Up to so many trials that would otherwise start only after those that are running."""

@@ -26,9 +26,6 @@ _INSIDE = 1.0 - 1e-6  # of the radius, in L1: that much is left to rounding
 _TINY = 1e-12
 _PATIENCE = 16  # steps
 _MOST_AHEAD = 32  # queries: most are not taken, but not all
-# Numbers of a batch's images. On a CPU, a pass of fewer takes its time for its layers: a small network answers 512
-# images of 8x8 three times as fast, each, as 32.
-_FREE = 32768
 
 
 @dataclass
@@ -101,9 +98,6 @@ class Square(Search[SquareState]):
 
     Args:
         queries: Proposals of a trial, after its start.
-
-    Attributes:
-        rows_a_pass: So many points the model is given at least, where queries can be made ahead.
     """
 
     def __init__(self, *args: Any, queries: int = 5000, **settings: Any) -> None:
@@ -114,7 +108,6 @@ class Square(Search[SquareState]):
         device = self.device
         # The first step evaluates the start; its side is never used.
         each = [sizes[0], *sizes] if sizes else [1]
-        self.rows_a_pass = max(self.model.least_rows, _FREE // self.examples.x[0].numel())
         self._sides = torch.tensor(each, device=device)
         self._rows = torch.arange(height, device=device).view(1, -1, 1)
         self._columns = torch.arange(width, device=device).view(1, 1, -1)
@@ -150,9 +143,9 @@ class Square(Search[SquareState]):
     def step(self, state: SquareState) -> None:
         """The next queries of every row that is not through, up to the first that is taken.
 
-        The model is given its smallest batch in any case, and a larger one of small images takes hardly longer. Where
-        rows are few, the rest of it holds queries further ahead, made as if none before them were taken: those before
-        the first that is taken are as they would have been one by one, the others are dropped and made anew.
+        Where rows are few, the rest of a pass holds queries further ahead, made as if none before them were taken:
+        those before the first that is taken are as they would have been one by one, the others are dropped and made
+        anew.
         """
         ahead = 1 if self.rng.in_step else min(max(self.rows_a_pass // len(state), 1), _MOST_AHEAD)
         look = torch.arange(ahead, device=state.iteration.device)

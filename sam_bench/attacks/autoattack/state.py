@@ -12,11 +12,15 @@ from torch import Tensor
 from sam_bench.attacks.autoattack.model_calls import ModelCalls
 from sam_bench.attacks.events import Examples
 from sam_bench.attacks.rng import RNG
-from sam_bench.attacks.verify import classes_of
+from sam_bench.attacks.verify import SMALLEST_BATCH, classes_of
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import not_finite
 
 S = TypeVar("S", bound="AttackState")
+
+# Numbers of a batch's images. On a CPU a small network takes 512 images of 8x8 only seven times as long as 16: a pass
+# of fewer numbers takes much of its time for its layers.
+_NUMBERS_A_PASS = 32768
 
 
 @dataclass
@@ -95,6 +99,9 @@ class Search(ABC, Generic[S]):
         problem: What to attack.
         rng: Random numbers.
         restarts_or_targets: Trials of each example.
+
+    Attributes:
+        rows_a_pass: As many rows the model is given, where examples, trials or queries that wait can fill them.
     """
 
     verified_once = False
@@ -108,6 +115,18 @@ class Search(ABC, Generic[S]):
         self.problem, self.rng, self.restarts_or_targets = problem, rng, restarts_or_targets
         self.examples, self.ball, self.model = problem.examples, problem.ball, problem.model
         self.device, self.logits_dtype = problem.device, problem.logits_dtype
+        # A GPU's batches have one size.
+        self._free = _NUMBERS_A_PASS // self.examples.x[0].numel() if self.device.type == "cpu" else 0
+        self.rows_a_pass = max(self.model.least_rows, self._free)
+
+    @property
+    def trials_at_once(self) -> int:
+        """How many trials of an example run side by side: all where enough examples fit beside one another, or one.
+
+        It depends on the images alone. So the trial that breaks an example first does not depend on the batch.
+        """
+        fits = self.restarts_or_targets * SMALLEST_BATCH <= self._free and not self.verified_once
+        return self.restarts_or_targets if fits else 1
 
     @property
     def check_every(self) -> int:
