@@ -11,35 +11,51 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 from sam_bench.analysis import NamedRecord
 from sam_bench.analysis.families import STANDARD
 from sam_bench.api.analyzing import named_records
-from sam_bench.records import ModelCard, write_atomic
+from sam_bench.errors import InputError, SamBenchError
+from sam_bench.records import ComponentSpec, ModelCard, Recipe, write_atomic
 from sam_bench.studies.measured_points import MeasuredPoint, measured_points
 from sam_bench.studies.packing import unpacked
+from sam_bench.training import PARTS, load_recipe, override
 from sam_bench.zoo import Zoo
 
 TABLE = Path(__file__).parents[1] / "sam_bench/studies/measured_points.json"
-# What all methods of a folder have in common, or what decides no result.
-_SHARED = {
-    *("dataset", "width", "epochs", "batch-size", "limit-train", "validation", "compile", "precision", "seed"),
-    *("weights-dtype", "name", "resume", "robustbench-dataset", "quiet", "device"),
-}
 
 
 def method_settings(card: ModelCard) -> dict[str, Any]:
-    """The settings in a card's command that make its method: `{"recipe": "sam", "rho": 0.2}`."""
-    words = shlex.split(card.command)[2:]
-    found = {}
-    for place, word in enumerate(words):
-        if word.startswith("--") and word[2:] not in _SHARED:
-            value = words[place + 1]
-            found[word[2:].replace("-", "_")] = float(value) if value.replace(".", "", 1).isdigit() else value
-    return found
+    """The settings of `train` that make a card's method, as few as do: `{"recipe": "sam", "rho": 0.2}`."""
+    base, wanted = load_recipe(card.recipe.name), _parts(card.recipe)
+    found: dict[str, Any] = {}
+    for name, before in _parts(base).items():
+        now = wanted[name]
+        if now.method != before.method:
+            found[name] = now.method
+            before = PARTS[name].build(ComponentSpec(method=now.method)).spec()
+        found |= {key: value for key, value in now.settings.items() if value != before.settings.get(key)}
+    for key in list(found):
+        rest = {other: value for other, value in found.items() if other != key}
+        if _made(base, rest) == wanted:  # another setting brings it with it
+            found = rest
+    if _made(base, found) != wanted:
+        raise SamBenchError(f"{card.name} is not the recipe {base.name} with {found}")
+    return {"recipe": base.name, **found}
+
+
+def _made(base: Recipe, settings: dict[str, Any]) -> dict[str, ComponentSpec] | None:
+    try:
+        return _parts(override(base, settings))
+    except InputError:
+        return None
+
+
+def _parts(recipe: Recipe) -> dict[str, ComponentSpec]:
+    """What a recipe is made of, defaults filled in."""
+    return {name: methods.build(getattr(recipe, name)).spec() for name, methods in PARTS.items()}
 
 
 def table(folders: list[Path]) -> dict[str, Any]:

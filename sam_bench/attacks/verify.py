@@ -17,6 +17,8 @@ from sam_bench.records import MISCLASSIFIED, ROBUST
 SMALLEST_BATCH = 16
 """From this many rows on, a CPU's logits of an example do not depend on how many others share its batch."""
 
+_NUMBERS_A_PASS = 32768
+
 _AT_A_TIME = 128
 """How many rows the verifier gives a GPU, always: it chooses its kernels, and so its rounding, by the shape."""
 
@@ -36,6 +38,14 @@ def rows_for(count: int, device: torch.device) -> int:
     A GPU chooses its kernels for every new shape: there it is a power of two. A CPU's numbers agree from 16 rows on.
     """
     return SMALLEST_BATCH if device.type == "cpu" else max(SMALLEST_BATCH, 1 << (count - 1).bit_length())
+
+
+def rows_that_fill_a_cpu(numbers: int) -> int:
+    """How many images of so many numbers fill a pass of a small network.
+
+    It takes 512 images of 8x8 only seven times as long as 16: a pass of fewer takes much of its time for its layers.
+    """
+    return _NUMBERS_A_PASS // numbers
 
 
 def classes_of(logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sam_bench.attacks import Attack
-from sam_bench.attacks.verify import SMALLEST_BATCH
+from sam_bench.attacks.verify import SMALLEST_BATCH, rows_that_fill_a_cpu
 from sam_bench.modes import attacking
 from sam_bench.perturb.inputs import input_gradient
 
@@ -54,6 +54,9 @@ def choose_batch_size(
     if not attack.per_example:
         return USUAL, "its verdicts depend on it, and this is the usual one"
     if device.type != "cuda":
+        filled = rows_that_fill_a_cpu(math.prod(shape))
+        if filled > USUAL:
+            return filled, "so many small images fill a pass"
         return USUAL, "more gains nothing on this device"
     try:
         probed = _probed(module, shape, device)

@@ -172,6 +172,7 @@ def problem_of(model: nn.Module, x: Tensor, y: Tensor, *, ball: Ball) -> Problem
         ranked=logits.sort(dim=1)[1],
         logits_dtype=logits.dtype,
         device=CPU,
+        batch_size=512,
         gradient_counts=torch.zeros(2, dtype=torch.int64),
     )
 

@@ -17,7 +17,6 @@ from sam_bench.attacks.autoattack.state import AttackState, Search
 class Ladder(Search[AttackState]):
     """Breaks example n in trial n // 3 at step n % 3 + 1, or never."""
 
-    rows_a_pass = 1
     trials_at_once = 1
 
     def __init__(self, padded: int) -> None:
@@ -53,7 +52,7 @@ def test_the_pool_takes_every_example_through_its_trials_once_and_stops_at_the_f
 
     search, pool = Ladder(5 if how == "padded" else 1), Pool(capacity=5, check=check)
     if how == "at once":
-        search.rows_a_pass, search.trials_at_once, pool = 5, 3, Pool(capacity=2, check=check)
+        search.trials_at_once = 3
     if how == "upstream":
         outcomes = list(pool.run_in_batches(lambda: search, torch.tensor(order)))
     else:

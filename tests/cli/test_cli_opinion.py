@@ -97,7 +97,7 @@ def test_the_batch_size_is_found_said_and_recorded(with_tiny: CommandLine) -> No
         "--json",
     ]
     found = with_tiny.done(*command)
-    assert found.json["batch_size"] == 128 and "batch size 128 (more gains nothing on this device)" in found.err
+    assert found.json["batch_size"] == 512 and "batch size 512 (so many small images fill a pass)" in found.err
     given = with_tiny.done(*command, "--batch-size", "3")
     assert given.json["batch_size"] == 3 and "batch size 3 (asked for)" in given.err
     assert given.json["verdicts"] == found.json["verdicts"]

@@ -59,8 +59,13 @@ def test_measurements_that_make_no_sense_still_give_a_size() -> None:
     ],
 )
 def test_without_a_gpu_and_where_verdicts_depend_on_it_it_is_the_usual_one(attack: Attack, why: str) -> None:
-    size, said = choose_batch_size(Nearest(), attack, shape=(1, 8, 8), examples=60, device=CPU)
+    size, said = choose_batch_size(Nearest(), attack, shape=(3, 32, 32), examples=60, device=CPU)
     assert size == 128 and said.startswith(why)
+
+
+def test_a_cpu_takes_more_of_small_images() -> None:
+    size, _ = choose_batch_size(Nearest(), AutoAttack(), shape=(1, 8, 8), examples=60, device=CPU)
+    assert size == 512
 
 
 class Memory:

@@ -152,6 +152,7 @@ def _problem(
         ranked=torch.cat(ranked),
         logits_dtype=dtype,
         device=device,
+        batch_size=batch_size,
         gradient_counts=torch.zeros(2, dtype=torch.int64, device=device),
     )
 

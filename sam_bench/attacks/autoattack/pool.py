@@ -63,11 +63,10 @@ class Pool:
         """
         to_attack = yield from self._to_attack(search, rows)
         queue = _Queue(to_attack.tolist(), search.restarts_or_targets, search.trials_at_once)
-        capacity = max(self.capacity, search.rows_a_pass)
         work = _Work(search, examples=len(rows))
         state = None
         while True:
-            incoming = queue.next(capacity - (0 if state is None else len(state)))
+            incoming = queue.next(self.capacity - (0 if state is None else len(state)))
             if not search.verified_once:  # there the first trial with an error is the last
                 incoming += queue.early(search.model.least_rows - len(incoming) - (0 if state is None else len(state)))
             if incoming:

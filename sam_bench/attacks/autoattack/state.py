@@ -12,15 +12,11 @@ from torch import Tensor
 from sam_bench.attacks.autoattack.model_calls import ModelCalls
 from sam_bench.attacks.events import Examples
 from sam_bench.attacks.rng import RNG
-from sam_bench.attacks.verify import SMALLEST_BATCH, classes_of
+from sam_bench.attacks.verify import SMALLEST_BATCH, classes_of, rows_that_fill_a_cpu
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import not_finite
 
 S = TypeVar("S", bound="AttackState")
-
-# Numbers of a batch's images. On a CPU a small network takes 512 images of 8x8 only seven times as long as 16: a pass
-# of fewer numbers takes much of its time for its layers.
-_NUMBERS_A_PASS = 32768
 
 
 @dataclass
@@ -79,6 +75,7 @@ class Problem:
         ranked: Classes by the clean logits, least likely first, int64 [N, classes], on the CPU.
         logits_dtype: What the model computes in.
         device: Where it computes.
+        batch_size: Rows of a pass.
         gradient_counts: int64 [2]: how many starts had a gradient of exactly zero, and how many gradients had NaN
             or infinity in them.
     """
@@ -89,6 +86,7 @@ class Problem:
     ranked: Tensor
     logits_dtype: torch.dtype
     device: torch.device
+    batch_size: int
     gradient_counts: Tensor
 
 
@@ -116,15 +114,13 @@ class Search(ABC, Generic[S]):
         self.examples, self.ball, self.model = problem.examples, problem.ball, problem.model
         self.device, self.logits_dtype = problem.device, problem.logits_dtype
         # A GPU's batches have one size.
-        self._free = _NUMBERS_A_PASS // self.examples.x[0].numel() if self.device.type == "cpu" else 0
+        filled = rows_that_fill_a_cpu(self.examples.x[0].numel()) if self.device.type == "cpu" else 0
+        self._free = min(filled, problem.batch_size)
         self.rows_a_pass = max(self.model.least_rows, self._free)
 
     @property
     def trials_at_once(self) -> int:
-        """How many trials of an example run side by side: all where enough examples fit beside one another, or one.
-
-        It depends on the images alone. So the trial that breaks an example first does not depend on the batch.
-        """
+        """How many trials of an example run side by side: all where enough examples fit beside one another, or one."""
         fits = self.restarts_or_targets * SMALLEST_BATCH <= self._free and not self.verified_once
         return self.restarts_or_targets if fits else 1
 
