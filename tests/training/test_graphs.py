@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo
+from team import run_as_team
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from training_samples import Steps, digits, method_of, run
 
 from sam_bench.attacks.autoattack import AutoAttack
+from sam_bench.data import Batches
+from sam_bench.distributed import Team
 from sam_bench.graphs import room_for_graphs
 
 
@@ -107,3 +111,57 @@ def test_an_attack_has_room_for_its_graphs_whatever_was_compiled_before(monkeypa
     labels = model(torch.zeros(1, 1, 8, 8)).argmax(1)
     attack.run(model, torch.zeros(1, 1, 8, 8), labels, norm="Linf", eps=0.01)
     assert max(seen) >= 64 and limit() == before
+
+
+TEAM = """
+import sys
+import warnings
+from functools import partial
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_graphs import network, three_steps
+from test_devices import Net
+from sam_bench.distributed import joined
+
+torch.compile = partial(torch.compile, backend="aot_eager")
+found = {}
+with joined() as team:
+    for name, recipe in (("Net", "standard"), ("Net", "sam"), ("Net", "at"), ("Sequential", "sam")):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.manual_seed(0)
+            model = Net() if name == "Net" else network(4)
+            found[name, recipe] = three_steps(recipe, model, team)
+        found[name, recipe] += (any("made no graph of Sequential" in str(each.message) for each in told),)
+    torch.save(found, f"{sys.argv[2]}/{team.rank}.pt")
+"""
+
+
+def three_steps(recipe: str, model: nn.Module, team: Team) -> tuple[bool, int]:
+    """Whether three compiled steps end where uncompiled ones do, and the graphs that were made."""
+    ends = []
+    for compiled in (False, True):
+        counters.clear()
+        learned = copy.deepcopy(model).train()
+        method = method_of(recipe, {"steps": 2} if recipe == "at" else None)
+        step = Steps(learned, method, seed=0, precision="fp32", compiled=compiled, team=team)
+        batches = Batches(digits().head(45), batch_size=15, seed=0, augmentation=None, shard=(team.rank, team.size))
+        with room_for_graphs(compiled):
+            for number, (x, y) in enumerate(batches.epoch(0)):
+                first, _, total = batches.share_of(number)
+                step.at(x, y, step=number, progress=number / 3, first=first, total=total)
+        ends.append(learned.state_dict())
+    same = all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    return same, counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.slow
+def test_compiled_processes_learn_what_uncompiled_ones_do_or_say_that_they_are_not_compiled(tmp_path: Path) -> None:
+    script = tmp_path / "team.py"
+    script.write_text(TEAM)
+    done = run_as_team(script, str(Path(__file__).parent), str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # SAM's second pass leaves BatchNorm's statistics alone, and the search of AT has frozen parameters.
+    expected = {("Net", recipe): (True, graphs, False) for recipe, graphs in (("standard", 1), ("sam", 2), ("at", 2))}
+    expected["Sequential", "sam"] = (True, 0, True)
+    assert [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)] == [expected] * 2
