@@ -132,15 +132,7 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
         spec, begun, team, partial(precision_for, spec.precision, device, module, shape)
     )
     asked = spec.compile if begun is None or spec.compile != "auto" else "on" if begun.compiled else "off"
-    compiled, why_compiled = choose_compile(
-        asked,
-        module,
-        spec.method,
-        shape=shape,
-        examples=len(learnt),
-        device=device,
-        sync_bn=spec.sync_bn and team.size > 1,
-    )
+    compiled, why_compiled = _compiled(spec, asked, module, shape, len(learnt), precision, device, team)
     why_compiled = why_compiled if asked == spec.compile else "as the run began"
     if spec.sync_bn and team.size > 1:
         from sam_bench.training.sync_bn import synchronised  # loads timm, which other runs need not wait for
@@ -181,6 +173,34 @@ def _precision(
     measured = team.broadcast(measure() if team.is_main else None)
     assert measured is not None
     return measured
+
+
+def _compiled(
+    spec: TrainSpec,
+    asked: str,
+    module: nn.Module,
+    shape: tuple[int, int, int],
+    examples: int,
+    precision: Precision,
+    device: torch.device,
+    team: Team,
+) -> tuple[bool, str]:
+    """Whether to compile, and why; where it has to be measured, rank 0 does it for all."""
+    if asked == "auto" and not team.is_main:
+        return team.broadcast((False, ""))
+    part = -(-spec.method.recipe.batch_size // team.size)
+    chosen = choose_compile(
+        asked,
+        module,
+        spec.method,
+        shape=shape,
+        examples=examples // team.size,
+        device=device,
+        rows=max(2, min(spec.micro_batch or part, part, examples)),
+        precision=precision,
+        sync_bn=spec.sync_bn and team.size > 1,
+    )
+    return team.broadcast(chosen) if asked == "auto" else chosen
 
 
 def _check_zoo(spec: TrainSpec, name: str, store: zoos.Zoo) -> None:
