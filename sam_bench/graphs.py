@@ -3,25 +3,56 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from weakref import WeakSet
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Whole batches and their parts, with and without gradients and statistics: far fewer than this.
 _GRAPHS = 64
 _LIMITS = ("recompile_limit", "cache_size_limit")  # the name and, in older versions, the only one
 
 _traced: WeakSet[nn.Module] = WeakSet()
+_inside: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()  # the network, by what `compiled` made of it
+_whole: WeakKeyDictionary[nn.Module, Callable[..., Tensor]] = WeakKeyDictionary()
 
 
 def compiled(model: nn.Module) -> nn.Module:
     """The model through `torch.compile`; compiled when it first runs."""
     # Static shapes: kernels made for the size of a batch. Smaller last batches run uncompiled.
     module: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+    _inside[module] = model
     return module
+
+
+def in_one_graph(function: Callable[..., Tensor], model: nn.Module, *arguments: Any) -> Tensor | None:
+    """What a function of a network computes, all of it in one graph.
+
+    Args:
+        function: Takes the network and the arguments, and differentiates with `torch.func` only. A model has one.
+        model: What `compiled` made of the network; of any other model nothing is computed.
+        arguments: Those after the network.
+
+    Returns:
+        None where the model is not one of `compiled`, or where there can be no such graph: that is said once.
+    """
+    if model not in _inside:
+        return None
+    if model not in _whole:
+        _whole[model] = torch.compile(function, fullgraph=True, dynamic=False)
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        return _whole[model](_inside[model], *arguments)
+    except TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        name = type(_inside.pop(model)).__name__
+        del _whole[model]
+        warnings.warn(f"a step of the search through {name} runs as several graphs: {reason}", stacklevel=2)
+        return None
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def test_a_cpu_multiplies_in_bfloat16_where_that_was_measured_to_pay(
     if flags == {"avx2"}:
         assert why == "the CPU has no bfloat16 instructions"
     else:
-        assert why == f"a convolution in bfloat16 is {gain:.1f} times as fast, measured now"
+        assert why == f"a convolution in bfloat16 is {gain:.2f} times as fast, measured now"
 
 
 def test_the_gain_of_bfloat16_is_measured_and_draws_nothing() -> None:

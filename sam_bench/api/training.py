@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from sam_bench.data import (
     suited_augmentation,
 )
 from sam_bench.data.splits import Stats
-from sam_bench.device import choose_device, choose_precision
+from sam_bench.device import choose_device
 from sam_bench.distributed import Team, joined, main_first
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, count_parameters, create_model
@@ -42,6 +44,7 @@ from sam_bench.records import Architecture, ExtraData, ModelCard, Norm, Precisio
 from sam_bench.training import Ready, RunConfig, Saving, TrainingRun
 from sam_bench.training.compiling import choose_compile
 from sam_bench.training.folder import RunFolder
+from sam_bench.training.precision import precision_for
 from sam_bench.training.random_state import random_state_kept
 
 _VALIDATION_SHARE = 50  # one in so many training images is held out, at most 1,000
@@ -118,7 +121,6 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
         reporter.say(fewer)
     folder = spec.run_dir or Path("runs") / name
     begun = team.broadcast(RunFolder(folder).config() if team.is_main and spec.resume else None)
-    precision, why_precision = _precision(spec, device, begun, team)
     data, place = _open(spec, name, store, team)
     spec, images = _suited(spec, data)
     data, stats = _in_memory_or_streamed(spec, data, device, team)
@@ -126,16 +128,11 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     module, architecture, start, further = _network(spec, data, stats)
     module.to(device)
     shape = (data.in_channels, data.image_size, data.image_size)
-    asked = spec.compile if begun is None or spec.compile != "auto" else "on" if begun.compiled else "off"
-    compiled, why_compiled = choose_compile(
-        asked,
-        module,
-        spec.method,
-        shape=shape,
-        examples=len(learnt),
-        device=device,
-        sync_bn=spec.sync_bn and team.size > 1,
+    precision, why_precision = _precision(
+        spec, begun, team, partial(precision_for, spec.precision, device, module, shape)
     )
+    asked = spec.compile if begun is None or spec.compile != "auto" else "on" if begun.compiled else "off"
+    compiled, why_compiled = _compiled(spec, asked, module, shape, len(learnt), precision, device, team)
     why_compiled = why_compiled if asked == spec.compile else "as the run began"
     if spec.sync_bn and team.size > 1:
         from sam_bench.training.sync_bn import synchronised  # loads timm, which other runs need not wait for
@@ -164,15 +161,46 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     return ready
 
 
-def _precision(spec: TrainSpec, device: torch.device, begun: RunConfig | None, team: Team) -> tuple[Precision, str]:
+def _precision(
+    spec: TrainSpec,
+    begun: RunConfig | None,
+    team: Team,
+    measure: Callable[[], tuple[Precision, str]],
+) -> tuple[Precision, str]:
     """The precision and why: that of the run that is continued, whatever would be measured now."""
-    if spec.precision != "auto":
-        return choose_precision(spec.precision, device)
-    if begun is not None:
+    if begun is not None and spec.precision == "auto":
         return begun.precision, "as the run began"
-    measured = team.broadcast(choose_precision("auto", device) if team.is_main else None)
+    measured = team.broadcast(measure() if team.is_main else None)
     assert measured is not None
     return measured
+
+
+def _compiled(
+    spec: TrainSpec,
+    asked: str,
+    module: nn.Module,
+    shape: tuple[int, int, int],
+    examples: int,
+    precision: Precision,
+    device: torch.device,
+    team: Team,
+) -> tuple[bool, str]:
+    """Whether to compile, and why; where it has to be measured, rank 0 does it for all."""
+    if asked == "auto" and not team.is_main:
+        return team.broadcast((False, ""))
+    part = -(-spec.method.recipe.batch_size // team.size)
+    chosen = choose_compile(
+        asked,
+        module,
+        spec.method,
+        shape=shape,
+        examples=examples // team.size,
+        device=device,
+        rows=max(2, min(spec.micro_batch or part, part, examples)),
+        precision=precision,
+        sync_bn=spec.sync_bn and team.size > 1,
+    )
+    return team.broadcast(chosen) if asked == "auto" else chosen
 
 
 def _check_zoo(spec: TrainSpec, name: str, store: zoos.Zoo) -> None:

@@ -1,20 +1,27 @@
-"""Whether `torch.compile` pays for a run: it costs a minute or so and makes what follows faster."""
+"""Whether `torch.compile` pays for a run: it costs a minute or so, and what it gains is measured."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 
+import torch
+from torch import Tensor, nn
+
+from sam_bench import graphs
 from sam_bench.device import missing_for_compile
 from sam_bench.errors import InputError
-from sam_bench.modes import attacking
+from sam_bench.modes import batch_norm_statistics_kept, frozen, training_mode
+from sam_bench.records import Precision
+from sam_bench.seeds import generator
 from sam_bench.training.build import BuiltRecipe
+from sam_bench.training.memory_format import memory_format_for
 
-# From where compiling is worth its minute or two: about so many minutes of work. On a CPU it helps where inputs are
-# searched, and there only networks whose time goes into large convolutions: width 64 of a PreActResNet-18, not 16.
-# A standard step at width 64 gains 1.4 times on a CPU with AMX and nothing on an AMD EPYC.
-_RUN_FLOPS = {"cpu": 2e15, "cuda": 2e16}
-_IMAGE_FLOPS = {"cpu": 4e8, "cuda": 0.0}
+# Seconds of a run that is worth a trial: where compiling gains nothing, the trial has cost a tenth of it at most.
+_TRIED_FROM = 1800.0
+_CLEARLY = 1.1  # times as fast: so few passes on a busy machine tell no smaller gain
+_ROUNDS = 3  # of a trial, a pass of each kind; the fastest of each counts
 
 
 def choose_compile(
@@ -25,6 +32,8 @@ def choose_compile(
     shape: tuple[int, int, int],
     examples: int,
     device: torch.device,
+    rows: int,
+    precision: Precision = "fp32",
     sync_bn: bool = False,
 ) -> tuple[bool, str]:
     """Whether to compile, and why.
@@ -34,8 +43,10 @@ def choose_compile(
         model: What is trained, on `device`.
         built: The recipe.
         shape: Of an image, (C, H, W).
-        examples: Training images.
+        examples: Training images that this device learns from.
         device: Where.
+        rows: Images that it runs at a time.
+        precision: Of training.
         sync_bn: BatchNorm runs over several devices.
 
     Raises:
@@ -56,22 +67,67 @@ def choose_compile(
         return False, hindered
     if asked != "auto":
         return asked == "on", "asked for"
-    if device.type not in _RUN_FLOPS:
+    if device.type not in ("cpu", "cuda"):
         return False, f"not tried on {device.type}"
     if missing is not None:
         return False, f"there is no {missing}, which torch.compile needs"
-    forward = image_flops(model, shape)
     attack, learn = built.search_passes, built.weights.passes_with(built.objective.passes)
+    images = torch.rand(rows, *shape, generator=generator("compile")).to(device)
+    trial = _Trial(model, images, precision, searches=sum(attack) > 0)
     # Back costs as much as forward for the input and as much again for the weights.
-    an_image = forward * (attack[0] + attack[1] + learn[0] + 2 * learn[1])
-    whole = an_image * examples * built.recipe.epochs
-    if forward < _IMAGE_FLOPS[device.type]:
-        return False, "the network is too small to gain from it"
-    if device.type == "cpu" and not sum(attack):
-        return False, "on a CPU only the search of inputs gains from it everywhere"
-    if whole < _RUN_FLOPS[device.type]:
-        return False, "the run is too short to earn the compilation back"
-    return True, f"the run is {whole:.1g} floating-point operations long"
+    passes = (attack[0] + attack[1] + learn[0] + 2 * learn[1]) / (2 if trial.searches else 3)
+    steps = built.recipe.epochs * examples / rows
+    run = steps * passes * trial.seconds(model)
+    if run >= _TRIED_FROM:  # the first pass of a process may be slow
+        run = min(run, steps * passes * trial.seconds(model))
+    if run < _TRIED_FROM:
+        return False, f"the run takes about {run:,.0f} s, too few to earn the compilation back"
+    return trial.verdict(run)
+
+
+class _Trial:
+    """Passes forward and back on a batch, as the run has most of: for the input where it searches, else to learn."""
+
+    def __init__(self, model: nn.Module, images: Tensor, precision: Precision, *, searches: bool) -> None:
+        layout = memory_format_for(model)
+        self.model, self.searches = model.to(memory_format=layout), searches
+        self._images = images.contiguous(memory_format=layout).requires_grad_(searches)
+        self._bf16 = precision == "bf16"
+
+    def seconds(self, called: Callable[[Tensor], Tensor]) -> float:
+        """Of a pass. A CPU's are the processor's, shared by its threads: other processes do not count."""
+        model, images, device = self.model, self._images, self._images.device
+        weights = [each for each in model.parameters() if each.requires_grad]
+        started = _now(device)
+        kept = frozen(model) if self.searches else nullcontext()
+        with training_mode(model, True), batch_norm_statistics_kept(model), kept, torch.random.fork_rng(devices=[]):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
+                loss = called(images).float().logsumexp(1).sum()
+            torch.autograd.grad(loss, [images] if self.searches else weights, allow_unused=True)
+        return _now(device) - started
+
+    def verdict(self, run: float) -> tuple[bool, str]:
+        """Whether compiling pays in a run of so many seconds, and why: the model is compiled to see."""
+        started = time.perf_counter()
+        with graphs.room_for_graphs(True):
+            compiled = graphs.compiled(self.model)
+            try:
+                self.seconds(compiled)
+            except RuntimeError as error:
+                return False, f"it cannot be compiled: {str(error).strip().splitlines()[0]}"
+            cost = time.perf_counter() - started
+            turns = [(self.seconds(self.model), self.seconds(compiled)) for _ in range(_ROUNDS)]
+        plain, quick = (min(each) for each in zip(*turns, strict=True))
+        saved = run * (1 - quick / plain)
+        told = f"a pass takes {1e3 * quick:.3g} ms compiled and {1e3 * plain:.3g} ms not, compiling {cost:.0f} s"
+        return saved > cost and plain >= _CLEARLY * quick, f"{told}, the run about {run:,.0f} s"
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time() / torch.get_num_threads()
 
 
 def _hindered(built: BuiltRecipe, device: torch.device, *, sync_bn: bool) -> str | None:
@@ -81,13 +137,3 @@ def _hindered(built: BuiltRecipe, device: torch.device, *, sync_bn: bool) -> str
     if sync_bn and device.type == "cuda":
         return "with `sync_bn` on GPUs the graph breaks at every BatchNorm layer"
     return None
-
-
-def image_flops(model: nn.Module, shape: tuple[int, int, int]) -> float:
-    """Floating-point operations of one forward pass over one image."""
-    from torch.utils.flop_counter import FlopCounterMode  # loads Triton where it is installed
-
-    device = next(model.parameters()).device
-    with attacking(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, *shape, device=device))
-    return float(counter.get_total_flops())

@@ -113,14 +113,15 @@ class Listening(SilentReporter):
 
 def test_a_resumed_run_keeps_the_precision_that_was_measured_when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sam_bench.device.cpu_flags", lambda: frozenset({"avx512_bf16"}))
-    monkeypatch.setattr("sam_bench.device.bf16_gain", lambda threads: 2.0)
+    monkeypatch.setattr("sam_bench.training.precision.network_gain", lambda network, shape: 2.0)
     told = [Listening(), Listening()]
     short: dict[str, Any] = {"precision": "auto", "settings": {"epochs": 1}, "limit_train": 64, "name": "measured"}
     first = _train(**short, reporter=told[0])
+    monkeypatch.setattr("sam_bench.training.precision.network_gain", lambda network, shape: 0.5)
     monkeypatch.setattr("sam_bench.device.bf16_gain", lambda threads: 0.5)
     again = _train(**short, reporter=told[1], resume=True)
     assert first.card.precision == again.card.precision == "bf16"
-    assert "precision bf16 (a convolution in bfloat16 is 2.0 times as fast, measured now)" in " ".join(told[0].said)
+    assert "precision bf16 (the network in bfloat16 is 2.00 times as fast, measured now)" in " ".join(told[0].said)
     assert "precision bf16 (as the run began)" in " ".join(told[1].said)
     with pytest.raises(InputError, match="precision"):
         _train(**short | {"precision": "fp32"}, resume=True)

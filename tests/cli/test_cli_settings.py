@@ -69,7 +69,7 @@ _LARGE = "is too large for {}: inputs are in [0, 1], so you probably mean {}; ad
         (["--validation", "-1"], "--validation -1 must be between 0 and 30: there are 32 training images, and at"),
         (["--validation", "31"], "--validation 31 must be between 0 and 30: there are 32 training images, and at"),
         (["--validation-eps", "x"], "Invalid value for '--validation-eps': 'x' is not a radius: write a number or"),
-        (["--precision", "fp8"], "--precision fp8 is not one of auto, bf16, fp32"),
+        (["--precision", "fp8"], "Invalid value for '--precision': 'fp8' is not one of 'auto', 'bf16', 'fp32'."),
         (["--device", "quantum"], "--device quantum cannot be used here"),
         (["--image-size", "2"], "--image-size 2 is too small: at least 4 pixels"),
         (["--image-size", "x"], "Invalid value for '--image-size': 'x' is not a valid integer."),

@@ -2,64 +2,109 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from training_samples import method_of, tiny_net
+from torch import Tensor, nn
+from training_samples import TinyNet, assert_same, method_of, tiny_net
 
 from sam_bench.attacks.autoattack.model_calls import ModelCalls
 from sam_bench.errors import InputError
 from sam_bench.training.compiling import choose_compile
 
 
+class Calls(nn.Module):
+    """Stands in for what `torch.compile` makes."""
+
+    def __init__(self, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.made = made
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.made(x)
+
+
+class Repeats(TinyNet):
+    """Does its work twenty times over; a compiler that sees it does it once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return [self.once(x) for _ in range(20)][-1]
+
+    def once(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
 def chosen(
-    device: str, asked: str = "auto", *, recipe: str = "at", examples: int = 10**9, sync_bn: bool = False
+    device: str,
+    asked: str = "auto",
+    *,
+    network: nn.Module | None = None,
+    recipe: str = "at",
+    examples: int = 10**9,
+    sync_bn: bool = False,
 ) -> tuple[bool, str]:
     """For a run that is long enough wherever compiling works, unless there are fewer examples."""
-    network = torch.nn.Sequential(torch.nn.Conv2d(1, 512, 3, padding=1), torch.nn.Conv2d(512, 512, 3, padding=1))
     return choose_compile(
         asked,
-        network,
+        network or tiny_net(),
         method_of(recipe),
-        shape=(1, 12, 12),
+        shape=(1, 8, 8),
         examples=examples,
         device=torch.device(device),
+        rows=16,
         sync_bn=sync_bn,
     )
 
 
-def test_a_long_run_is_compiled_where_everything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+NUMBERS = r"a pass takes [\d.e+]+ ms compiled and [\d.e+]+ ms not, compiling \d+ s, the run about [\d,]+ s"
+
+
+@pytest.mark.parametrize("recipe", ["standard", "at"])
+def test_a_long_run_is_compiled_where_that_was_measured_to_pay(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sam_bench.training.compiling.missing_for_compile", lambda device: None)
-    for device in ("cpu", "cuda"):
-        compiled, why = chosen(device)
-        assert compiled and "floating-point operations" in why
+    monkeypatch.setattr(torch, "compile", lambda model, **_: Calls(model.once))
+    network = Repeats()
+    before, draws = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    compiled, why = chosen("cpu", network=network, recipe=recipe)
+    assert compiled and re.fullmatch(NUMBERS, why), why
+    assert_same(network.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), draws) and network.training
+    assert all(each.requires_grad and each.grad is None for each in network.parameters())
 
 
-@pytest.mark.parametrize("recipe", ["standard", "sam"])
-def test_on_a_cpu_what_only_learns_is_not_compiled_without_being_asked(
-    recipe: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_run_is_not_compiled_where_that_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sam_bench.training.compiling.missing_for_compile", lambda device: None)
-    assert chosen("cpu", recipe=recipe) == (False, "on a CPU only the search of inputs gains from it everywhere")
-    assert chosen("cpu", "on", recipe=recipe) == (True, "asked for")
-    assert chosen("cuda", recipe=recipe)[0]
+    monkeypatch.setattr(torch, "compile", lambda model, **_: Repeats())
+    compiled, why = chosen("cpu")
+    assert not compiled and re.fullmatch(NUMBERS, why), why
 
 
-def test_a_gpu_compiles_from_two_minutes_of_work_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_cannot_be_compiled_is_not_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(x: Tensor) -> Tensor:
+        raise RuntimeError("no such instruction\nand more")
+
     monkeypatch.setattr("sam_bench.training.compiling.missing_for_compile", lambda device: None)
-    # 0.69 GFLOP forward, 3 passes' work an image, 2 epochs: 4.1e9 FLOP an example.
-    assert chosen("cuda", recipe="standard", examples=5_500_000)[0]
-    short, why = chosen("cuda", recipe="standard", examples=4_000_000)
-    assert not short and why == "the run is too short to earn the compilation back"
+    monkeypatch.setattr(torch, "compile", lambda model, **_: Calls(refused))
+    assert chosen("cpu") == (False, "it cannot be compiled: no such instruction")
+
+
+def test_a_short_run_does_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sam_bench.training.compiling.missing_for_compile", lambda device: None)
+    monkeypatch.setattr(torch, "compile", None)
+    compiled, why = chosen("cpu", examples=1000)
+    assert not compiled and re.fullmatch(r"the run takes about \d+ s, too few to earn the compilation back", why)
 
 
 def test_a_layer_that_torch_compile_cannot_trace_on_gpus_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sam_bench.training.compiling.missing_for_compile", lambda device: None)
     reason = "with `sync_bn` on GPUs the graph breaks at every BatchNorm layer"
     assert chosen("cuda", sync_bn=True) == (False, reason)
-    assert chosen("cuda", "off", sync_bn=True) == (False, "asked for") and chosen("cpu", sync_bn=True)[0]
+    assert chosen("cuda", "off", sync_bn=True) == (False, "asked for")
+    assert chosen("cpu", "on", sync_bn=True) == (True, "asked for")
     with pytest.raises(InputError, match=r"compile='on' cannot be had: with sync_bn on GPUs"):
         chosen("cuda", "on", sync_bn=True)
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch._dynamo
+from team import run_as_team
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from training_samples import Steps, digits, method_of, run
 
 from sam_bench.attacks.autoattack import AutoAttack
+from sam_bench.data import Batches
+from sam_bench.distributed import Team
 from sam_bench.graphs import room_for_graphs
 
 
@@ -56,17 +62,16 @@ def test_a_third_network_in_one_process_is_compiled_as_the_first_was(
 
 
 class Shapes(nn.Module):
-    """Stands in for a compiled network and remembers how many examples it was given."""
+    """Stands in for what is compiled, a network or a step, and remembers how many examples it was given."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, inner: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.inner, self.given = model, list[int]()
+        self.inner, self.given = inner, list[int]()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *given: Any) -> Tensor:
         counters["stats"]["unique_graphs"] += not self.given
-        self.given.append(len(x))
-        logits: Tensor = self.inner(x)
-        return logits
+        self.given.append(len(next(each for each in given if isinstance(each, Tensor))))
+        return self.inner(*given)
 
 
 @pytest.mark.parametrize(("examples", "expected"), [(20, {8}), (5, {5})])
@@ -75,15 +80,16 @@ def test_only_whole_batches_run_compiled_since_each_shape_takes_a_minute(
 ) -> None:
     graphs: list[Shapes] = []
 
-    def compile_it(model: nn.Module, **_: object) -> Shapes:
-        graphs.append(Shapes(model))
+    def compile_it(inner: Callable[..., Tensor], **_: object) -> Shapes:
+        graphs.append(Shapes(inner))
         return graphs[-1]
 
     plain = run(tmp_path / "plain", method_of("at", {"steps": 1}), train=digits().head(examples), model=network(2))
     monkeypatch.setattr(torch, "compile", compile_it)
     method = method_of("at", {"steps": 1})
     made = run(tmp_path / "compiled", method, train=digits().head(examples), model=network(2), compiled=True)
-    assert [set(graph.given) for graph in graphs] == [expected] * 2
+    # The network that learns, the network that is searched, and the step of the search, which has taken its place.
+    assert [set(graph.given) for graph in graphs] == [expected, set(), expected]
     assert all(torch.equal(*pair) for pair in zip(plain.model.parameters(), made.model.parameters(), strict=True))
 
 
@@ -107,3 +113,57 @@ def test_an_attack_has_room_for_its_graphs_whatever_was_compiled_before(monkeypa
     labels = model(torch.zeros(1, 1, 8, 8)).argmax(1)
     attack.run(model, torch.zeros(1, 1, 8, 8), labels, norm="Linf", eps=0.01)
     assert max(seen) >= 64 and limit() == before
+
+
+TEAM = """
+import sys
+import warnings
+from functools import partial
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_graphs import network, three_steps
+from test_devices import Net
+from sam_bench.distributed import joined
+
+torch.compile = partial(torch.compile, backend="aot_eager")
+found = {}
+with joined() as team:
+    for name, recipe in (("Net", "standard"), ("Net", "sam"), ("Net", "at"), ("Sequential", "sam")):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.manual_seed(0)
+            model = Net() if name == "Net" else network(4)
+            found[name, recipe] = three_steps(recipe, model, team)
+        found[name, recipe] += (any("made no graph of Sequential" in str(each.message) for each in told),)
+    torch.save(found, f"{sys.argv[2]}/{team.rank}.pt")
+"""
+
+
+def three_steps(recipe: str, model: nn.Module, team: Team) -> tuple[bool, int]:
+    """Whether three compiled steps end where uncompiled ones do, and the graphs that were made."""
+    ends = []
+    for compiled in (False, True):
+        counters.clear()
+        learned = copy.deepcopy(model).train()
+        method = method_of(recipe, {"steps": 2} if recipe == "at" else None)
+        step = Steps(learned, method, seed=0, precision="fp32", compiled=compiled, team=team)
+        batches = Batches(digits().head(45), batch_size=15, seed=0, augmentation=None, shard=(team.rank, team.size))
+        with room_for_graphs(compiled):
+            for number, (x, y) in enumerate(batches.epoch(0)):
+                first, _, total = batches.share_of(number)
+                step.at(x, y, step=number, progress=number / 3, first=first, total=total)
+        ends.append(learned.state_dict())
+    same = all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    return same, counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.slow
+def test_compiled_processes_learn_what_uncompiled_ones_do_or_say_that_they_are_not_compiled(tmp_path: Path) -> None:
+    script = tmp_path / "team.py"
+    script.write_text(TEAM)
+    done = run_as_team(script, str(Path(__file__).parent), str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # SAM's second pass leaves BatchNorm's statistics alone, and the search of AT has frozen parameters.
+    expected = {("Net", recipe): (True, graphs, False) for recipe, graphs in (("standard", 1), ("sam", 2), ("at", 2))}
+    expected["Sequential", "sam"] = (True, 0, True)
+    assert [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)] == [expected] * 2

@@ -117,10 +117,10 @@ def test_without_weight_the_penalty_is_plain_training_and_costs_no_pass() -> Non
 def test_such_a_run_is_not_compiled_and_says_why() -> None:
     built = build_recipe(load_recipe("input-gradient"))
     model, device = tiny_net(), torch.device("cpu")
-    compiled, why = choose_compile("auto", model, built, shape=(1, 8, 8), examples=10**9, device=device)
+    compiled, why = choose_compile("auto", model, built, shape=(1, 8, 8), examples=10**9, device=device, rows=8)
     assert not compiled and why == "objective input-gradient differentiates a gradient, which torch.compile cannot"
     with pytest.raises(InputError, match="compile='on' cannot be had: objective input-gradient differentiates"):
-        choose_compile("on", model, built, shape=(1, 8, 8), examples=1, device=device)
+        choose_compile("on", model, built, shape=(1, 8, 8), examples=1, device=device, rows=8)
 
 
 def test_masks_and_noise_are_the_same_in_both_passes_of_sam() -> None:

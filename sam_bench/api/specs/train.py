@@ -150,8 +150,7 @@ class TrainSpec(RunSpec):
         ),
     ] = None
     precision: Annotated[
-        str,
-        Text("auto, bf16 or fp32"),
+        Literal["auto", "bf16", "fp32"],
         option(
             "auto, bf16 or fp32; auto takes bf16 where the device is faster with it.",
             identity=True,

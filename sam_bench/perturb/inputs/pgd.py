@@ -8,7 +8,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sam_bench.perturb.ball import normal
+from sam_bench import graphs
+from sam_bench.perturb.ball import Ball, normal
 from sam_bench.perturb.inputs.base import INPUT_PERTURBATIONS, GradientAscent
 from sam_bench.perturb.inputs.losses import LossPerExample, cross_entropy, input_gradient, kl_divergence
 from sam_bench.records import Radius
@@ -111,12 +112,30 @@ class PGD(GradientAscent):
     ) -> Tensor:
         x_adv = start
         size = self.eps / 4 if self.step_size is None else float(self.step_size)
+        # What is differentiated by `torch.func` cannot move statistics.
+        whole = seen is None and self.bn_mode != "update"
         for _ in range(self.steps):
+            if whole:
+                moved = graphs.in_one_graph(_moved, model, x_adv, x, y, loss, self.ball, size)
+                if moved is not None:
+                    x_adv = moved
+                    continue
             logits, gradient = input_gradient(model, x_adv, y, loss)
             if seen is not None:
                 seen.offer(x_adv, loss(logits, y))
             x_adv = self.ball.step(x_adv, x, gradient, size)
         return x_adv
+
+
+def _moved(
+    model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, loss: LossPerExample, ball: Ball, size: float
+) -> Tensor:
+    """A step of the ascent, as `torch.compile` takes it whole: without autograd around it."""
+
+    def climbed(at: Tensor) -> Tensor:
+        return loss(model(at), y).sum()
+
+    return ball.step(x_adv, x, torch.func.grad(climbed)(x_adv), size)
 
 
 class _Highest:
