@@ -165,6 +165,7 @@ def main(say: Callable[[str], None] = print) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--dataset-name")
+    parser.add_argument("--image-size", type=int)
     parser.add_argument("--zoo", type=Path)
     parser.add_argument("--n", type=int, default=32, help="the first so many test images")
     parser.add_argument("--norm", default="Linf", choices=["Linf", "L2", "L1"])
@@ -181,7 +182,7 @@ def main(say: Callable[[str], None] = print) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     options.device = str(choose_device(options.device)[0])
-    data = load_dataset(options.dataset, name=options.dataset_name, test_only=True)
+    data = load_dataset(options.dataset, name=options.dataset_name, image_size=options.image_size, test_only=True)
     test = data.test.head(options.n)
     x, y = to_float(test.images.cpu()), test.labels.cpu()
     rows = []

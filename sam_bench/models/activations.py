@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,8 +14,8 @@ Activation = Annotated[
     Field(description="what follows each normalisation; the smooth ones suit penalties on the input's gradient"),
 ]
 
-_KINDS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
+_KINDS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),  # nothing else needs what a BatchNorm or a sum returns
     "silu": nn.SiLU,
     "gelu": nn.GELU,
     "softplus": nn.Softplus,
