@@ -97,7 +97,7 @@ def quickstart(
         seed: Decides every random draw.
         device: `auto`, `cpu`, `cuda`.
         reporter: Where progress goes.
-        plan: How much is done. The default takes a few minutes on two cores.
+        plan: How much is done. The default takes about two minutes on two cores.
         workers: Methods at a time, each in a process of its own.
 
     Raises:

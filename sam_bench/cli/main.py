@@ -34,7 +34,7 @@ _COMMANDS = {
 }
 
 _SUMMARIES = {
-    "quickstart": "Train standard, SAM and AT on real images, evaluate, build the leaderboard: a few minutes.",
+    "quickstart": "Train standard, SAM and AT on real images, evaluate, build the leaderboard: two minutes.",
     "train": "Train a model by a recipe and register it in the zoo.",
     "evaluate": "Attack a model and write a record with a verdict for every example.",
     "sweep": "Train a model for every combination of settings, here or on a Ray cluster, and attack each.",

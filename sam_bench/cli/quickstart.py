@@ -33,7 +33,7 @@ def command(folder: Path, workers: int | None, seed: int, device: str, quiet: bo
     """Train standard, SAM and AT on scikit-learn's digits, evaluate, build the leaderboard.
 
     Real images that come with a dependency, three methods, PGD-20 at 8/255 and 16/255, AutoAttack at
-    16/255: a few minutes on two cores. Run again, it continues where it stopped.
+    16/255: about two minutes on two cores. Run again, it continues where it stopped.
     """
     started = time.monotonic()
     if workers is None:
