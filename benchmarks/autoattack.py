@@ -126,11 +126,11 @@ def measure(
         broken_by={attack: by[attack] for attack in result.attacks if by[attack]},
         differs=None if first is None else sum((a == "robust") != (b == "robust") for a, b in pairs),
         otherwise=None if first is None else sum(a != b for a, b in pairs if "robust" not in (a, b)),
-        forwards=counted and counted.forwards,
-        backwards=counted and counted.backwards,
+        forwards=None if counted is None else counted.forwards,
+        backwards=None if counted is None else counted.backwards,
         cpu_seconds=cpu,
         wall_seconds=wall,
-        warnings=result.warnings,
+        warnings=[str(each) for each in result.warnings],
     )
     return row, result
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from sam_bench.records import Architecture
 from sam_bench.training.step import TrainingStep
 
 # How the networks are compiled where not as shipped: a search through these has no step that is one graph.
-TRAINING = {
+TRAINING: dict[str, dict[str, Any]] = {
     "reduce-overhead": {"dynamic": False, "mode": "reduce-overhead"},
     "two graphs a PGD step": {"dynamic": False},
 }
@@ -111,12 +112,12 @@ def one_cuda_graph_a_step(step: TrainingStep, x: Tensor, y: Tensor) -> None:
 
     moved = torch.compile(move, fullgraph=True, dynamic=False, mode="reduce-overhead")
 
-    def perturbed(x: Tensor, y: Tensor, at: StepContext, **_: Any) -> Tensor:
+    def perturbed(x: Tensor, y: Tensor, at: StepContext, *, first: int, total: int) -> tuple[Tensor, Tensor]:
         point = (x + pgd.ball.eps * (torch.rand_like(x) * 2 - 1)).clamp(0.0, 1.0)
         with pgd._searching(step.model):
             for _ in range(pgd.steps):
                 point = moved(point, x, y)
-        return point.clone(memory_format=torch.preserve_format)
+        return point.clone(memory_format=torch.preserve_format), x
 
     step._perturbed = perturbed  # type: ignore[method-assign]
 
@@ -191,11 +192,11 @@ def main() -> None:
     # Attacks first: they are quick, and what a compilation takes is not known.
     for kind, count in searches:
         if time.time() < end and not (device.type == "cpu" and "compiled" in kind):
-            table.add(lambda kind=kind, count=count: attack(options, device, kind, count), attack=kind, rows=count)
+            table.add(partial(attack, options, device, kind, count), attack=kind, rows=count)
     for how, name, batch in plan:
         if time.time() < end and not (device.type == "cpu" and how in cuda_only):
             table.add(
-                lambda how=how, name=name, batch=batch: training(options, device, name, how, batch),
+                partial(training, options, device, name, how, batch),
                 method=name,
                 how=how,
                 batch=batch,

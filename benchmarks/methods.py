@@ -85,7 +85,7 @@ class Runner:
             "preactresnet18", num_classes=10, in_channels=3, image_size=32, options={"width": options.width}
         )
         torch.manual_seed(0)
-        model = create_model(architecture).to(device, memory_format=torch.channels_last).train()
+        model = create_model(architecture).to(device).to(memory_format=torch.channels_last).train()
         precision, _ = choose_precision(options.precision, device)
         self.method, self.device = build_recipe(recipe), device
         self.step = TrainingStep(model, self.method, precision=precision, compiled=options.compile)

@@ -41,7 +41,12 @@ def main() -> None:
         options.error("--widths, --batch-sizes and --rounds need as many numbers each")
     torch.set_num_threads(1)
     decided, why = choose_precision("auto", CPU)
-    told = {"device": device_name(CPU), "auto": decided, "auto_because": why, "packages": package_versions()}
+    told: dict[str, Any] = {
+        "device": device_name(CPU),
+        "auto": decided,
+        "auto_because": why,
+        "packages": package_versions(),
+    }
     told["load_average_before"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     rows: list[dict[str, Any]] = []
     for width, batch_size, rounds in zip(*lists, strict=True):
@@ -74,11 +79,11 @@ def compared(name: str, width: int, batch_size: int, rounds: int) -> dict[str, A
     seconds: dict[str, list[float]] = {precision: [] for precision in steps}
     for turn in range(rounds + 1):
         # The one that began last time goes second this time.
-        for precision in list(steps)[:: 1 if turn % 2 == 0 else -1]:
+        for kind in list(steps)[:: 1 if turn % 2 == 0 else -1]:
             started = time.process_time()
-            steps[precision](x, y, at=StepContext(seed=0, epoch=0, step=turn, progress=0.95))
+            steps[kind](x, y, at=StepContext(seed=0, epoch=0, step=turn, progress=0.95))
             if turn:
-                seconds[precision].append(time.process_time() - started)
+                seconds[kind].append(time.process_time() - started)
     medians = {precision: statistics.median(taken) for precision, taken in seconds.items()}
     return {
         "method": name,

@@ -19,24 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from square_seeds import Quantised
+from torch import nn
 
 import sam_bench
 from sam_bench.device import device_name
 from sam_bench.records import EvaluationRecord
 from sam_bench.versions import package_versions
-
-
-class Rounded(nn.Module):
-    """A network that sees its inputs rounded to a few levels."""
-
-    def __init__(self, network: nn.Module, levels: int) -> None:
-        super().__init__()
-        self.network, self.levels = network, levels
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(torch.round(x * self.levels) / self.levels)
-        return logits
 
 
 def measured(model: str | nn.Module, attack: str, settings: dict[str, Any], **given: Any) -> tuple[Any, float]:
@@ -97,7 +86,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     if options.levels:
         first = options.models[0]
-        rounded = Rounded(sam_bench.load_model(first, zoo=options.zoo), options.levels).eval()
+        rounded = Quantised(sam_bench.load_model(first, zoo=options.zoo), options.levels).eval()
         rows.append(compared(f"{first}, inputs rounded", rounded, options.sample, **given))
         print(json.dumps(rows[-1]), flush=True)
     if options.json:

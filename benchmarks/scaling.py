@@ -99,10 +99,10 @@ def main() -> None:
                     raise SystemExit(f"{way[1]} x {way[0]} gave other verdicts")
                 verdicts = found
     rows = []
-    for (way, workers), took in seconds.items():
-        gains = [one / two for one, two in zip(seconds[way, 1], took, strict=True)]
+    for (kind, workers), each in seconds.items():
+        gains = [one / two for one, two in zip(seconds[kind, 1], each, strict=True)]
         gain = f"{statistics.median(gains):.2f}x" if workers > 1 else ""
-        rows.append([way, str(workers), f"{statistics.median(took):.1f}", f"{min(took):.1f} to {max(took):.1f}", gain])
+        rows.append([kind, str(workers), f"{statistics.median(each):.1f}", f"{min(each):.1f} to {max(each):.1f}", gain])
     print(table(["workers are", "how many", "seconds", "lowest to highest", "gain"], rows))
     told = {
         "what": f"{given.attack}, Linf {given.eps}, PreActResNet-10 of width {given.width}, {given.n} digits",

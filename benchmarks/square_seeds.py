@@ -96,7 +96,7 @@ def main(say: Callable[[str], None] = print) -> None:
         result = attack.run(model, x, y, norm="Linf", eps=float(Radius(options.eps)), seed=seed, batch_size=len(x))
         run = f"{engine}, seed {seed}"
         results[run], seconds[run] = result, time.process_time() - began
-        say(f"{run}: {seconds[run]:.0f} CPU seconds; " + "; ".join(result.warnings))
+        say(f"{run}: {seconds[run]:.0f} CPU seconds; " + "; ".join(map(str, result.warnings)))
 
     verdicts = list(zip(*(result.verdicts for result in results.values()), strict=True))
     decided = [i for i, words in enumerate(verdicts) if set(words) <= {"square", "robust"}]

@@ -132,7 +132,7 @@ class Table:
 
     def records(self, row: Row) -> dict[tuple[str, str, str], tuple[Path, EvaluationRecord]]:
         """What there is: attack, norm and radius to the record's file and the record."""
-        records = {}
+        records: dict[tuple[str, str, str], tuple[Path, EvaluationRecord]] = {}
         for path in sorted((self._folder / "evaluations" / self.model(row)).glob("*.json")):
             record = read_record(path, EvaluationRecord)
             records[record.attack, record.norm, str(record.eps)] = path, record
