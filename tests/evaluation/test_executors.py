@@ -212,6 +212,7 @@ def test_a_curve_made_on_a_cluster_has_the_records_of_one_made_here(cluster: Clu
         run_dir=tmp_path / "run",
     )
     options: dict[str, Any] = {"attack": "pgd", "n_examples": 30, "zoo": tmp_path / "zoo", "settings": {"steps": 3}}
+    options["batch_size"] = 128  # auto takes it where it cannot know the device
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(tmp_path)
         here = api.evaluate_curve("tiny", ["4/255", "16/255"], **options)
