@@ -80,7 +80,8 @@ def test_train_says_at_the_start_what_it_does_and_why(cli: CommandLine, monkeypa
         r"preactresnet10 with [\d,]+ parameters on 24 images of digits-8px, 8 more held out for validation", said[1]
     )
     assert re.fullmatch(
-        r"device \S+ \(.+\), precision fp32 \(asked for\), not compiled \(the run takes about \d+ s, too few .+\), seed 0",
+        r"device \S+ \(.+\), precision fp32 \(asked for\), "
+        r"not compiled \(the run takes about \d+ s, too few .+\), seed 0",
         said[2],
     )
     assert said[3].startswith("train run 1/1, ") and "validation" in said[3]
