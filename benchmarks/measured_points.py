@@ -1,6 +1,6 @@
 """The table that `sam-bench recommend` reads, from committed cards and records.
 
-    python benchmarks/measured_points.py benchmarks/results/what-they-buy-w8 benchmarks/results/wei2023-tiny .
+    python benchmarks/measured_points.py benchmarks/results/what-they-buy-w8 … benchmarks/results/wei2023-tiny .
 
 Every folder holds a `model_zoo`, and records in `leaderboards` or `evaluations`, or both in a `results.tar.xz`. The
 first folder has the most methods and decides the attacks and radii. No number is typed. Run it again when a folder

@@ -85,7 +85,7 @@ def family(method: str) -> str:
 
 
 def architecture_label(architecture: Architecture) -> str:
-    """The network as papers call it: `PreActResNet-18`, and its width where it is not the papers' 64."""
+    """The network as papers call it: `PreActResNet-18`, and where it differs from theirs: `(width 8, silu)`."""
     options = architecture.options
     label = architecture.name.rpartition(":")[2]
     numbered = re.fullmatch(r"([a-z]+?)(\d+)", label)
@@ -96,6 +96,8 @@ def architecture_label(architecture: Architecture) -> str:
         telling.append(f"width {options['width']}")
     if "patch_size" in options:
         telling.append(f"patch {options['patch_size']}")
+    if options.get("activation", "relu") != "relu":
+        telling.append(options["activation"])
     return f"{label} ({', '.join(telling)})" if telling else label
 
 

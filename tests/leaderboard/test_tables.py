@@ -17,7 +17,7 @@ from leaderboard_samples import SAM, STANDARD, Bench, make_card, make_record
 from sam_bench.errors import InputError
 from sam_bench.leaderboard import build_leaderboard, plain_table, read_entries
 from sam_bench.leaderboard.boards import RANKS_EXPLAINED, make_boards
-from sam_bench.leaderboard.labels import parameters_text
+from sam_bench.leaderboard.labels import architecture_label, parameters_text
 from sam_bench.leaderboard.tables import (
     CSV_COLUMNS,
     HEADERS,
@@ -27,9 +27,19 @@ from sam_bench.leaderboard.tables import (
     latex,
     markdown,
 )
-from sam_bench.records import sha256_file, write_record
+from sam_bench.records import Architecture, sha256_file, write_record
 
 HOSTILE = "<script>alert(1)</script> & 100% _x_ #1 | a\\b ~^ {$} `*`"
+
+
+def test_networks_that_differ_are_called_differently() -> None:
+    known = {"name": "preactresnet18", "num_classes": 10, "mean": [0.5] * 3, "std": [0.25] * 3}
+    named = [
+        architecture_label(Architecture(**known, options=options))
+        for options in ({}, {"width": 8}, {"width": 8, "activation": "relu"}, {"width": 8, "activation": "silu"})
+    ]
+    width = "PreActResNet-18 (width 8)"
+    assert named == ["PreActResNet-18", width, width, "PreActResNet-18 (width 8, silu)"]
 
 
 def test_boards_hold_what_compares_and_rank_by_robust_then_clean_accuracy(filled: Bench) -> None:
