@@ -29,6 +29,7 @@ def verify_entry(
     zoo: StrPath | None = None,
     audit: int | None = None,
     beacon: str | None = None,
+    attack_again: bool = False,
     write: bool = False,
     device: str = "auto",
 ) -> Verification:
@@ -42,6 +43,8 @@ def verify_entry(
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
         audit: Attack so many of the examples that each AutoAttack row claims to be robust again.
         beacon: For the audit: a public text that did not exist when the entry was made, such as a commit's hash.
+        attack_again: Run AutoAttack on what rows without adversarial examples call broken, so that these rows are
+            replayed, too.
         write: Write the report that gives the rows their state, if nothing was refuted and a row was replayed.
         device: Where the model runs.
 
@@ -49,7 +52,15 @@ def verify_entry(
         InputError: `audit` without `beacon`, or a device that cannot be used. What is wrong with the entry is in the
             result.
     """
-    means = means_of(dataset=dataset, data_dir=data_dir, zoo=zoo, audit=audit, beacon=beacon, device=device)
+    means = means_of(
+        dataset=dataset,
+        data_dir=data_dir,
+        zoo=zoo,
+        audit=audit,
+        beacon=beacon,
+        attack_again=attack_again,
+        device=device,
+    )
     verification = verified(Path(entry), means)
     if write and verification.shown:
         write_report(verification)
@@ -64,6 +75,7 @@ def check_pull_request(
     data_dir: StrPath = Path("data"),
     audit: int | None = None,
     beacon: str | None = None,
+    attack_again: bool = False,
     device: str = "auto",
 ) -> PullRequestCheck:
     """Verify the entries that a branch adds or changes, and refuse what else it touches.
@@ -78,7 +90,13 @@ def check_pull_request(
     """
     root = Path(repository)
     means = means_of(
-        dataset=dataset, data_dir=data_dir, zoo=root / "model_zoo", audit=audit, beacon=beacon, device=device
+        dataset=dataset,
+        data_dir=data_dir,
+        zoo=root / "model_zoo",
+        audit=audit,
+        beacon=beacon,
+        attack_again=attack_again,
+        device=device,
     )
     return checked(root, base, partial(verified, means=means))
 
@@ -91,6 +109,7 @@ def means_of(
     audit: int | None,
     beacon: str | None,
     device: str,
+    attack_again: bool = False,
 ) -> Means:
     """What verifying takes; arguments as for `verify_entry`."""
     if (audit is None) != (beacon is None):
@@ -103,6 +122,7 @@ def means_of(
         zoo=None if zoo is None else Path(zoo),
         device=choose_device(device)[0],
         audit=None if audit is None or beacon is None else AuditPlan(audit, beacon),
+        attack_again=attack_again,
     )
 
 

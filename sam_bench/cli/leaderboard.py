@@ -51,6 +51,11 @@ _audit_options = [
     click.option(
         "--beacon", metavar="TEXT", help="Decides which: a public text made after the entry, such as a commit's hash."
     ),
+    click.option(
+        "--attack-again",
+        is_flag=True,
+        help="Run AutoAttack on what rows without adversarial examples call broken, so that these are replayed, too.",
+    ),
 ]
 
 

@@ -8,7 +8,8 @@ The checks run in this order; the first that refutes something is the last that 
 4. replay: every broken example is shown to be broken, so the robust accuracy is an upper bound;
 5. audit: AutoAttack on random examples of those claimed robust, which gives a lower bound.
 
-A row without adversarial examples is not refuted: it stays claimed, while the other rows are replayed and audited.
+A row without adversarial examples is not refuted: it stays claimed, while the other rows are replayed and audited. Or
+what it calls broken is attacked again, if that is asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sam_bench import zoo as zoos
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation.adversarial import read_adversarial
 from sam_bench.evaluation.audit import audit, draw
+from sam_bench.evaluation.refinding import find_again
 from sam_bench.evaluation.replay import replay, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
 from sam_bench.leaderboard.entries import headline, read_entry
@@ -135,6 +137,7 @@ class Means:
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
         device: Where the model runs.
         audit: How much is audited; default nothing.
+        attack_again: Attack what rows without adversarial examples call broken, so that these are replayed, too.
     """
 
     test: Callable[[ModelCard], Split]
@@ -142,6 +145,7 @@ class Means:
     zoo: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     audit: AuditPlan | None = None
+    attack_again: bool = False
 
 
 def verify_entry(path: Path, means: Means) -> Verification:
@@ -234,6 +238,7 @@ class _Verifying:
         _check_shape(card, self._test)
         lacking, proven = [], 0
         stored = stored_examples(self._checked.evidence, self._test)
+        failed = self._attack_again(stored) if self._means.attack_again else {}
         for (row, record), found in zip(self._checked.rows, stored, strict=True):
             at_most = None
             if self._has_evidence(row.record, record, found):
@@ -243,11 +248,7 @@ class _Verifying:
                 lacking.append(row.record)
             self.rows.append(VerifiedRow(record=row.record, at_most=at_most))
         if lacking:
-            few = f"{len(lacking)} of {len(self.rows)} rows have no adversarial examples and stay claimed"
-            raise _LacksEvidenceError(
-                f"{few}: {', '.join(lacking)}; `sam-bench leaderboard evidence` finds them, or evaluate with "
-                "`save_adversarial=True` and submit again"
-            )
+            raise _LacksEvidenceError(_lacking(lacking, len(self.rows), failed))
         return f"{proven:,} verdicts are shown to hold: the robust accuracies are upper bounds"
 
     def audit(self) -> str:
@@ -275,6 +276,28 @@ class _Verifying:
             )
         return "; ".join(told) or "there is no replayed row of AutoAttack"
 
+    def _attack_again(self, stored: Sequence[dict[int, Any]]) -> dict[str, str]:
+        """Find adversarial examples for rows that have none; those of a smaller ball serve the larger ones, too.
+
+        Returns:
+            The rows for which not all were found, and why.
+        """
+        rows = list(zip(self._checked.rows, stored, strict=True))
+        failed = {}
+        for (row, record), known in sorted(rows, key=lambda each: each[0][1].eps):
+            if self._has_evidence(row.record, record, known):
+                continue
+            test = self._tested(record)
+            try:
+                again = find_again(self._module, test, record, known=known, device=self._means.device).x_adv
+            except InputError as error:
+                failed[row.record] = str(error)
+                continue
+            for (_, other), pool in rows:
+                if other.norm == record.norm and other.eps >= record.eps:
+                    pool.update({place: x_adv for place, x_adv in again.items() if place not in pool})
+        return failed
+
     def _tested(self, record: EvaluationRecord) -> Split:
         """The test examples that a record is over."""
         return tested_by(record, self._test)
@@ -289,6 +312,14 @@ class _Verifying:
             return replay(self._module, self._tested(record), record, stored, device=self._means.device)
         except SamBenchError as error:
             raise InputError(f"{name}: {error}") from error
+
+
+def _lacking(names: Sequence[str], rows: int, failed: Mapping[str, str]) -> str:
+    """What is said of rows that stay claimed, some of which were attacked again in vain."""
+    few = f"{len(names)} of {rows} rows have no adversarial examples and stay claimed: {', '.join(names)}"
+    if failed:
+        return f"{few}; {'; '.join(f'{name}: {why}' for name, why in failed.items())}"
+    return f"{few}; `--attack-again` finds them for this check, `sam-bench leaderboard evidence` finds and keeps them"
 
 
 def _card_of(checked: CheckedEntry) -> ModelCard:

@@ -139,7 +139,7 @@ PLANTED: dict[str, tuple[Forge, str]] = {
     ),
     "no adversarial examples": (
         bundle(lambda path: path.unlink()),
-        "evaluate with save_adversarial=True",
+        "have no adversarial examples and stay claimed",
     ),
     # Adversarial examples
     "perturbations half as large again": (each(lambda image: image * 1.5), "lies outside ball or box"),
@@ -188,7 +188,7 @@ PLANTED: dict[str, tuple[Forge, str]] = {
     # Their file
     "an empty file of adversarial examples": (
         bundle(lambda path: path.write_bytes(b"")),
-        "evaluate with save_adversarial=True",
+        "have no adversarial examples and stay claimed",
     ),
     "text for adversarial examples": (
         bundle(lambda path: path.write_text("<script>alert(1)</script>")),

@@ -90,6 +90,25 @@ def test_examples_are_found_again_for_what_a_row_calls_broken(planted: Planted) 
     assert all(path.read_bytes() == before for path, before in kept.items() if "manifest" not in path.name)
 
 
+def test_a_verifier_attacks_again_what_a_row_without_examples_calls_broken(planted: Planted) -> None:
+    _strip(planted, planted.aa, planted.pgd)
+    before = sorted(planted.root.rglob("*"))
+    found = planted.verify(attack_again=True)
+    assert found.passed and [row.state for row in found.rows] == ["replayed", "replayed"], found.reason
+    claimed = [json.loads(path.read_text())["robust_accuracy"] for path in (planted.aa, planted.pgd)]
+    assert [row.at_most for row in found.rows] == pytest.approx(claimed)
+    assert sorted(planted.root.rglob("*")) == before
+
+
+def test_a_row_stays_claimed_where_not_all_that_it_calls_broken_is_broken_again(planted: Planted) -> None:
+    planted.judge(planted.aa, lambda verdicts: verdicts.__setitem__(verdicts.index("robust"), "apgd-ce"))
+    _strip(planted, planted.aa, planted.pgd)
+    found = planted.verify(attack_again=True)
+    assert not found.passed and not found.refuted
+    assert [row.state for row in found.rows] == ["claimed", "replayed"]
+    assert f"records/{planted.aa.name}: AutoAttack did not break 1 of the" in found.reason
+
+
 def test_what_cannot_be_broken_again_is_said_and_nothing_is_written(planted: Planted) -> None:
     planted.judge(planted.aa, lambda verdicts: verdicts.__setitem__(verdicts.index("robust"), "apgd-ce"))
     _strip(planted, planted.aa)

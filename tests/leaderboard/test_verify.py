@@ -248,7 +248,7 @@ def test_a_record_submitted_without_its_examples_takes_those_of_the_old_one_away
     record.with_suffix(".adversarial.npz").unlink()
     api.submit("m", [record], zoo=planted.root / "model_zoo", folder=planted.root / "leaderboards")
     assert not planted.pgd.with_suffix(".adversarial.npz").exists()
-    assert "evaluate with save_adversarial=True" in planted.verify().reason
+    assert "have no adversarial examples and stay claimed" in planted.verify().reason
 
 
 def test_a_model_that_pytorch_cannot_run_is_refused(planted: Planted) -> None:
