@@ -10,6 +10,7 @@ from sam_bench.api.specs.checks import StrPath
 from sam_bench.data import Split, load_dataset
 from sam_bench.device import choose_device
 from sam_bench.errors import InputError
+from sam_bench.leaderboard.convergence import check_convergence
 from sam_bench.leaderboard.pull_request import PullRequestCheck
 from sam_bench.leaderboard.pull_request import check_pull_request as checked
 from sam_bench.leaderboard.verify import AuditPlan, Means, Verification, write_report
@@ -144,13 +145,13 @@ def images_of(dataset: StrPath | None, data_dir: Path) -> Callable[[ModelCard], 
 
 
 def check_training(card: ModelCard) -> str:
-    """Refuse a card whose recipe cannot be built, or whose training cost does not follow from it.
+    """Refuse a card whose recipe cannot be built, whose training cost does not follow from it, or who ends elsewhere.
 
     Returns:
         What was found.
 
     Raises:
-        InputError: Says what the card states and what follows from its recipe.
+        InputError: Says what the card states and what follows from its recipe, or where such runs end.
     """
     expected = card.epochs * passes_per_epoch(card.recipe)
     if card.epochs > card.recipe.epochs:
@@ -161,7 +162,8 @@ def check_training(card: ModelCard) -> str:
             f"the card of {card.name} states {card.cost.passes:g} training passes, but {card.epochs} epochs of its "
             f"recipe {card.recipe.name} take {expected:g}"
         )
-    return f"{card.cost.passes:g} training passes follow from {card.epochs} epochs of {card.recipe.name}"
+    passes = f"{card.cost.passes:g} training passes follow from {card.epochs} epochs of {card.recipe.name}"
+    return "; ".join(filter(None, [passes, check_convergence(card)]))
 
 
 def passes_per_epoch(recipe: Recipe) -> float:

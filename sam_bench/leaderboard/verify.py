@@ -319,7 +319,7 @@ def _lacking(names: Sequence[str], rows: int, failed: Mapping[str, str]) -> str:
     few = f"{len(names)} of {rows} rows have no adversarial examples and stay claimed: {', '.join(names)}"
     if failed:
         return f"{few}; {'; '.join(f'{name}: {why}' for name, why in failed.items())}"
-    return f"{few}; `--attack-again` finds them for this check, `sam-bench leaderboard evidence` finds and keeps them"
+    return f"{few}; `attack_again` finds them for this check, `sam-bench leaderboard evidence` finds and keeps them"
 
 
 def _card_of(checked: CheckedEntry) -> ModelCard:
