@@ -3,7 +3,7 @@
     python benchmarks/drop_in.py standard-prn18-w16 at-linf-1-prn18-w16 --dataset FILE.npz --n 64 --json out.json
     python benchmarks/drop_in.py example --dataset FILE.npz --n 8
 
-`example` is the network of the authors' own example, with its weights: an adversarially trained ResNet-18 that comes
+`example` is the network of the authors' own example, with its weights: a ResNet-18 of width 64 that comes
 with their package `pyautoattack`. It expects the images of CIFAR-10. The script below is that example's `eval.py`
 without the parts for a GPU. Each model gets two processes, one after the other, that differ in the import alone. Both
 have one thread. Loading is not counted.
