@@ -100,11 +100,12 @@ class Judge:
 def judges(options: argparse.Namespace) -> list[Judge]:
     """The attacks, the quickest first."""
     pgd = ("--steps", "10")
-    return [
+    found = [
         Judge("pgd", "Linf", ("1/255", "2/255", "8/255"), options.n_pgd, pgd),
         Judge("pgd", "L2", ("32/255",), options.n_pgd, pgd),
         Judge("autoattack", "Linf", ("1/255", "8/255"), options.n_autoattack),
     ]
+    return [judge for judge in found if judge.examples]
 
 
 class Table:
@@ -123,7 +124,8 @@ class Table:
 
     def model(self, row: Row) -> str:
         """The row's name in the zoo."""
-        return f"{row.name}-prn18-w{self._options.width}".replace(".", "")
+        seed = f"-s{self._options.seed}" if self._options.seed else ""
+        return f"{row.name}-prn18-w{self._options.width}{seed}".replace(".", "")
 
     def card(self, row: Row) -> ModelCard | None:
         """The row's card, once it is trained."""
@@ -149,6 +151,7 @@ class Table:
             del command[-2:]
         if options.limit_train:
             command += ["--limit-train", options.limit_train]
+        command += ["--seed", options.seed] if options.seed else []
         command += ["--validation", 0, "--compile", options.compile, "--precision", options.precision]
         command += ["--weights-dtype", "float16", "--name", self.model(row), "--resume"]
         self._run(row, command)
@@ -210,13 +213,15 @@ class Table:
 
     def _trained_and_seen(self, row: Row) -> None:
         self.train(row)
-        for judge in self.judges[:-1]:
-            self.attack(row, judge)
+        for judge in self.judges:
+            if judge.attack == "pgd":
+                self.attack(row, judge)
 
     def _after(self, trained: Future[None], row: Row) -> None:
         if trained.exception():
             raise RuntimeError("not attacked further")
-        self.attack(row, self.judges[-1])
+        for judge in self.judges:
+            self.attack(row, judge)  # what is done is not done again
 
 
 def figures(board: Table, rows: list[Row]) -> list[dict[str, object]]:
@@ -270,8 +275,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--limit-train", type=int, default=10_000, help="0: all images")
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
     parser.add_argument("--n-pgd", type=int, default=2_000)
-    parser.add_argument("--n-autoattack", type=int, default=200)
+    parser.add_argument("--n-autoattack", type=int, default=200, help="0: without AutoAttack")
     parser.add_argument("--precision", default="fp32", choices=["auto", "bf16", "fp32"])
     parser.add_argument("--compile", default="off", choices=["auto", "on", "off"])
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
