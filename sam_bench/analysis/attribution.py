@@ -204,7 +204,6 @@ class Attribution(ModelAnalysis):
             panel.invert_yaxis()
             panel.set_title(label, loc="left", fontsize=9)
             panel.grid(False, axis="y")
-            panel.set_axisbelow(True)
         panels[0].axvline(first["low_frequency_of_noise"], color="0.3", linestyle="--", linewidth=1)
         right.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right")
 

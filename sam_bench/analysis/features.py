@@ -160,9 +160,7 @@ class Features(ModelAnalysis):
         axes.annotate(" chance", (chance, 1), xycoords=("data", "axes fraction"), va="bottom", ha="center")
         axes.set_yticks(places, [f"{name}\n(target reached {measured[name]['target_reached']:.0%})" for name in names])
         axes.invert_yaxis()
-        axes.set(
-            xlabel="accuracy on real test images of networks that learned from adversarial examples of", xlim=(0, None)
-        )
+        axes.set(xlabel="accuracy on real images, learned from adversarial examples alone", xlim=(0, None))
         axes.grid(False, axis="y")
 
     def lines(self, measured: Json, findings: Json) -> list[str]:
