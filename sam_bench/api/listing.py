@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from sam_bench.attacks import ATTACKS
-from sam_bench.training import PARTS, BuiltRecipe, build_recipe, load_recipe, recipe_names
+from sam_bench.training import PARTS, build_recipe, load_recipe, recipe_names
 from sam_bench.training.recipes import ALIASES, faithful_names
 
 
@@ -34,18 +34,12 @@ def list_recipes() -> list[dict[str, Any]]:
                 "weights": method.recipe.weights.method,
                 "objective": method.recipe.objective.method,
                 "averaging": method.recipe.averaging.method,
-                "passes": relative_passes(method),
+                "passes": round(method.passes_per_epoch, 3),
                 "epochs": method.recipe.epochs,
                 "faithful": name in faithful,
             }
         )
     return rows
-
-
-def relative_passes(method: BuiltRecipe) -> float:
-    """Passes per example and epoch over the two of standard training: one forward, one backward."""
-    learned = method.weights.passes_with(method.objective.passes)
-    return round((sum(method.search_passes) + sum(learned)) / 2, 3)
 
 
 def methods_by_part() -> dict[str, list[str]]:

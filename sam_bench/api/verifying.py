@@ -15,7 +15,7 @@ from sam_bench.leaderboard.pull_request import PullRequestCheck
 from sam_bench.leaderboard.pull_request import check_pull_request as checked
 from sam_bench.leaderboard.verify import AuditPlan, Means, Verification, write_report
 from sam_bench.leaderboard.verify import verify_entry as verified
-from sam_bench.records import ModelCard, Recipe
+from sam_bench.records import ModelCard
 from sam_bench.training import build_recipe
 
 _PASSES_APART = 0.1
@@ -153,7 +153,7 @@ def check_training(card: ModelCard) -> str:
     Raises:
         InputError: Says what the card states and what follows from its recipe, or where such runs end.
     """
-    expected = card.epochs * passes_per_epoch(card.recipe)
+    expected = card.epochs * build_recipe(card.recipe).passes_per_epoch
     if card.epochs > card.recipe.epochs:
         raise InputError(f"the card of {card.name} is of {card.epochs} epochs, but its recipe of {card.recipe.epochs}")
     # Averaging may end with one forward pass over the data, half a pass, for BatchNorm.
@@ -164,10 +164,3 @@ def check_training(card: ModelCard) -> str:
         )
     passes = f"{card.cost.passes:g} training passes follow from {card.epochs} epochs of {card.recipe.name}"
     return "; ".join(filter(None, [passes, check_convergence(card)]))
-
-
-def passes_per_epoch(recipe: Recipe) -> float:
-    """Forward-backward passes per training example and epoch."""
-    built = build_recipe(recipe)
-    learned = built.weights.passes_with(built.objective.passes)
-    return (sum(built.search_passes) + sum(learned)) / 2

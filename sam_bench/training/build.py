@@ -51,6 +51,12 @@ class BuiltRecipe:
         """Forward and backward passes per example that the search of inputs takes; none if the objective ignores it."""
         return self.inputs.passes if self.objective.sees_perturbed else (0, 0)
 
+    @property
+    def passes_per_epoch(self) -> float:
+        """Forward-backward passes per training example and epoch: 1 for standard training."""
+        learned = self.weights.passes_with(self.objective.passes)
+        return self.inputs.steps_per_batch * (sum(self.search_passes) + sum(learned)) / 2
+
 
 def build_recipe(recipe: Recipe) -> BuiltRecipe:
     """Check a recipe and build its components; `recipe` in the result has every default filled in.

@@ -77,7 +77,7 @@ def choose_compile(
     trial = _Trial(model, images, precision, searches=sum(attack) > 0)
     # Back costs as much as forward for the input and as much again for the weights.
     passes = (attack[0] + attack[1] + learn[0] + 2 * learn[1]) / (2 if trial.searches else 3)
-    steps = built.recipe.epochs * examples / rows
+    steps = built.recipe.epochs * built.inputs.steps_per_batch * examples / rows
     run = steps * passes * trial.seconds(model)
     if run >= _TRIED_FROM[device.type]:  # the first pass of a process may be slow
         run = min(run, steps * passes * trial.seconds(model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,8 @@ class TrainingStep:
         x' = inputs.perturb(model, x, y)
         weights.backward(loss at x')          # the gradient at w, or at a perturbed w
         optimizer.step(); average.update()
+
+    That is one step of the optimizer, or several in a row where the input perturbation replays a batch.
 
     Args:
         model: In train mode, on the device of the batches.
@@ -145,12 +147,29 @@ class TrainingStep:
         recipe = self.recipe
         total = total or len(x)
         self._learner, self._searched = self._compiled if self._compiled and total >= self._whole else self._plain
-        runner = self._runner(at, first=first, total=total, count=len(x))
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.optimizer.lr * recipe.schedule.factor(at.progress) * lr_scale
+        result, passes, replays = None, Passes(), recipe.inputs.steps_per_batch
+        for replay in range(replays):
+            here = replace(at, step=at.step * replays + replay)
+            result = self._learn(
+                x, y, here, first=first, total=total, epoch_ended=epoch_ended and replay == replays - 1
+            )
+            passes += result.passes
+        assert result is not None
+        return replace(result, passes=passes)
+
+    def _learn(self, x: Tensor, y: Tensor, at: StepContext, *, first: int, total: int, epoch_ended: bool) -> StepResult:
+        """One step of the optimizer."""
+        recipe = self.recipe
+        runner = self._runner(at, first=first, total=total, count=len(x))
         x_adv, compared = self._perturbed(x, y, at, first=first, total=total)
+        if recipe.inputs.follows_training and recipe.objective.sees_perturbed:
+            x_adv = x_adv.detach().requires_grad_()  # its gradient adds up over the passes of the step
         batch = BatchLoss(self.model, x_adv, y, x=compared, objective=recipe.objective, runner=runner, at=at)
         loss = recipe.weights.backward(batch)
+        if x_adv.grad is not None:
+            recipe.inputs.follow(x_adv.grad, first=first)
         gradient_norm = global_norm(batch.gradients()[1])
         self.optimizer.step()
         if self.average is not None:

@@ -28,6 +28,8 @@ _QUICK: dict[str, dict[str, Any]] = {
     # Nine times the difference of two gradients is nine times its rounding.
     "wsam": {"sharpness_weight": 0.7},
     "pgd": {"steps": 2},
+    # Eight steps a batch have eight times the rounding.
+    "free": {"replays": 2},
     "entropy-sgd": {"inner_steps": 2},
     "swa": {"average_from": 0.0},
 }

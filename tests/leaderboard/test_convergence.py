@@ -31,7 +31,9 @@ def test_the_table_is_that_of_the_committed_cards(tmp_path: Path) -> None:
     assert len(published_runs()) == 17
 
 
-@pytest.mark.parametrize("name", ["standard", "sam-01", "sam-02", "sam-04", "asam", "noise-sam", "at-linf-1", "at-linf-2", "at"])
+@pytest.mark.parametrize(
+    "name", ["standard", "sam-01", "sam-02", "sam-04", "asam", "noise-sam", "at-linf-1", "at-linf-2", "at"]
+)
 def test_runs_on_another_machine_end_within_the_band(name: str) -> None:
     assert "lies within" in check_convergence(_card(name))
 

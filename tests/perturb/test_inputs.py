@@ -126,6 +126,7 @@ def test_every_registered_perturbation_moves_inputs_within_its_ball_and_counts_i
     perturbation = INPUT_PERTURBATIONS.build(ComponentSpec(method=method))
     model, (x, y) = small_net().train(), images()
     calls = []
+    perturbation.follow(torch.randn(x.shape, generator=generator(1)))  # for those that the step before moves
     model.register_forward_hook(lambda *_: calls.append(1))
     moved = perturbation.perturb(model, x, y, generator=generator(0))
     assert len(calls) == perturbation.passes[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -20,6 +20,14 @@ from sam_bench.registry import Component, Registry
 
 class InputPerturbation(Component):
     """Base of what moves a batch of inputs before the weights learn from it."""
+
+    follows_training: ClassVar[bool] = False
+    """Whether `follow` wants the gradient of the pass that the weights learn from."""
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Steps in a row that learn from one batch."""
+        return 1
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -61,6 +69,15 @@ class InputPerturbation(Component):
             generator: In the state in which `perturb` gets it.
         """
         return x
+
+    def follow(self, gradient: Tensor, *, first: int = 0) -> None:
+        """Take up the gradient of the loss by the inputs that `perturb` gave, after the weights learned from them.
+
+        Args:
+            gradient: float [B, C, H, W].
+            first: Place of the first row in the whole batch, where the rows are a part of it.
+        """
+        return
 
     def forget(self) -> None:
         """Begin a run: nothing is left of another one."""

@@ -9,9 +9,9 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 
 from sam_bench.perturb.inputs.base import INPUT_PERTURBATIONS, GradientAscent
+from sam_bench.perturb.inputs.kept import Kept, place_of
 from sam_bench.perturb.inputs.losses import input_gradient
 from sam_bench.records import Radius
-from sam_bench.seeds import RowGenerator
 
 
 @INPUT_PERTURBATIONS.register("fgsm-pgi")
@@ -24,7 +24,7 @@ class FGSMPGI(GradientAscent):
 
     step_size: Radius | None = Field(default=None, description="length of a step; default: eps")
 
-    _prior: Tensor | None = PrivateAttr(default=None)  # the last perturbation in each place of a batch, [places, ...]
+    _prior: Kept = PrivateAttr(default_factory=lambda: Kept(fill=torch.nan))
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -33,11 +33,8 @@ class FGSMPGI(GradientAscent):
 
     def starting_points(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
         """The prior, projected onto ball and box; random where a place has none yet."""
-        first, places = _place(x, generator)
         drawn = self.ball.sample(x, generator)
-        if self._prior is None:
-            return drawn
-        prior = self._wide(places, like=x)[first : first + len(x)]
+        prior = self._prior.at(place_of(x, generator), like=x)
         return torch.where(prior.isnan(), drawn, self.ball.project(x + prior, x))
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -47,30 +44,17 @@ class FGSMPGI(GradientAscent):
         with self._searching(model):
             _, gradient = input_gradient(model, start, y)
         x_adv = self.ball.step(start, x, gradient, size)
-        first, places = _place(x, generator)
-        self._prior = self._wide(places, like=x)
-        self._prior[first : first + len(x)] = x_adv - x
+        self._prior.put(place_of(x, generator), x_adv - x)
         return x_adv
-
-    def _wide(self, places: int, like: Tensor) -> Tensor:
-        """The prior with at least so many places; NaN where there is none."""
-        prior = like[:0] if self._prior is None else self._prior.to(like)
-        more = like.new_full((max(0, places - len(prior)), *like.shape[1:]), torch.nan)
-        return torch.cat([prior, more]) if len(more) else prior
 
     def forget(self) -> None:
         """No batch seen yet."""
-        self._prior = None
+        self._prior.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """The prior."""
-        return {"prior": None if self._prior is None else self._prior.cpu()}
+        return {"prior": self._prior.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with a saved prior."""
-        self._prior = state["prior"]
-
-
-def _place(x: Tensor, generator: torch.Generator) -> tuple[int, int]:
-    """The place of the first example in its batch, and how many places that has."""
-    return (generator.first, generator.total) if isinstance(generator, RowGenerator) else (0, len(x))
+        self._prior.load(state["prior"])
