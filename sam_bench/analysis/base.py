@@ -145,13 +145,14 @@ class RecordAnalysis(Analysis):
     """Whether it asks for the test labels, so that the data set must be at hand."""
 
     @abstractmethod
-    def combine(self, records: list[NamedRecord], labels: Tensor | None, classes: tuple[str, ...]) -> Json:
+    def combine(
+        self, records: list[NamedRecord], labels: Mapping[int, Tensor] | None, classes: tuple[str, ...]
+    ) -> Json:
         """What follows from the records.
 
         Args:
             records: At least one.
-            labels: int64 [N], the labels of all test examples; the first n of a record are its own. None unless
-                `needs_labels`.
+            labels: A record's number of examples to their labels, int64 [n]. None unless `needs_labels`.
             classes: The name of each class; empty unless `needs_labels`.
 
         Raises:

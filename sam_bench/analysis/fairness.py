@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,10 +32,12 @@ class Fairness(RecordAnalysis):
     summary = "clean and robust accuracy of each class, and the worst class"
     needs_labels = True
 
-    def combine(self, records: list[NamedRecord], labels: Tensor | None, classes: tuple[str, ...]) -> Json:
+    def combine(
+        self, records: list[NamedRecord], labels: Mapping[int, Tensor] | None, classes: tuple[str, ...]
+    ) -> Json:
         """Each record's classes."""
         assert labels is not None
-        return {"records": [_of(each, labels.numpy(), classes) for each in records]}
+        return {"records": [_of(each, labels[each.record.n_examples].numpy(), classes) for each in records]}
 
     def draw(self, measured: Json, findings: Json, figure: Figure) -> None:
         """A line of points a record, a point a class: above clean, below robust; the worst class by name."""
@@ -67,7 +69,6 @@ class Fairness(RecordAnalysis):
 
 def _of(named: NamedRecord, labels: NDArray[np.int64], classes: Sequence[str]) -> Json:
     verdicts = np.array(named.record.verdicts)
-    labels = labels[: len(verdicts)]
     return {
         "model": model_name(named),
         "title": attack_title(named.record),

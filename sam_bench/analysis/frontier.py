@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,9 @@ class Frontier(RecordAnalysis):
 
     summary = "clean against robust accuracy and cost, a curve a method; which rho corresponds to which eps"
 
-    def combine(self, records: list[NamedRecord], labels: Tensor | None, classes: tuple[str, ...]) -> Json:
+    def combine(
+        self, records: list[NamedRecord], labels: Mapping[int, Tensor] | None, classes: tuple[str, ...]
+    ) -> Json:
         """Points, fronts, gaps and corresponding strengths of each attack and radius."""
         unknown = [each.path for each in records if each.card is None]
         if unknown:

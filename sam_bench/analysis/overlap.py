@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +37,9 @@ class Overlap(RecordAnalysis):
 
     summary = "which images each model holds that another one loses, and the paired difference"
 
-    def combine(self, records: list[NamedRecord], labels: Tensor | None, classes: tuple[str, ...]) -> Json:
+    def combine(
+        self, records: list[NamedRecord], labels: Mapping[int, Tensor] | None, classes: tuple[str, ...]
+    ) -> Json:
         """Every pair of models that were asked the same."""
         found = [_compared(each) for each in comparisons(records) if len(each.records) > 1]
         if not found:

@@ -202,17 +202,18 @@ def _card_of(record: EvaluationRecord, cards: Sequence[ModelCard]) -> ModelCard 
 
 def _labels(
     analysis: RecordAnalysis, spec: AnalyzeSpec, records: list[NamedRecord]
-) -> tuple[torch.Tensor | None, tuple[str, ...]]:
-    """The test labels and class names, if the analysis asks for them."""
+) -> tuple[dict[int, torch.Tensor] | None, tuple[str, ...]]:
+    """The labels of so many first test examples and the class names, if the analysis asks for them."""
     if not analysis.needs_labels:
         return None, ()
     dataset = spec.dataset or records[0].record.dataset
     size = spec.image_size or (records[0].card.architecture.image_size if records[0].card else None)
     data = load_dataset(dataset, data_dir=spec.data_dir, name=spec.dataset_name, image_size=size, test_only=True)
+    tested = {count: first_examples(data.test, count) for count in {each.record.n_examples for each in records}}
     for each in records:
-        if data.test.head(each.record.n_examples).fingerprint != each.record.dataset_fingerprint:
+        if tested[each.record.n_examples].fingerprint != each.record.dataset_fingerprint:
             raise InputError(f"{each.path} is a record over other images than the first of {data.name}")
-    return data.test.labels, data.classes
+    return {count: split.labels for count, split in tested.items()}, data.classes
 
 
 def _written(spec: AnalyzeSpec, analysis: Analysis, measured: Json, findings: Json, about: Json) -> AnalysisResult:

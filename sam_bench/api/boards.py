@@ -13,7 +13,7 @@ from torch import nn
 from sam_bench import zoo as zoos
 from sam_bench.api.specs.checks import StrPath
 from sam_bench.api.verifying import images_of
-from sam_bench.data import Dataset, Split, load_dataset
+from sam_bench.data import Dataset, Split, first_examples, load_dataset
 from sam_bench.errors import InputError
 from sam_bench.evaluation.adversarial import packed, read_adversarial
 from sam_bench.evaluation.replay import compact, tested_by
@@ -108,7 +108,7 @@ def first_examples_of(card: ModelCard, dataset: StrPath | None, data_dir: Path) 
                 f"the test images of {data.name} here are not those the card of {card.name} names (SHA-256 "
                 f"{data.test.fingerprint[:12]}… instead of {card.test_fingerprint[:12]}…)"
             )
-        return data.test.head(count).fingerprint
+        return first_examples(data.test, count).fingerprint
 
     return fingerprint_of_first
 
@@ -163,9 +163,9 @@ def _labels_of(dataset: StrPath | None, data_dir: Path) -> Callable[[EvaluationR
     def labels(name: str, count: int, fingerprint: str) -> TestLabels | None:
         for spec in [str(dataset)] * (dataset is not None) + [name] * _at_hand(name, data_dir):
             data = loaded(spec)
-            head = data.test.head(count)
-            if head.fingerprint == fingerprint:
-                return TestLabels(head.labels.numpy(), data.classes)
+            tested = first_examples(data.test, count)
+            if tested.fingerprint == fingerprint:
+                return TestLabels(tested.labels.numpy(), data.classes)
         return None
 
     return lambda record: labels(record.dataset, record.n_examples, record.dataset_fingerprint)

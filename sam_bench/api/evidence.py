@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sam_bench import zoo as zoos
@@ -12,12 +13,12 @@ from sam_bench.device import choose_device
 from sam_bench.errors import InputError
 from sam_bench.evaluation.adversarial import packed
 from sam_bench.evaluation.refinding import find_again
-from sam_bench.evaluation.replay import tested_by
+from sam_bench.evaluation.replay import broken_places, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
 from sam_bench.leaderboard.entries import read_entry
 from sam_bench.leaderboard.evidence import check_places, write_manifest
 from sam_bench.leaderboard.verification import report_path
-from sam_bench.leaderboard.verify import stored_examples
+from sam_bench.leaderboard.verify import own_examples, share_with_larger, stored_examples
 from sam_bench.records import adversarial_path, write_atomic
 
 
@@ -32,9 +33,11 @@ def add_evidence(
 ) -> list[Path]:
     """Attack what rows call broken again, by AutoAttack, and keep the adversarial examples beside their records.
 
+    What a row has already stays, and is not attacked.
+
     Args:
         entry: The entry's file, `<folder>/<dataset>/<threat>/<name>.json`.
-        records: Rows, by the path of their record as the entry has it. Default all without adversarial examples.
+        records: Rows, by the path of their record as the entry has it. Default all that lack adversarial examples.
         dataset: As for `verify_entry`, like all that follow.
 
     Returns:
@@ -49,32 +52,33 @@ def add_evidence(
     card = checked.found.card
     if card is None:
         raise InputError(f"{entry} has no card: {checked.found.missing}")
-    chosen = _chosen(checked, records)
+    _check_names(checked, records)
     where = choose_device(device)[0]
     module = zoos.load_model(stored.card_path(), device=where).module
     images = images_of(dataset, Path(data_dir))(card)
-    written = []
-    for at in chosen:  # a smaller ball's examples serve the larger ones
-        _, record = checked.rows[at]
+    found = stored_examples(checked.evidence, images)
+    files = {}
+    for at in sorted(range(len(found)), key=lambda at: checked.rows[at][1].eps):
+        row, record = checked.rows[at]
+        if broken_places(record) <= found[at].keys() or (records and row.record not in records):
+            continue
         test = tested_by(record, images)
-        known = stored_examples(checked.evidence, images)[at]
+        again = find_again(module, test, record, known=found[at], device=where)
+        share_with_larger(checked.evidence, found, at, again.x_adv)
+        own = own_examples(checked.evidence[at], images)
         path = adversarial_path(checked.evidence[at].path)
-        write_atomic(path, packed(find_again(module, test, record, known=known, device=where), test))
-        written.append(path)
+        files[path] = packed(replace(again, x_adv={**again.x_adv, **own}), test)
+    if not files:
+        return []
+    for path, content in files.items():
+        write_atomic(path, content)
     write_manifest(stored, card)
     report_path(stored.path).unlink(missing_ok=True)  # it was about the entry as it was
-    return written
+    return list(files)
 
 
-def _chosen(checked: CheckedEntry, records: Sequence[str]) -> list[int]:
-    """The rows that need examples, ascending in eps."""
+def _check_names(checked: CheckedEntry, records: Sequence[str]) -> None:
     names = [row.record for row, _ in checked.rows]
     strange = [name for name in records if name not in names]
     if strange:
         raise InputError(f"{checked.stored.path} has no row {strange[0]!r}, but {', '.join(names)}")
-    chosen = [
-        at
-        for at, evidence in enumerate(checked.evidence)
-        if (names[at] in records if records else not adversarial_path(evidence.path).exists())
-    ]
-    return sorted(chosen, key=lambda at: checked.rows[at][1].eps)

@@ -16,7 +16,7 @@ from torch import nn
 from sam_bench import zoo as zoos
 from sam_bench.api.registering import correct
 from sam_bench.api.specs.checks import StrPath
-from sam_bench.data import Dataset, channel_stats, known_stats, load_dataset
+from sam_bench.data import Dataset, channel_stats, first_examples, known_stats, load_dataset
 from sam_bench.device import choose_device
 from sam_bench.errors import InputError, shortened, unknown_name
 from sam_bench.models import architecture_for, check_model, create_model
@@ -219,14 +219,14 @@ def _refuse_present(store: zoos.Zoo, place: zoos.Place) -> None:
 
 def _usual(data: Dataset) -> Normalisation:
     """The normalisation that code for these images most likely uses."""
-    return known_stats(data.robustbench or data.name) or channel_stats(data.test.head(CHECKED))
+    return known_stats(data.robustbench or data.name) or channel_stats(first_examples(data.test, CHECKED))
 
 
 @torch.no_grad()
 def _compared(module: nn.Module, other: nn.Module, data: Dataset, normalize: str) -> tuple[float, float, str]:
     """Accuracies as asked for and otherwise, and a sentence if the other is better than chance explains (McNemar)."""
     device = next(module.parameters(), torch.empty(0)).device
-    test = data.test.head(CHECKED).to(device)
+    test = first_examples(data.test, CHECKED).to(device)
     first, second = (correct(each, test, at_a_time=_AT_A_TIME) for each in (module, other))
     asked, otherwise = first.float().mean().item(), second.float().mean().item()
     lost, won = int((second & ~first).sum()), int((first & ~second).sum())

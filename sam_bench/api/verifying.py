@@ -115,6 +115,8 @@ def means_of(
     """What verifying takes; arguments as for `verify_entry`."""
     if (audit is None) != (beacon is None):
         raise InputError("`audit` and `beacon` go together: the beacon decides which examples are attacked again")
+    if beacon is not None and not beacon.strip():
+        raise InputError("must not be empty", field="beacon", hint="a public text made after the entry, such as a hash")
     if audit is not None and audit < 1:
         raise InputError("must be at least 1", field="audit", value=audit)
     return Means(
@@ -154,6 +156,8 @@ def check_training(card: ModelCard) -> str:
         InputError: Says what the card states and what follows from its recipe, or where such runs end.
     """
     expected = card.epochs * build_recipe(card.recipe).passes_per_epoch
+    if card.epochs < 1 and card.imported is None:
+        raise InputError(f"the card of {card.name} is of {card.epochs} epochs, so that nothing was trained")
     if card.epochs > card.recipe.epochs:
         raise InputError(f"the card of {card.name} is of {card.epochs} epochs, but its recipe of {card.recipe.epochs}")
     # Averaging may end with one forward pass over the data, half a pass, for BatchNorm.

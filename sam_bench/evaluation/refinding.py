@@ -12,9 +12,9 @@ from sam_bench.attacks.events import Examples, Verdict
 from sam_bench.data import Split, to_float
 from sam_bench.errors import InputError
 from sam_bench.evaluation.adversarial import AdversarialExamples, about_record
-from sam_bench.evaluation.replay import compact
+from sam_bench.evaluation.replay import broken_places, compact
 from sam_bench.perturb.ball import Ball
-from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, EvaluationRecord
+from sam_bench.records import ComponentSpec, EvaluationRecord
 
 
 def find_again(
@@ -42,8 +42,7 @@ def find_again(
     Raises:
         InputError: Some are not broken again; says how many.
     """
-    broken = [place for place, verdict in enumerate(record.verdicts) if verdict not in (ROBUST, MISCLASSIFIED)]
-    index = torch.tensor([place for place in broken if place not in known], dtype=torch.int64)
+    index = torch.tensor(sorted(place for place in broken_places(record) if place not in known), dtype=torch.int64)
     found = {}
     if len(index):
         part = test.select(index)

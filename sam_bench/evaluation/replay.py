@@ -155,6 +155,11 @@ def tested_by(record: EvaluationRecord, test: Split) -> Split:
     return examples
 
 
+def broken_places(record: EvaluationRecord) -> set[int]:
+    """The places of the examples that a record calls broken by an attack."""
+    return {place for place, verdict in enumerate(record.verdicts) if verdict not in (ROBUST, MISCLASSIFIED)}
+
+
 def as_input(image: NDArray[Any]) -> Tensor:
     """A stored example as the model takes it: float32 [C, H, W]."""
     tensor = torch.from_numpy(image.copy())

@@ -60,6 +60,7 @@ def record_of(problem: Problem, found: Found, *, device: str) -> EvaluationRecor
         architecture_sha256=problem.model.architecture_sha256,
         dataset=problem.dataset,
         dataset_fingerprint=problem.test.fingerprint,
+        sorted_by_class=bool((problem.test.labels.diff() >= 0).all()),
         attack=attack.method,
         version=version_of(attack),
         engine=attack.implementation,

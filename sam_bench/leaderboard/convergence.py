@@ -16,6 +16,7 @@ from sam_bench.records import ModelCard, read_record
 from sam_bench.records.fields import Fraction01, Record, Sha256
 
 _TABLE = Path(__file__).with_name("published_runs.json")
+_WORDS = {"name", "summary", "good_for", "source"}  # what a recipe says of itself decides nothing
 
 
 class PublishedRun(Record):
@@ -43,7 +44,7 @@ class PublishedRuns(Record):
 def run_digest(card: ModelCard) -> str:
     """SHA-256 of what decides where a run ends, up to its seed: recipe, network, epochs and images."""
     fields = {
-        "recipe": card.recipe.model_dump(mode="json", exclude_defaults=True),
+        "recipe": card.recipe.model_dump(mode="json", exclude=_WORDS, exclude_none=True),
         "architecture": card.architecture.sha256,
         "epochs": card.epochs,
         "train_examples": card.train_examples,

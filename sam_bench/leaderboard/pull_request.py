@@ -52,13 +52,17 @@ class PullRequestCheck:
         lines += [f"| {_cell(path)} | **refused** | | | | | {_cell(why)} |" for path, why in self.refused.items()]
         if not self.entries and not self.refused:
             return "This branch touches no entry of the leaderboard.\n"
-        verdict = "Every entry was verified." if self.passed else "**Refused**, for the reasons below."
+        refuted = self.refused or any(entry.refuted for entry in self.entries)
+        unshown = (
+            "**Refused**, for the reasons below." if refuted else "Nothing is refuted, but not everything is shown."
+        )
+        verdict = "Every entry was verified." if self.passed else unshown
         return "\n".join([verdict, "", *lines]) + "\n"
 
 
 def _rows(entry: Verification) -> list[str]:
     name = _cell(entry.path.name.removesuffix(".json"))
-    if not entry.passed:
+    if entry.refuted:
         return [f"| {name} | **refused** | | | | | {_cell(entry.reason)} |"]
     rows = {row.record: row for row in read_entry(entry.path).entry.sam_bench.rows}
     lines = []
@@ -69,6 +73,8 @@ def _rows(entry: Verification) -> list[str]:
         what = _cell(f"{row.attack} {row.norm} {row.eps}, {row.n_examples:,} examples")
         numbers = f"{percent(row.clean_accuracy)} | {percent(row.robust_accuracy)} | {at_most} | {at_least}"
         lines.append(f"| {name} | {shown_row.state} | {numbers} | {what} |")
+    if not entry.passed:
+        lines.append(f"| {name} | not shown | | | | | {_cell(entry.reason)} |")
     return lines
 
 

@@ -27,7 +27,7 @@ from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation.adversarial import read_adversarial
 from sam_bench.evaluation.audit import audit, draw
 from sam_bench.evaluation.refinding import find_again
-from sam_bench.evaluation.replay import replay, tested_by
+from sam_bench.evaluation.replay import broken_places, replay, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
 from sam_bench.leaderboard.entries import headline, read_entry
 from sam_bench.leaderboard.evidence import check_manifest, check_places, read_bundle
@@ -175,7 +175,7 @@ def verify_entry(path: Path, means: Means) -> Verification:
 
 
 def write_report(verification: Verification) -> Path:
-    """Write what a verification has shown beside its entry; an earlier audit of the same files is kept.
+    """Write what a verification has shown beside its entry; what was shown of the same files before is kept.
 
     Raises:
         InputError: Something was refuted, or no row was replayed.
@@ -183,8 +183,8 @@ def write_report(verification: Verification) -> Path:
     if not verification.shown:
         raise InputError(f"{verification.path} was refused, so there is nothing to report: {verification.reason}")
     before = report_of(verification.path)
-    audits = {row.record: row.audit for row in before.rows} if before else {}
-    rows = [row.model_copy(update={"audit": row.audit or audits.get(row.record)}) for row in verification.rows]
+    known = {row.record: row for row in before.rows} if before else {}
+    rows = [_with_what_was_shown(row, known.get(row.record)) for row in verification.rows]
     report = VerificationReport(
         entry_sha256=sha256_file(verification.path),
         manifest_sha256=sha256_file(manifest_path(verification.path)),
@@ -195,6 +195,14 @@ def write_report(verification: Verification) -> Path:
     path = report_path(verification.path)
     write_record(path, report)
     return path
+
+
+def _with_what_was_shown(row: VerifiedRow, before: VerifiedRow | None) -> VerifiedRow:
+    """A row with the upper bound and the audit of an earlier verification, where this one has none."""
+    if before is None:
+        return row
+    at_most = before.at_most if row.at_most is None else row.at_most
+    return row.model_copy(update={"at_most": at_most, "audit": row.audit or before.audit})
 
 
 class _LacksEvidenceError(SamBenchError):
@@ -282,20 +290,18 @@ class _Verifying:
         Returns:
             The rows for which not all were found, and why.
         """
-        rows = list(zip(self._checked.rows, stored, strict=True))
         failed = {}
-        for (row, record), known in sorted(rows, key=lambda each: each[0][1].eps):
-            if self._has_evidence(row.record, record, known):
+        for at in sorted(range(len(stored)), key=lambda at: self._checked.rows[at][1].eps):
+            row, record = self._checked.rows[at]
+            if broken_places(record) <= stored[at].keys():
                 continue
             test = self._tested(record)
             try:
-                again = find_again(self._module, test, record, known=known, device=self._means.device).x_adv
+                again = find_again(self._module, test, record, known=stored[at], device=self._means.device).x_adv
             except InputError as error:
                 failed[row.record] = str(error)
                 continue
-            for (_, other), pool in rows:
-                if other.norm == record.norm and other.eps >= record.eps:
-                    pool.update({place: x_adv for place, x_adv in again.items() if place not in pool})
+            share_with_larger(self._checked.evidence, stored, at, again)
         return failed
 
     def _tested(self, record: EvaluationRecord) -> Split:
@@ -303,9 +309,10 @@ class _Verifying:
         return tested_by(record, self._test)
 
     def _has_evidence(self, name: str, record: EvaluationRecord, stored: Mapping[int, Any]) -> bool:
-        """Whether a file is beside the record, or smaller balls' files hold what it needs."""
-        broken = {place for place, verdict in enumerate(record.verdicts) if verdict not in (ROBUST, MISCLASSIFIED)}
-        return broken <= stored.keys() or bool(read_bundle(adversarial_path(self._checked.stored.path.parent / name)))
+        """Whether the files hold what it needs; only what was carried over may lie in a smaller ball's, not given."""
+        missing = len(broken_places(record) - stored.keys())
+        file = read_bundle(adversarial_path(self._checked.stored.path.parent / name))
+        return not missing or (bool(file) and missing > record.carried)
 
     def _replayed(self, name: str, record: EvaluationRecord, stored: Mapping[int, Any]) -> float:
         try:
@@ -319,7 +326,7 @@ def _lacking(names: Sequence[str], rows: int, failed: Mapping[str, str]) -> str:
     few = f"{len(names)} of {rows} rows have no adversarial examples and stay claimed: {', '.join(names)}"
     if failed:
         return f"{few}; {'; '.join(f'{name}: {why}' for name, why in failed.items())}"
-    return f"{few}; `attack_again` finds them for this check, `sam-bench leaderboard evidence` finds and keeps them"
+    return f"{few}; attacking again shows them for this check, `sam-bench leaderboard evidence` finds and keeps them"
 
 
 def _card_of(checked: CheckedEntry) -> ModelCard:
@@ -343,25 +350,29 @@ def _check_shape(card: ModelCard, test: Split) -> None:
 
 def stored_examples(evidence: Sequence[Evidence], test: Split) -> list[dict[int, Any]]:
     """The adversarial examples of each record: its own, and those of smaller balls, which lie in its ball, too."""
-    read = [_read_bundle(each, test) for each in evidence]
-    pools: list[dict[int, Any]] = []
-    for each, own in zip(evidence, read, strict=True):
-        smaller = [
-            examples
-            for other, examples in zip(evidence, read, strict=True)
-            if other.record.norm == each.record.norm and other.record.eps < each.record.eps
-        ]
-        pools.append({place: x_adv for examples in (*smaller, own) for place, x_adv in examples.items()})
+    pools = [own_examples(each, test) for each in evidence]
+    for at, own in enumerate([dict(pool) for pool in pools]):
+        share_with_larger(evidence, pools, at, own)
     return pools
 
 
-def _read_bundle(evidence: Evidence, test: Split) -> dict[int, Any]:
+def share_with_larger(
+    evidence: Sequence[Evidence], pools: Sequence[dict[int, Any]], at: int, found: Mapping[int, Any]
+) -> None:
+    """Put adversarial examples of the record at `at` into the pools of all balls that hold its own, where they lack."""
+    record = evidence[at].record
+    for each, pool in zip(evidence, pools, strict=True):
+        if each.record.norm == record.norm and each.record.eps >= record.eps:
+            pool.update({place: x_adv for place, x_adv in found.items() if place not in pool})
+
+
+def own_examples(evidence: Evidence, test: Split) -> dict[int, Any]:
     """The adversarial examples beside a record, held against it; none where there is no file."""
     path, record = adversarial_path(evidence.path), evidence.record
     content = read_bundle(path)
     if not content:
         return {}
-    read = read_adversarial(content, str(path), record, test.head(record.n_examples))
+    read = read_adversarial(content, str(path), record, tested_by(record, test))
     for place in read.x_adv:
         if record.verdicts[place] in (ROBUST, MISCLASSIFIED):
             raise InputError(

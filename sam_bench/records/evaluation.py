@@ -42,6 +42,9 @@ class EvaluationRecord(Record):
     )
     dataset: Name
     dataset_fingerprint: Sha256 = Field(description="SHA-256 over the test images and labels used")
+    sorted_by_class: bool = Field(
+        default=False, description="the labels ascend: where not all were used, they are of every class in turn"
+    )
     attack: str = Field(description="'autoattack', 'pgd', 'fgsm'")
     version: str = Field(description="which version of the attack ('standard'; '' where there is one)")
     engine: str = Field(description="the implementation that ran, with its version")

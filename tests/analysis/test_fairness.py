@@ -16,7 +16,7 @@ from sam_bench.errors import InputError
 
 
 def test_accuracies_are_counted_class_by_class_the_best_first() -> None:
-    labels = torch.tensor([0, 1, 0, 1, 0, 1, 2, 0])  # the record ends before the last
+    labels = {7: torch.tensor([0, 1, 0, 1, 0, 1, 2])}
     (found,) = Fairness().combine([named("a", "RR-MR-R")], labels, ("cat", "dog", "2"))["records"]
     assert [(each["class"], each["examples"]) for each in found["clean"]["classes"]] == [
         ("cat", 3),
@@ -31,14 +31,14 @@ def test_accuracies_are_counted_class_by_class_the_best_first() -> None:
 
 
 def test_the_interval_is_wilsons() -> None:
-    (found,) = Fairness().combine([named("a", "RRR--")], torch.zeros(5, dtype=torch.int64), ("all",))["records"]
+    (found,) = Fairness().combine([named("a", "RRR--")], {5: torch.zeros(5, dtype=torch.int64)}, ("all",))["records"]
     (each,) = found["robust"]["classes"]
     expected = binomtest(3, 5).proportion_ci(method="wilson")
     assert (each["low"], each["high"]) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_a_class_without_an_example_has_no_accuracy() -> None:
-    (found,) = Fairness().combine([named("a", "R-")], torch.tensor([0, 0]), ("cat", "dog"))["records"]
+    (found,) = Fairness().combine([named("a", "R-")], {2: torch.tensor([0, 0])}, ("cat", "dog"))["records"]
     assert [each["class"] for each in found["robust"]["classes"]] == ["cat"]
 
 

@@ -45,6 +45,20 @@ def test_a_run_that_ends_elsewhere_is_refused() -> None:
             check_training(card.model_copy(update={"clean_accuracy": accuracy}))
 
 
+def test_what_a_recipe_says_of_itself_hides_no_run() -> None:
+    card = _card("sam-02").model_copy(update={"clean_accuracy": 0.99})
+    said = card.recipe.model_copy(update={"summary": "another sentence", "name": "mine", "source": "", "good_for": ""})
+    with pytest.raises(InputError, match="but this run of mine ends at"):
+        check_convergence(card.model_copy(update={"recipe": said}))
+
+
+def test_a_trained_model_has_an_epoch() -> None:
+    card = _card("sam-02")
+    nothing = card.cost.model_copy(update={"train_forward": 0, "train_backward": 0})
+    with pytest.raises(InputError, match="is of 0 epochs, so that nothing was trained"):
+        check_training(card.model_copy(update={"epochs": 0, "cost": nothing}))
+
+
 def test_another_run_is_held_against_nothing() -> None:
     card = _card("sam-02").model_copy(update={"clean_accuracy": 0.99})
     for changes in ({"epochs": 7}, {"train_fingerprint": "0" * 64}, {"init_sha256": "0" * 64}):

@@ -90,6 +90,40 @@ def test_examples_are_found_again_for_what_a_row_calls_broken(planted: Planted) 
     assert all(path.read_bytes() == before for path, before in kept.items() if "manifest" not in path.name)
 
 
+def test_examples_that_are_there_are_kept_when_others_are_found(planted: Planted) -> None:
+    data = planted.root / "data" / f"{DATASET}.npz"
+    file = planted.pgd.with_suffix(".adversarial.npz")
+    before = file.read_bytes()
+    assert api.add_evidence(planted.entry, [f"records/{planted.pgd.name}"], dataset=data, device="cpu") == []
+    assert file.read_bytes() == before
+    kept = bundle_of(before).x_adv
+    planted.examples(planted.pgd, lambda found, about: found.pop(min(found)))
+    planted.seal()
+    assert planted.verify().refuted
+    assert api.add_evidence(planted.entry, dataset=data, device="cpu") == [file]
+    after = bundle_of(file.read_bytes()).x_adv
+    assert set(after) == set(kept) and len(kept) > 1
+    assert planted.verify().passed
+
+
+def test_a_curves_larger_ball_alone_is_not_refuted_for_what_it_carried(planted: Planted) -> None:
+    planted.examples(planted.aa, lambda found, about: found.pop(min(found)))
+    planted.edit(planted.aa, lambda fields: fields.update(carried=1))
+    planted.pgd.with_suffix(".adversarial.npz").unlink()
+    planted.seal()
+    found = planted.verify()
+    assert not found.refuted and [row.state for row in found.rows] == ["claimed", "claimed"]
+    assert planted.verify(attack_again=True).passed
+
+
+def test_what_was_shown_before_is_kept_when_less_is_asked_for(planted: Planted) -> None:
+    _strip(planted, planted.pgd)
+    write_report(planted.verify(attack_again=True))
+    write_report(planted.verify(audit=2, beacon="b"))
+    states = [state_of(planted.entry, f"records/{path.name}") for path in (planted.aa, planted.pgd)]
+    assert states == ["audited", "replayed"]
+
+
 def test_a_verifier_attacks_again_what_a_row_without_examples_calls_broken(planted: Planted) -> None:
     _strip(planted, planted.aa, planted.pgd)
     before = sorted(planted.root.rglob("*"))

@@ -198,6 +198,8 @@ def test_the_verb_takes_data_and_zoo(planted: Planted, monkeypatch: pytest.Monke
         api.verify_entry(planted.entry, audit=5)
     with pytest.raises(InputError, match="at least 1"):
         api.verify_entry(planted.entry, audit=0, beacon="b")
+    with pytest.raises(InputError, match=r"beacon.*must not be empty"):
+        api.verify_entry(planted.entry, audit=5, beacon=" ")
 
 
 def test_the_training_cost_of_every_committed_card_follows_from_its_recipe() -> None:
