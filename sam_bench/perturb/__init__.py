@@ -19,7 +19,7 @@ Several GPUs: wrap the model in `DistributedDataParallel` and pass it on. The as
 gradient, as in the paper, unless `sync_ascent=True`; the gradient for the optimizer is averaged.
 
 Methods that depend on the step (LookSAM, ESAM, sparse SAM, LE-SAM, noise, RWP, Entropy-SGD; `interval`,
-`start_epoch`) ask for it, and MSAM asks for the optimizer, whose momentum it follows:
+`start_epoch`) ask for it. MSAM and WSAM ask for the optimizer: one follows its momentum, one its step:
 
     at = StepContext.at(step, epochs=epochs, steps_per_epoch=len(loader), seed=0)
     loss = looksam.step_gradients(model, loss_fn, x, y, at=at)

@@ -17,7 +17,6 @@ from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.weights import PassCount, Runner, StepContext
 from sam_bench.perturb.weights.base import global_norm
 from sam_bench.perturb.weights.microbatches import Microbatches
-from sam_bench.perturb.weights.momentum import momentum_of
 from sam_bench.records import Precision
 from sam_bench.seeds import derive_seed, row_generator
 from sam_bench.training.build import BuiltRecipe
@@ -105,7 +104,6 @@ class TrainingStep:
         self.model = model
         self.recipe = recipe
         self.optimizer = recipe.optimizer.build(model.parameters())
-        self._momentum = momentum_of(self.optimizer)
         self.average: AveragedModel | None = recipe.averaging.averaged(model)
         recipe.weights.check_step(self.optimizer, sync_ascent=sync_ascent)
         self._bf16, self._team = precision == "bf16", team
@@ -193,7 +191,7 @@ class TrainingStep:
             sync_ascent=self._sync_ascent,
             average=self._team.average_,
             redraw=redraw,
-            momentum=self._momentum,
+            optimizer=self.optimizer,
         )
 
     def _perturbed(self, x: Tensor, y: Tensor, at: StepContext, *, first: int, total: int) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,15 @@ from pytorch_optimizer.optimizer.sam import GSAM as ReferenceGSAM  # noqa: N811
 from pytorch_optimizer.optimizer.sam import WSAM as ReferenceWSAM  # noqa: N811
 from pytorch_optimizer.optimizer.sam import FriendlySAM as ReferenceFriendlySAM
 from torch import Tensor, nn
-from weights_samples import batch_loss, build, data, deviation, flat, moves, net, plain_gradient, used_gradient
+from weights_samples import batch_loss, build, data, deviation, flat, moves, net, plain_gradient, stepped, used_gradient
 
 from sam_bench.errors import InputError
-from sam_bench.perturb import RWP, USAM
+from sam_bench.perturb import RWP, USAM, WSAM
 from sam_bench.perturb.inputs import cross_entropy
 from sam_bench.perturb.weights import NoWeightPerturbation
 from sam_bench.perturb.weights.rwp import filter_norms
+from sam_bench.training import build_recipe, load_recipe, override
+from sam_bench.training.step import TrainingStep
 
 seeds, radii, widths = st.integers(0, 1000), st.floats(0.01, 2), st.integers(2, 20)
 SGD: dict[str, float] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
@@ -47,7 +49,7 @@ def reference(method: str, model: nn.Module) -> Callable[[Tensor, Tensor], None]
 
         return step
     theirs: Any = (
-        ReferenceWSAM(model, model.parameters(), torch.optim.SGD, rho=0.2, gamma=0.8, decouple=False, **SGD)
+        ReferenceWSAM(model, model.parameters(), torch.optim.SGD, rho=0.2, gamma=0.8, decouple=True, **SGD)
         if method == "wsam"
         else ReferenceFriendlySAM(model.parameters(), torch.optim.SGD, rho=0.2, sigma=0.7, lmbda=0.6, **SGD)
     )
@@ -80,7 +82,7 @@ def test_it_agrees_with_pytorch_optimizer_over_fifty_steps(method: str, settings
     optimizer = torch.optim.SGD(ours.parameters(), **SGD)
     for number in range(50):
         x, y = data(number % 7)
-        perturbation.backward(batch_loss(ours, x, y, step=number))
+        perturbation.backward(batch_loss(ours, x, y, step=number, optimizer=optimizer))
         optimizer.step()
         step(x, y)
     weights = [flat(list(each.parameters())) for each in (ours, theirs)]
@@ -113,8 +115,40 @@ def test_gsam_takes_off_the_part_of_the_gradient_that_is_orthogonal_to_sams(
 def test_wsam_weighs_the_sharpness(seed: int, rho: float, width: int, weight: float) -> None:
     model, (x, y) = net(width=width, seed=seed), data(seed)
     plain, sharp = two_gradients(model, rho, x, y)
-    used = flat(used_gradient(build("wsam", rho=rho, sharpness_weight=weight), model, x, y))
-    assert deviation("wsam, closed form", used, plain + weight / (1 - weight) * (sharp - plain)) < 1e-9
+    after = stepped(build("wsam", rho=rho, sharpness_weight=weight), model, x, y)
+    expected = flat(list(model.parameters())) - plain - weight / (1 - weight) * (sharp - plain)
+    assert deviation("wsam, closed form", after, expected) < 1e-9
+
+
+def test_the_sharpness_of_wsam_is_of_one_step_and_enters_no_momentum() -> None:
+    model, (x, y) = net(), data()
+    plain, sharp = two_gradients(model, 0.3, x, y)
+    start = flat(list(model.parameters()))
+    optimizer = torch.optim.SGD([{"params": model[0].parameters()}, {"params": model[3].parameters(), "lr": 0}], **SGD)
+    wsam = build("wsam", rho=0.3, sharpness_weight=0.75)
+    wsam.backward(batch_loss(model, x, y, optimizer=optimizer))  # no step is taken with it
+    wsam.backward(batch_loss(model, x, y, optimizer=optimizer))
+    optimizer.step()
+    first = sum(parameter.numel() for parameter in model[0].parameters())
+    moved = flat(list(model.parameters())) - start
+    expected = -0.1 * (plain + 5e-4 * start + 3 * (sharp - plain))
+    torch.testing.assert_close(moved[:first], expected[:first], rtol=1e-9, atol=1e-12)
+    assert not moved[first:].any()
+    kept = flat([optimizer.state[parameter]["momentum_buffer"] for parameter in model.parameters()])
+    torch.testing.assert_close(kept, plain + 5e-4 * start, rtol=1e-9, atol=1e-12)
+    there = flat(list(model.parameters()))
+    optimizer.zero_grad()
+    optimizer.step()  # follows nothing: parameters without gradients stay
+    assert torch.equal(flat(list(model.parameters())), there)
+
+
+def test_an_optimizer_that_wsam_cannot_follow_is_refused() -> None:
+    model, (x, y) = net(), data()
+    with pytest.raises(InputError, match=r"^optimizer must be given, because this method also moves the weights after"):
+        WSAM().step_gradients(model, cross_entropy, x, y)
+    recipe = build_recipe(override(load_recipe("wsam"), {"optimizer": "timm", "opt": "lookahead_sgd"}))
+    with pytest.raises(InputError, match="wsam moves the weights after the optimizer's step, and Lookahead runs no"):
+        TrainingStep(model, recipe, precision="fp32")
 
 
 @given(seed=seeds, rho=radii, width=widths)
@@ -133,8 +167,8 @@ def test_le_sam_raises_the_loss_by_its_budget_to_first_order(
     model, (x, y) = net(width=width, seed=seed), data(seed)
     gradient = flat(plain_gradient(model, x, y))
     (moved,) = moves(build("le-sam", rho=rho), model, x, y, progress=progress)
-    late = max(0.0, progress - 0.8) / 0.2
-    budget = rho * (1 + torch.cos(torch.tensor(torch.pi * late)).item()) / 2
+    early, late = min(1.0, progress / 0.05), max(0.0, progress - 0.8) / 0.2
+    budget = rho * early * (1 + torch.cos(torch.tensor(torch.pi * late)).item()) / 2
     assert deviation("le-sam, first-order rise", gradient @ flat(moved), torch.tensor(budget)) < 1e-6
     cosine = torch.nn.functional.cosine_similarity(gradient, flat(moved), dim=0).item()
     assert cosine == pytest.approx(1) or budget < 1e-9
@@ -218,7 +252,7 @@ def test_what_is_not_perturbed_learns_from_both_gradients_too(method: str) -> No
     model, (x, y) = net(), data()
     plain = flat(used_gradient(NoWeightPerturbation(), model, x, y))
     sharp = flat(used_gradient(build("sam", rho=0.4, perturb_only="last"), model, x, y))
-    used = flat(used_gradient(build(method, rho=0.4, perturb_only="last"), model, x, y))
+    used = flat(list(model.parameters())) - stepped(build(method, rho=0.4, perturb_only="last"), model, x, y)
     orthogonal = plain - (plain @ sharp) / (sharp @ sharp) * sharp
     expected = sharp - 0.4 * orthogonal if method == "gsam" else plain + 9 * (sharp - plain)
     torch.testing.assert_close(used, expected, rtol=1e-9, atol=1e-12)

@@ -14,7 +14,6 @@ from weights_samples import batch_loss, data, deviation, flat, net, plain_gradie
 from sam_bench.errors import InputError
 from sam_bench.perturb import MSAM
 from sam_bench.perturb.weights import NoWeightPerturbation
-from sam_bench.perturb.weights.momentum import momentum_of
 from sam_bench.training import build_recipe, load_recipe, override
 from sam_bench.training.step import TrainingStep
 
@@ -70,7 +69,7 @@ def test_the_one_pass_is_at_the_length_rho_against_the_momentum_and_leaves_the_w
         logits: Tensor = model(images)
         return logits
 
-    batch = batch_loss(model, x, y, score=score, momentum=momentum_of(built))
+    batch = batch_loss(model, x, y, score=score, optimizer=built)
     loss = MSAM(rho=0.7).backward(batch)
     key = "momentum_buffer" if optimizer == "sgd" else "exp_avg"
     kept = flat([built.state[parameter][key] for parameter in model.parameters()])
@@ -87,6 +86,14 @@ def test_the_one_pass_is_at_the_length_rho_against_the_momentum_and_leaves_the_w
     torch.testing.assert_close(loss, F.cross_entropy(probe(x), y).detach())
 
 
+def with_momentum(model: nn.Module) -> torch.optim.Optimizer:
+    """SGD whose running mean of the gradients is 1 everywhere."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for parameter in model.parameters():
+        optimizer.state[parameter]["momentum_buffer"] = torch.ones_like(parameter)
+    return optimizer
+
+
 def test_only_the_part_asked_for_is_perturbed_and_not_before_its_epoch() -> None:
     model, (x, y) = net(), data()
     plain = used_gradient(NoWeightPerturbation(), model, x, y)
@@ -98,7 +105,7 @@ def test_only_the_part_asked_for_is_perturbed_and_not_before_its_epoch() -> None
         logits: Tensor = model(images)
         return logits
 
-    how: dict[str, Any] = {"momentum": torch.ones_like, "score": score}
+    how: dict[str, Any] = {"optimizer": with_momentum(model), "score": score}
     early = used_gradient(msam, model, x, y, epoch=0, **how)
     late = used_gradient(msam, model, x, y, epoch=1, **how)
     assert all(torch.equal(one, other) for one, other in zip(early, plain, strict=True))
@@ -115,7 +122,7 @@ def test_the_weights_come_back_when_its_pass_fails() -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        MSAM(rho=1).backward(batch_loss(model, x, y, score=score, momentum=torch.ones_like))
+        MSAM(rho=1).backward(batch_loss(model, x, y, score=score, optimizer=with_momentum(model)))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 

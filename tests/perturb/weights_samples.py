@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,11 +54,11 @@ def batch_loss(
     seed: int = 0,
     epoch: int = 0,
     step: int = 0,
-    progress: float = 0.0,
+    progress: float = 0.5,
     **how: Any,
 ) -> BatchLoss:
     """The loss at a step of a run; `how` is a `Runner`'s. Its optimizer has taken no step and has no momentum yet."""
-    runner = Runner(**{"momentum": lambda parameter: None, **how})
+    runner = Runner(**{"optimizer": torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), **how})
     return BatchLoss(model, x, y, runner=runner, at=StepContext(seed, epoch, step, progress))
 
 
@@ -67,6 +68,21 @@ def used_gradient(
     """The gradient that the optimizer would get, copied."""
     perturbation.backward(batch_loss(model, x, y, **where))
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def stepped(perturbation: WeightPerturbation, model: nn.Module, x: Tensor, y: Tensor, **where: Any) -> Tensor:
+    """All weights after a step of plain SGD at learning rate 1; the model's own stay as they are."""
+    batch, optimizer = one_step(model, x, y, **where)
+    perturbation.backward(batch)
+    optimizer.step()
+    return flat(batch.parameters)
+
+
+def one_step(model: nn.Module, x: Tensor, y: Tensor, **where: Any) -> tuple[BatchLoss, torch.optim.Optimizer]:
+    """The loss of a copy of a model, and plain SGD at learning rate 1 for its weights."""
+    after = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(after.parameters(), 1.0)
+    return batch_loss(after, x, y, optimizer=optimizer, **where), optimizer
 
 
 def moves(perturbation: WeightPerturbation, model: nn.Module, x: Tensor, y: Tensor, **where: Any) -> list[list[Tensor]]:

@@ -161,13 +161,14 @@ class WeightPerturbation(Component):
                 steps_per_epoch=len(loader), seed=0)`.
             micro_batch: Examples differentiated at a time, if the batch does not fit the device; None for all.
             sync_ascent: Under DDP, follow the whole batch's gradient uphill instead of each device's own.
-            optimizer: Takes the step afterwards; needed by MSAM, which follows its momentum.
+            optimizer: Takes the step afterwards. MSAM, which follows its momentum, and WSAM, which moves the weights
+                once more after it, need it.
 
         Returns:
             The loss at the unperturbed weights, a detached scalar; MSAM's is the one at the perturbed weights.
 
         Raises:
-            InputError: The method depends on the step and `at` is missing, or on the momentum and `optimizer` is, or
+            InputError: The method depends on the step and `at` is missing, or on the optimizer and `optimizer` is, or
                 the loss or model does not fit.
         """
         self.check_step(optimizer, sync_ascent=sync_ascent)

@@ -19,12 +19,19 @@ class LESAM(GroupedAscent):
     """SAM whose ascent raises the loss by a fixed amount (Wang et al. 2026, arXiv 2605.10183).
 
     `e = r g / ||g||` with `r = min(sigma / ||g||, rho_max)`: to first order the loss rises by sigma in every step,
-    however long the gradient. From the share `decay_from` of the run on, sigma falls to 0 along a cosine.
+    however long the gradient. Until the share `full_from` of the run, sigma grows from 0. From the share `decay_from`
+    on, it falls to 0 along a cosine.
     """
 
     rho: float = Field(default=0.35, ge=0, description="rise of the loss by the ascent, to first order (paper: sigma)")
     rho_max: float | None = Field(
         default=None, gt=0, description="longest ascent in weight space (L2 over all parameters); no limit if not given"
+    )
+    full_from: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of the run from which the rise of the loss is `rho`; it grows from 0 until then",
     )
     decay_from: float = Field(
         default=0.8, ge=0, le=1, description="share of the run after which the rise of the loss falls to 0"
@@ -40,7 +47,9 @@ class LESAM(GroupedAscent):
 
     def budget(self, batch: BatchLoss) -> float:
         """Sigma at this step."""
-        if self.decay_from == 1:
-            return self.rho
-        passed = max(0.0, (batch.at.progress - self.decay_from) / (1 - self.decay_from))
-        return self.rho * (1 + math.cos(math.pi * passed)) / 2
+        rho, progress = self.rho, batch.at.progress
+        if progress < self.full_from:
+            rho *= progress / self.full_from
+        if progress > self.decay_from:
+            rho *= (1 + math.cos(math.pi * (progress - self.decay_from) / (1 - self.decay_from))) / 2
+        return rho

@@ -274,7 +274,7 @@ class BatchLoss:
             micro_batch=self.runner.micro_batch,
             shards=sizes,
             redraw=redraw_here,
-            momentum=self.runner.momentum,
+            optimizer=self.runner.optimizer,
         )
         x, x_adv, y = (_take(each, where) for each in (self.x, self.x_adv, self.y))
         return BatchLoss(self.model, x_adv, y, x=x, objective=self._objective, runner=alone, at=self._at)

@@ -12,7 +12,7 @@ from sam_bench.errors import InputError
 from sam_bench.perturb.weights.ascent import Part, part_of, scale_to
 from sam_bench.perturb.weights.base import WEIGHT_PERTURBATIONS, WeightPerturbation, displaced
 from sam_bench.perturb.weights.loss import BatchLoss
-from sam_bench.perturb.weights.momentum import has_momentum
+from sam_bench.perturb.weights.momentum import has_momentum, momentum_of
 
 
 @WEIGHT_PERTURBATIONS.register("msam")
@@ -66,9 +66,10 @@ class MSAM(WeightPerturbation):
 
     def backward(self, batch: BatchLoss) -> Tensor:
         """The gradient at `w - rho v / ||v||`; the loss there."""
-        momentum = batch.runner.momentum
-        if momentum is None:
-            raise InputError(f"{self.method} needs the optimizer's momentum, and the batch's `Runner` has none")
+        optimizer = batch.runner.optimizer
+        if optimizer is None:
+            raise InputError(f"{self.method} needs the optimizer's momentum, and the batch's `Runner` has no optimizer")
+        momentum = momentum_of(optimizer)
         if self.start_epoch and batch.at.epoch < self.start_epoch:
             return batch.backward().loss
         allowed = part_of(batch.model, self.perturb_only)

@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from sam_bench.distributed import current_team
 from sam_bench.errors import InputError
 from sam_bench.perturb.inputs import at_least_float32
-from sam_bench.perturb.weights.momentum import momentum_of
 from sam_bench.perturb.weights.runner import Runner, Score
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -55,7 +54,7 @@ def runner_for(
     Args:
         model: A network, or a `DistributedDataParallel` around one.
         device: Of the batch.
-        optimizer: The caller's, if the method follows its momentum.
+        optimizer: The caller's, if the method needs it.
         micro_batch: See `Runner`.
         sync_ascent: See `Runner`.
 
@@ -79,7 +78,7 @@ def runner_for(
         micro_batch=micro_batch,
         sync_ascent=sync_ascent,
         redraw=_equal_masks(device),
-        momentum=None if optimizer is None else momentum_of(optimizer),
+        optimizer=optimizer,
     )
     if isinstance(inner, DistributedDataParallel):
         how = replace(how, no_sync=inner.no_sync, average=current_team().average_)

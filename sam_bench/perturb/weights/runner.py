@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-
-from sam_bench.perturb.weights.momentum import Momentum
 
 Score = Callable[[Tensor], Tensor]
 """Maps images [B, C, H, W] to logits [B, classes]."""
@@ -61,7 +60,7 @@ class Runner:
         average: Replaces tensors by their means over the devices, in place.
         redraw: Called with (microbatch, draw) before each pass. It seeds dropout and stochastic depth, so that
             passes whose gradients or losses are compared have equal masks.
-        momentum: Gives the optimizer's running mean of a parameter's gradients; None without an optimizer.
+        optimizer: Takes the step that the gradient is for; None if it is not known.
     """
 
     score: Score | None = None
@@ -72,4 +71,4 @@ class Runner:
     sync_ascent: bool = False
     average: Callable[[Sequence[Tensor]], None] = _keep
     redraw: Callable[[int, int], None] | None = None
-    momentum: Momentum | None = None
+    optimizer: torch.optim.Optimizer | None = None
