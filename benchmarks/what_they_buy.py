@@ -2,13 +2,15 @@
 
     python benchmarks/what_they_buy.py --data cifar10-jpeg.npz                        # hours on two cores
     python benchmarks/what_they_buy.py --data cifar10-jpeg.npz --methods standard,sam-0.2,at --jobs 1
+    python benchmarks/what_they_buy.py --data cifar10-jpeg.npz --methods gsam,wsam --seeds 0,1,2
     python benchmarks/what_they_buy.py --data cifar10-jpeg.npz --width 64 --epochs 30 --limit-train 0 --jobs 1
     python benchmarks/what_they_buy.py --data cifar10-jpeg.npz --table-only --submit  # from what there is
 
 Every row is a card in the folder's zoo and records beside it, made by `sam-bench train` and `sam-bench
 evaluate`. What exists is not made again, and what was interrupted is continued: stop it and start it as
 often as you like. All rows share architecture, epochs, images and batch; the rest is the recipe's, but
-for what a row says. The table is read from cards and records; no number is typed.
+for what a row says. The table is read from cards and records; no number is typed. With several seeds it
+shows means and standard deviations.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import argparse
 import contextlib
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from common import table, write_json
 
@@ -31,11 +35,12 @@ from sam_bench.records import EvaluationRecord, ModelCard, read_record
 
 @dataclass(frozen=True)
 class Row:
-    """A method of the table: a recipe, and what is different from it."""
+    """A method of the table: a recipe, and what is different from it; and a seed of the training."""
 
     name: str
     recipe: str
     options: tuple[str, ...] = ()
+    seed: int = 0
 
 
 # The order is that in which they are made: what the table is for comes first.
@@ -128,7 +133,7 @@ class Table:
 
     def model(self, row: Row) -> str:
         """The row's name in the zoo."""
-        seed = f"-s{self._options.seed}" if self._options.seed else ""
+        seed = f"-s{row.seed}" if row.seed else ""
         return f"{row.name}-prn18-w{self._options.width}{seed}".replace(".", "")
 
     def card(self, row: Row) -> ModelCard | None:
@@ -159,7 +164,7 @@ class Table:
             del command[-2:]
         if options.limit_train:
             command += ["--limit-train", options.limit_train]
-        command += ["--seed", options.seed] if options.seed else []
+        command += ["--seed", row.seed] if row.seed else []
         command += row.options
         command += ["--validation", 0, "--compile", options.compile, "--precision", options.precision]
         command += ["--weights-dtype", "float16", "--name", self.model(row), "--resume"]
@@ -182,9 +187,9 @@ class Table:
 
     def _run(self, row: Row, command: list[object]) -> None:
         spelled = [str(part) for part in command]
-        print(f"{time.strftime('%H:%M:%S')} {row.name}: sam-bench {' '.join(spelled)}", file=sys.stderr, flush=True)
+        print(f"{time.strftime('%H:%M:%S')} sam-bench {' '.join(spelled)}", file=sys.stderr, flush=True)
         threads = {"OMP_NUM_THREADS": str(self._options.threads)} if self._options.threads else {}
-        with (self._folder / f"{row.name}.log").open("a", encoding="utf-8") as log:
+        with self._log(row).open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "sam_bench", *spelled],
                 cwd=self._folder,
@@ -199,20 +204,23 @@ class Table:
             finally:
                 self._running.discard(process)
 
+    def _log(self, row: Row) -> Path:
+        return self._folder / f"{self.model(row)}.log"
+
     def make(self, rows: list[Row]) -> list[str]:
         """Everything that is missing, training and the quick attacks first; what failed, a line each."""
         failures = []
         with ThreadPoolExecutor(self._options.jobs) as pool:
             stages: list[tuple[Row, Future[None]]] = []
-            trained = {row.name: pool.submit(self._trained_and_seen, row) for row in rows}
-            stages += [(row, trained[row.name]) for row in rows]
-            stages += [(row, pool.submit(self._after, trained[row.name], row)) for row in rows]
+            trained = {row: pool.submit(self._trained_and_seen, row) for row in rows}
+            stages += [(row, trained[row]) for row in rows]
+            stages += [(row, pool.submit(self._after, trained[row], row)) for row in rows]
             try:
                 for row, stage in stages:
                     try:
                         stage.result()
                     except (subprocess.CalledProcessError, RuntimeError) as error:
-                        failures.append(f"{row.name}: {error}; see {self._folder / (row.name + '.log')}")
+                        failures.append(f"{self.model(row)}: {error}; see {self._log(row)}")
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in list(self._running):
@@ -233,7 +241,7 @@ class Table:
             self.attack(row, judge)  # what is done is not done again
 
 
-def figures(board: Table, rows: list[Row]) -> list[dict[str, object]]:
+def figures(board: Table, rows: list[Row]) -> list[dict[str, Any]]:
     """What cards and records say, a dictionary for each row that is trained."""
     found = []
     for row in rows:
@@ -242,8 +250,9 @@ def figures(board: Table, rows: list[Row]) -> list[dict[str, object]]:
             continue
         records = {key: record for key, (_, record) in board.records(row).items()}
         seen = records.get(("pgd", "Linf", "1/255"))
-        figure: dict[str, object] = {
+        figure: dict[str, Any] = {
             "method": row.name,
+            "seed": row.seed,
             "recipe": " ".join((row.recipe, *row.options)),
             "clean": seen and seen.clean_accuracy,
             "passes": card.cost.passes,
@@ -257,22 +266,27 @@ def figures(board: Table, rows: list[Row]) -> list[dict[str, object]]:
     return found
 
 
-def printed(found: list[dict[str, object]]) -> str:
-    """The table in Markdown; a dash where a figure is still missing."""
-    heads = [key for key in found[0] if key != "recipe"]
+def printed(found: list[dict[str, Any]]) -> str:
+    """The table in Markdown, a line for each method; a dash where a figure is still missing."""
+    heads = [key for key in found[0] if key not in ("recipe", "seed")]
+    methods = dict.fromkeys(figure["method"] for figure in found)
     rows = []
-    for figure in found:
-        cells = []
-        for key in heads:
-            value = figure[key]
-            if isinstance(value, float) and key not in ("passes", "seconds"):
-                cells.append(f"{100 * value:.1f}")
-            elif isinstance(value, float):
-                cells.append(f"{value:.0f}")
-            else:
-                cells.append("–" if value is None else str(value))
-        rows.append(cells)
-    return table(heads, rows)
+    for method in methods:
+        runs = [figure for figure in found if figure["method"] == method]
+        rows.append([method, *(_cell(key, [run[key] for run in runs]) for key in heads[1:]), str(len(runs))])
+    return table([*heads, "seeds"], rows)
+
+
+def _cell(key: str, values: list[float | None]) -> str:
+    """The mean over seeds, with the standard deviation where there are several; accuracies in per cent."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "–"
+    scale, digits = (1, 0) if key in ("passes", "seconds") else (100, 1)
+    mean = f"{scale * statistics.fmean(known):.{digits}f}"
+    if len(known) == 1 or key == "passes":
+        return mean
+    return f"{mean} ± {scale * statistics.stdev(known):.{digits}f}"
 
 
 def _options() -> argparse.Namespace:
@@ -284,7 +298,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--limit-train", type=int, default=10_000, help="0: all images")
-    parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument("--seeds", default="0", help="of the training, separated by commas")
     parser.add_argument("--n-pgd", type=int, default=2_000)
     parser.add_argument("--n-autoattack", type=int, default=200, help="0: without AutoAttack")
     parser.add_argument("--precision", default="fp32", choices=["auto", "bf16", "fp32"])
@@ -301,7 +315,10 @@ def _options() -> argparse.Namespace:
             parser.error(f"--methods: {name!r} is not one of {', '.join(known)}")
     if not options.data.exists():
         parser.error(f"--data: there is no file {options.data}")
-    options.rows = [known[name] for name in options.methods.split(",")]
+    if not all(seed.isdecimal() for seed in options.seeds.split(",")):
+        parser.error(f"--seeds: {options.seeds!r} must be whole numbers from 0 on, separated by commas")
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    options.rows = [replace(known[name], seed=seed) for name in options.methods.split(",") for seed in seeds]
     return options
 
 
