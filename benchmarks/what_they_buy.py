@@ -146,7 +146,7 @@ class Table:
         records: dict[tuple[str, str, str], tuple[Path, EvaluationRecord]] = {}
         name = self.model(row)
         # An entry's records are copies of the evaluations, which a folder that is committed leaves out.
-        paths = [*self._folder.glob(f"leaderboards/*/*/records/{name}-*.json")]
+        paths = [path for path in self._folder.glob(f"leaderboards/*/*/records/{name}-*") if path.suffixes == [".json"]]
         for path in sorted([*paths, *self._folder.glob(f"evaluations/{name}/*.json")]):
             record = read_record(path, EvaluationRecord)
             if record.model == name:
