@@ -32,6 +32,7 @@ from sam_bench.evaluation import Executor, Local, Processes
 from sam_bench.evaluation.log import Log
 from sam_bench.evaluation.problem import Problem
 from sam_bench.integrations.state import EvaluationState
+from sam_bench.modes import attacking
 from sam_bench.records import MISCLASSIFIED, ROBUST, Norm, Radius
 from sam_bench.zoo import LoadedModel
 
@@ -127,7 +128,7 @@ class AutoAttack:
 
     Args:
         model: Maps float32 [B, C, H, W] in [0, 1] to logits [B, classes]: a module, or a function of tensors. A module
-            is put into eval mode for the time of the attack.
+            is put into eval mode for the time of the attack and of predictions.
         norm: 'Linf', 'L2' or 'L1'.
         eps: Radius of the ball.
         seed: Decides every random draw; None takes the clock.
@@ -291,7 +292,7 @@ class AutoAttack:
             raise InputError(f"x_orig must be float [N, C, H, W] in [0, 1], not {x.dtype} {list(x.shape)}")
         if y.shape != x.shape[:1] or y.is_floating_point():
             raise InputError(f"y_orig must be {len(x)} integers, not {y.dtype} {list(y.shape)}")
-        module = self.model if isinstance(self.model, nn.Module) else _Called(self.model)
+        module = self._module()
         inputs = _Inputs(x.detach().cpu().float(), y.detach().cpu().long())
         sha256, classes = identified(module, (x.shape[1], x.shape[2], x.shape[3]))
         return Problem(
@@ -374,9 +375,13 @@ class AutoAttack:
         state.clean_accuracy = 1 - self.verdicts.count(MISCLASSIFIED) / len(self.verdicts)
         state.robust_flags = torch.tensor([verdict == ROBUST for verdict in self.verdicts])
 
-    @torch.no_grad()
+    def _module(self) -> nn.Module:
+        return self.model if isinstance(self.model, nn.Module) else _Called(self.model)
+
     def _predicted(self, x: Tensor, bs: int) -> Tensor:
-        return torch.cat([self.get_logits(part.to(self.device)).argmax(1).cpu() for part in x.split(bs)])
+        module = self._module()
+        with torch.no_grad(), attacking(module):  # as the attack sees it
+            return torch.cat([module(part.to(self.device)).argmax(1).cpu() for part in x.split(bs)])
 
     def _say(self, message: str) -> None:
         if self.verbose:

@@ -73,6 +73,31 @@ def test_results_are_as_upstream_gives_them(model: nn.Module, batch: Batch) -> N
     assert adversary.clean_accuracy(x, y, bs=5) == pytest.approx(float((model(x).argmax(1) == y).float().mean()))
 
 
+def test_predictions_are_made_as_the_attack_is_and_change_nothing(batch: Batch) -> None:
+    class Trained(nn.Module):
+        """In train mode, with BatchNorm, and it writes into its input."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.norm, self.head = nn.BatchNorm1d(batch[0][0].numel()), nn.Linear(batch[0][0].numel(), 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(x.sub_(0.5).flatten(1)))
+
+    x, module = batch[0].clone(), Trained()
+    y = module.eval()(x.clone()).argmax(1)
+    module.train()
+    before = {name: each.clone() for name, each in module.state_dict().items()}
+    adversary = quick(module, version="custom", attacks_to_run=["apgd-ce"], eps=0.01)
+    x_adv, labels = adversary.run_standard_evaluation(x, y, return_labels=True)
+    robust = torch.tensor([verdict == "robust" for verdict in adversary.verdicts])
+    assert torch.equal(labels == y, robust) and robust.any()
+    assert adversary.clean_accuracy(x, y) == 1
+    assert torch.equal(x, batch[0]) and ((x_adv - x).abs() <= 0.01 + 1e-6).all()
+    assert module.training and all(torch.equal(before[name], each) for name, each in module.state_dict().items())
+
+
 def test_the_batch_size_changes_no_verdict_and_the_seed_decides(model: nn.Module, batch: Batch) -> None:
     x, y = batch
     settings: dict[str, Any] = {"version": "custom", "attacks_to_run": ["square"]}
