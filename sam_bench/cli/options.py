@@ -138,8 +138,9 @@ def _field_option(called: str, name: str, field: FieldInfo, described: Described
     if described.default:
         attributes["help"] += f"  [default: {described.default}]"
     heading = MOST_USED if described.first else described.group.capitalize()
-    declarations = [spelled(called), *map(spelled, described.also), name]
-    return Option(declarations, heading=heading, first=described.first, parts=parts, described=described, **attributes)
+    return Option(
+        [spelled(called), name], heading=heading, first=described.first, parts=parts, described=described, **attributes
+    )
 
 
 def _plain(annotation: Any) -> Any:

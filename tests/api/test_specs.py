@@ -239,9 +239,9 @@ def test_the_command_line_and_python_make_equal_specs() -> None:
     assert typed.fingerprint() == said.fingerprint() and typed.but(settings=said.settings) == said
     assert typed.default_name() == said.default_name()
     typed = _parsed(
-        evaluate_command, "m", "--attack", "pgd", "--eps", "1/255,2/255", "--second-opinion", "--workers", "2"
+        evaluate_command, "m", "--attack", "pgd", "--eps", "1/255,2/255", "--second-attack", "--workers", "2"
     )
-    assert typed == EvalSpec(attack="pgd", eps=["1/255", "2/255"], second_opinion=True, workers=np.int8(2))
+    assert typed == EvalSpec(attack="pgd", eps=["1/255", "2/255"], second_attack=True, workers=np.int8(2))
     arguments = ["--recipe", "sam,at", "--seed", "0,1", "--epochs", "3", "--device", "cpu", "--attack", "pgd"]
     typed = _parsed(sweep_command, *arguments, "--attack-eps", "1/255", "--attack-setting", "steps=2")
     grid = {"recipe": ["sam", "at"], "seed": [0, 1], "epochs": ["3"]}

@@ -16,7 +16,7 @@ def test_a_second_opinion_is_printed_warned_of_and_kept(with_tiny: CommandLine) 
     command = ["evaluate", "tiny", *_WEAK, "--eps", "0.15", "--n-examples", "30", "--output", "record.json"]
     alone = with_tiny.done(*command)
     assert "second" not in alone.out + alone.err
-    done = with_tiny.done(*command, "--second-opinion", "--resume")
+    done = with_tiny.done(*command, "--second-attack", "--resume")
     record = read_record(with_tiny.folder / "record.json", EvaluationRecord)
     opinion = record.second_opinion
     assert opinion is not None and len(opinion.broken) > 3
@@ -28,12 +28,12 @@ def test_a_second_opinion_is_printed_warned_of_and_kept(with_tiny: CommandLine) 
     ]
     assert f"warning: second-opinion: pgd-margin broke a further {opinion.gap:.2%} of all examples" in done.err
     assert f"second attack: pgd-margin on the {record.verdicts.count('robust')} examples that pgd left" in done.err
-    again = with_tiny.done(*command, "--second-opinion", "--resume", "--json")
+    again = with_tiny.done(*command, "--second-attack", "--resume", "--json")
     assert EvaluationRecord(**again.json) == record and "record.json is finished: nothing to resume" in again.err
 
 
 def test_pgd_margin_is_not_asked_about_itself(with_tiny: CommandLine) -> None:
-    message = with_tiny.refused("evaluate", "tiny", "--attack", "pgd-margin", "--second-opinion")
+    message = with_tiny.refused("evaluate", "tiny", "--attack", "pgd-margin", "--second-attack")
     assert "--second-attack runs pgd-margin, which is the attack itself" in message
 
 
@@ -106,4 +106,4 @@ def test_the_batch_size_is_found_said_and_recorded(with_tiny: CommandLine) -> No
 def test_help_tells_how_other_packages_attacks_are_named(cli: CommandLine) -> None:
     text = " ".join(cli.done("evaluate", "--help").out.split())
     assert "pgd-margin, foolbox:NAME, torchattacks:NAME" in text
-    assert "--attack-setting KEY=VALUE" in text and "--second-opinion" in text and "--batch-size INT|auto" in text
+    assert "--attack-setting KEY=VALUE" in text and "--second-attack" in text and "--batch-size INT|auto" in text

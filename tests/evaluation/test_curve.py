@@ -126,7 +126,7 @@ def test_adversarial_examples_that_were_not_kept_are_missed_before_the_smaller_b
 
 
 def test_a_second_opinion_stays_with_a_record_that_a_curve_builds_on(wavy: Wavy) -> None:
-    (alone,) = curve(wavy, 32, second_opinion=True)
+    (alone,) = curve(wavy, 32, second_attack=True)
     before = alone.second_opinion
     assert before is not None and before.gap > 0.005
     smaller, built = curve(wavy, 24, 32, resume=True)
@@ -141,10 +141,10 @@ def test_a_second_opinion_stays_with_a_record_that_a_curve_builds_on(wavy: Wavy)
 
 
 def test_on_a_curve_built_on_a_second_opinion_what_it_broke_in_a_small_ball_stays_broken(wavy: Wavy) -> None:
-    curve(wavy, 32, second_opinion=True)
-    smaller, built = curve(wavy, 8, 32, second_opinion=True, resume=True)
+    curve(wavy, 32, second_attack=True)
+    smaller, built = curve(wavy, 8, 32, second_attack=True, resume=True)
     forget(32)
-    _, whole = curve(wavy, 8, 32, second_opinion=True, resume=True)
+    _, whole = curve(wavy, 8, 32, second_attack=True, resume=True)
     assert smaller.second_opinion is not None and built.second_opinion is not None and whole.second_opinion is not None
     assert built.second_opinion.broken == whole.second_opinion.broken and built.warnings == whole.warnings
     for place in smaller.second_opinion.broken:
@@ -188,7 +188,7 @@ def test_what_was_found_at_a_radius_is_used_by_a_curve_with_smaller_ones(
 def test_finished_records_in_a_folder_that_cannot_be_written_are_given_back(
     wavy: Wavy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {"save_adversarial": True, "second_opinion": True}
+    options: dict[str, Any] = {"save_adversarial": True, "second_attack": True}
     records, before = curve(wavy, 8, 32, **options), files()
 
     def refuse(*_: Any, **__: Any) -> None:

@@ -156,7 +156,7 @@ def options(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(results, "PGDMarginAttack", ShortMargin)
     weak = {"steps": 1, "step_size": "2/255", "random_start": False}
-    return {"model": "tiny", "attack": "pgd", "settings": weak, "n_examples": 60, "zoo": zoo, "second_opinion": True}
+    return {"model": "tiny", "attack": "pgd", "settings": weak, "n_examples": 60, "zoo": zoo, "second_attack": True}
 
 
 def _without_times(record: EvaluationRecord) -> dict[str, Any]:
@@ -201,14 +201,14 @@ def test_interrupted_in_the_middle_of_it_nothing_is_lost(
 
 def test_it_is_added_to_a_finished_record_and_not_asked_twice(options: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "record.json"
-    alone = api.evaluate(**options | {"second_opinion": False}, eps="16/255", output=path)
+    alone = api.evaluate(**options | {"second_attack": False}, eps="16/255", output=path)
     assert alone.second_opinion is None
     added = api.evaluate(**options, eps="16/255", output=path, resume=True)
     assert added.second_opinion is not None and added.created == alone.created
     assert added.model_copy(update={"second_opinion": None, "warnings": alone.warnings}) == alone
     before = path.read_bytes()
-    for second_opinion in (True, False):
-        again = api.evaluate(**options | {"second_opinion": second_opinion}, eps="16/255", output=path, resume=True)
+    for second_attack in (True, False):
+        again = api.evaluate(**options | {"second_attack": second_attack}, eps="16/255", output=path, resume=True)
         assert again == added and path.read_bytes() == before
 
 
@@ -241,7 +241,7 @@ def test_its_progress_outlives_a_resume_without_it(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         stop_in_it(5, patched)
         api.evaluate(**again)
-    assert api.evaluate(**again | {"second_opinion": False}, resume=True).second_opinion is None
+    assert api.evaluate(**again | {"second_attack": False}, resume=True).second_opinion is None
     assert {path.name for path in tmp_path.glob("again*")} == {"again.json", "again.opinion.progress"}
     (part,) = (tmp_path / "again.opinion.progress").glob("part-*")
     assert len(part.read_text().splitlines()) == 5
@@ -253,7 +253,7 @@ def test_its_adversarial_examples_go_with_it(options: dict[str, Any], tmp_path: 
     path, bundle = tmp_path / "a.json", tmp_path / "a.opinion.adversarial.npz"
     api.evaluate(**options, eps="16/255", output=path, save_adversarial=True)
     assert bundle.exists()
-    api.evaluate(**options | {"second_opinion": False}, eps="16/255", output=path)
+    api.evaluate(**options | {"second_attack": False}, eps="16/255", output=path)
     assert {each.name for each in tmp_path.glob("a*")} == {"a.json"}
 
 
@@ -262,7 +262,7 @@ def test_its_adversarial_examples_are_made_where_they_are_asked_for_later(
 ) -> None:
     path, bundle = tmp_path / "b.json", tmp_path / "b.opinion.adversarial.npz"
     asked: dict[str, Any] = {**options, "eps": "16/255", "output": path}
-    api.evaluate(**asked | {"second_opinion": False}, save_adversarial=True)
+    api.evaluate(**asked | {"second_attack": False}, save_adversarial=True)
     judged = api.evaluate(**asked, resume=True)
     assert judged.second_opinion is not None and not bundle.exists()
     again = api.evaluate(**asked, resume=True, save_adversarial=True)

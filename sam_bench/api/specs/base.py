@@ -26,7 +26,6 @@ class Option:
     first: int
     default: str
     metavar: str | None
-    also: tuple[str, ...]
 
 
 def option(
@@ -39,7 +38,6 @@ def option(
     first: int = 0,
     default: str = "",
     metavar: str | None = None,
-    also: tuple[str, ...] = (),
 ) -> Option:
     """Describe a field of a spec. Everything else is made from this: options, keywords, names, resume checks, sweeps.
 
@@ -52,9 +50,8 @@ def option(
         first: Its rank among the most used options, at the top of the help; 0: it is not among them.
         default: What the default amounts to, where the value does not say it.
         metavar: What stands for the value in the help.
-        also: Its other names.
     """
-    return Option(help, identity, in_name, sweep, group, first, default, metavar, also)
+    return Option(help, identity, in_name, sweep, group, first, default, metavar)
 
 
 S = TypeVar("S", bound="Spec")
@@ -73,8 +70,6 @@ class Spec(BaseModel):
     """The fields that Python callers may give by their place."""
 
     def __init__(self, /, **fields: Any) -> None:
-        also = {other: name for name, each in self.options().items() for other in each.also}
-        fields = {also.get(name, name): value for name, value in fields.items()}
         for name in fields:
             if name not in type(self).model_fields:
                 raise unknown_name("argument", name, type(self).model_fields)

@@ -146,7 +146,6 @@ class EvalSpec(RunSpec):
         option(
             "Run pgd-margin on what the attack left standing, and warn where it breaks more than half a point.",
             group="attack",
-            also=("second_opinion",),
         ),
     ] = False
 
