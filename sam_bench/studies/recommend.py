@@ -104,7 +104,7 @@ def recommend(rows: Sequence[MeasuredPoint], question: Question) -> Recommendati
     return Recommendation(
         row=chosen,
         settings=chosen.settings,
-        reasons=tuple(_reasons(chosen, standard, near, question)),
+        reasons=(*_reasons(chosen, standard, near, question), *_elsewhere(chosen, rows)),
         warnings=tuple(_warnings(chosen, near, question)),
         alternatives=tuple(_alternatives(near, question, gain)),
     )
@@ -169,13 +169,27 @@ def _reasons(
             f"That leaves {chosen.robust:.1%} robust and {chosen.clean:.1%} clean accuracy, where plain training has "
             f"{robust:.1f}% and {clean:.1f}%."
         )
-    seeds = len(chosen.models)
     yield (
-        f"Measured with {chosen.where}; {seeds} seed{'' if seeds == 1 else 's'}; {chosen.attack} at {chosen.norm} "
-        f"{chosen.eps} on {chosen.n_examples:,} test images. Brackets are 95 % intervals."
+        f"Measured with {chosen.where}; {_seeds(chosen)}; {chosen.attack} at {chosen.norm} {chosen.eps} on "
+        f"{chosen.n_examples:,} test images. Brackets are 95 % intervals."
     )
     if _ratio(chosen.eps, question.eps) > 1 + 1e-9:
         yield f"{question.norm} {question.eps} was not measured; {chosen.eps} is the nearest radius that was."
+
+
+def _elsewhere(chosen: MeasuredPoint, rows: Sequence[MeasuredPoint]) -> Iterator[str]:
+    """What the method changed with other networks or data, each as it was measured with the most seeds."""
+    if chosen.family == STANDARD:
+        return
+    same = [row for row in rows if (row.method, row.norm, row.eps) == (chosen.method, chosen.norm, chosen.eps)]
+    best = {row.where: row for row in sorted(same, key=lambda row: (len(row.models), row.n_examples))}
+    for row in best.values():
+        if row.where != chosen.where:
+            yield f"With {row.where} ({_seeds(row)}): {_signed(row, 'robust')} and {_signed(row, 'clean')}."
+
+
+def _seeds(row: MeasuredPoint) -> str:
+    return f"{len(row.models)} seed{'' if len(row.models) == 1 else 's'}"
 
 
 def _signed(row: MeasuredPoint, kind: str) -> str:

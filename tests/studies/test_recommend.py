@@ -137,6 +137,25 @@ def test_the_nearest_radius_answers_and_of_two_the_larger() -> None:
     assert str(recommend(POINTS, ask("3/255")).row.eps) == "2/255"
 
 
+def test_it_says_what_the_method_bought_with_another_network() -> None:
+    larger = {"where": "a larger network", "robust_change": Change(estimate=14, low=13, high=15.06)}
+    rows = [
+        STANDARD,
+        point("A", 2, 79.5, 45),
+        point("B", 2, 79.5, 44),
+        point("A", 2, 79.8, 54, models=("one", "two"), **larger),
+        point("A", 2, 79.8, 52, n_examples=9000, **larger),
+        point("A", 2, 79.8, 54, eps=Radius("1/255"), **larger),
+    ]
+    said = recommend(rows, ask()).reasons[-1]
+    assert said == (
+        "With a larger network (2 seeds): +14.0 points of robust accuracy [+13.0, +15.1] and -0.2 points of clean "
+        "accuracy [-1.2, +0.8]."
+    )
+    assert not any("a larger network" in each for each in recommend(rows[:1] + rows[2:], ask()).reasons)
+    assert not any("a larger network" in each for each in recommend(rows[:3], ask()).reasons)
+
+
 def test_plain_training_is_shown_from_the_source_of_the_method() -> None:
     """Its accuracies differ between sources; the change was measured beside one of them."""
     standard = point("standard", 1, 81, 44, settings={"recipe": "standard"}, models=("one", "two"))
