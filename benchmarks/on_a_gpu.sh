@@ -2,7 +2,7 @@
 # What a GPU is wanted for, in three commands of less than ten minutes each:
 #
 #   benchmarks/on_a_gpu.sh FILE.npz OUT a   # does everything run; speeds; which levers pay (8.5 minutes)
-#   benchmarks/on_a_gpu.sh FILE.npz OUT b   # four models at full width, PGD, AutoAttack as far as it gets (9.5)
+#   benchmarks/on_a_gpu.sh FILE.npz OUT b   # five models at full width, PGD, AutoAttack as far as it gets (9.5)
 #   benchmarks/on_a_gpu.sh FILE.npz OUT c   # the AutoAttack engine beside its authors' code; what b left undone (6.5)
 #
 # Environment: PYTHON, WIDTH (64), EPOCHS (20), DEVICE (cuda), LIMIT (575 seconds a command). A part that fails or
@@ -34,7 +34,7 @@ models() { # SECONDS
     within "$1" models "$python" "$here/what_they_buy.py" --data "$data" --folder "$out/models" --json "$out/models.json" \
         --width "$width" --epochs "$epochs" --limit-train "${LIMIT_TRAIN:-0}" --jobs "${JOBS:-2}" --threads 4 \
         --precision auto --compile auto --n-pgd "${N_PGD:-10000}" --n-autoattack "${N:-500}" \
-        --methods "${ROWS:-standard,at,sam-0.1,sam-0.4}"
+        --methods "${ROWS:-standard,at,sam-0.1,n-fgsm-1,sam-0.4}"
 }
 
 case $part in

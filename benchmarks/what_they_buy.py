@@ -64,6 +64,7 @@ ROWS = [
     Row("at-l2-32", "at-l2-32"),
     Row("fast-at", "fast-at"),
     Row("n-fgsm", "n-fgsm"),
+    Row("n-fgsm-1", "n-fgsm-1"),
     Row("at-linf-2", "at-linf-2"),
     Row("trades", "trades"),
     Row("sam-at", "sam-at"),
