@@ -21,7 +21,7 @@ from sam_bench.studies.measured import Measured
 from sam_bench.studies.notes import Distances, Fault, Matched
 from sam_bench.studies.opening import plan_of
 from sam_bench.studies.verdicts import decide
-from sam_bench.studies.waiting import waits_for
+from sam_bench.studies.waiting import left_out, waits_for
 from sam_bench.versions import package_versions, source_commit
 from sam_bench.zoo import Zoo
 
@@ -93,11 +93,13 @@ def _claims(found: Measured) -> Json:
     claims: Json = {}
     for name, claim in plan.claims.items():
         decision, missing = decide(claim, found, plan.statistics), waits_for(claim, found)
+        absent = left_out(claim, found)
         claims[name] = {
             "text": claim.text,
-            "verdict": "unfinished" if missing else decision.verdict,
+            "verdict": "not tested" if absent else "unfinished" if missing else decision.verdict,
             "so_far": decision.verdict,
             "waits_for": missing,
+            "left_out": absent,
             "sentence": decision.sentence,
             "parts": [
                 {

@@ -1,17 +1,20 @@
-"""What a claim still waits for. It has a verdict once all planned seeds are there, not as soon as it looks decided."""
+"""What a claim still waits for, and what of it this scale cannot test.
+
+It has a verdict once all planned seeds are there, not as soon as it looks decided.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sam_bench.studies.claims import CLEAN, Claim, Part, Passes
+from sam_bench.studies.claims import CLEAN, Claim, Family, Part, Passes
 from sam_bench.studies.measured import Measured
 
 
 def waits_for(claim: Claim, found: Measured) -> list[str]:
     """The rows of a claim that lack seeds, as `at: 1 of 3 seeds of autoattack`; empty if nothing is missing.
 
-    A row that the scale leaves out is not waited for: the claim stays inconclusive.
+    A row that the scale leaves out is not waited for; see `left_out`.
     """
     lacking: dict[str, None] = {}
     for part in claim.parts:
@@ -23,6 +26,16 @@ def waits_for(claim: Claim, found: Measured) -> list[str]:
             if done < planned:
                 lacking[f"{row}: {done} of {planned} seeds" + (f" of {of}" if of else "")] = None
     return list(lacking)
+
+
+def left_out(claim: Claim, found: Measured) -> list[str]:
+    """The rows of a claim that the scale leaves out; of a family all, where too few are left for a curve."""
+    study, needed = found.study, set[str]()
+    for part in claim.parts:
+        needed |= {part.a, part.b} if isinstance(part.b, str) else {part.a}
+        if isinstance(part.b, Family) and len(found.family(part.b.family)) < 2:
+            needed |= {row for row, each in study.plan.rows.items() if each.family == part.b.family}
+    return [row for row in study.plan.rows if row in needed - study.rows.keys()]
 
 
 def _rows(part: Part, found: Measured) -> Iterator[str]:

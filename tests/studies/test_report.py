@@ -15,7 +15,9 @@ from study_samples import content, opened
 from sam_bench.studies.figures import frontier
 from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Study
+from sam_bench.studies.opening import open_study
 from sam_bench.studies.packing import ARCHIVE, pack, unpack, unpacked
+from sam_bench.studies.plan import load_plan
 from sam_bench.studies.report import write_report
 
 
@@ -105,6 +107,18 @@ def test_what_is_missing_is_said(finished: Study, copied: Path) -> None:
     claim = _numbers(copied)["claims"]["C1"]
     assert (claim["verdict"], claim["so_far"]) == ("unfinished", "inconclusive")
     assert "sam-02: 1 of 2 seeds of pgd-linf" in claim["waits_for"]
+
+
+def test_a_claim_whose_rows_the_scale_lacks_is_not_tested(tmp_path: Path) -> None:
+    study = open_study(load_plan(), "small", folder=tmp_path, read_only=True)
+    write_report(study, tmp_path)
+    claims = _numbers(tmp_path)["claims"]
+    lacking = {name: claim["left_out"] for name, claim in claims.items() if claim["verdict"] == "not tested"}
+    families = {"C3": ["at"], "C4": ["at"], "C5": ["at-linf-1", "at-linf-2", "at"]}
+    assert lacking == {"C1": ["sam-005", "sam-04"], **families}
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| **not tested**: this scale has no at-linf-1, at-linf-2, at |" in text
+    assert claims["E"]["verdict"] == "unfinished" and claims["E"]["left_out"] == []
 
 
 def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
