@@ -181,7 +181,8 @@ def _elsewhere(chosen: MeasuredPoint, rows: Sequence[MeasuredPoint]) -> Iterator
     """What the method changed with other networks or data, each as it was measured with the most seeds."""
     if chosen.family == STANDARD:
         return
-    same = [row for row in rows if (row.method, row.norm, row.eps) == (chosen.method, chosen.norm, chosen.eps)]
+    asked = chosen.method, chosen.attack, chosen.norm, chosen.eps
+    same = [row for row in rows if (row.method, row.attack, row.norm, row.eps) == asked]
     best = {row.where: row for row in sorted(same, key=lambda row: (len(row.models), row.n_examples))}
     for row in best.values():
         if row.where != chosen.where:
