@@ -25,6 +25,7 @@ from sam_bench.attacks.autoattack.attack import FastAttack
 from sam_bench.attacks.autoattack.engine import Engine
 from sam_bench.attacks.autoattack.suite import ATTACKS_OF, KNOWN, AttackConfig, build_suite
 from sam_bench.attacks.events import AttackWarning, Event, Progress, Verdict
+from sam_bench.attacks.verify import predict
 from sam_bench.attacks.warnings import square_warnings, warning
 from sam_bench.device import choose_device
 from sam_bench.errors import InputError, unknown_name
@@ -221,7 +222,7 @@ class AutoAttack:
 
         Returns:
             Adversarial examples [N, C, H, W], the clean input where there is none; with `return_labels` a pair of them
-            and the predictions, int64 [N].
+            and the predictions, int64 [N]; -1 where a logit is NaN, which is no class.
 
         Raises:
             InputError: Unknown attack or setting, inputs that are not as above, or a state that belongs to another run.
@@ -262,7 +263,12 @@ class AutoAttack:
         return results
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
-        """Share of `x_orig` that the model classifies as `y_orig`, in [0, 1]."""
+        """Share of `x_orig` that the model classifies as `y_orig`, in [0, 1].
+
+        Raises:
+            InputError: Inputs or labels are not as for `run_standard_evaluation`.
+        """
+        _check_tensors(x_orig, y_orig)
         accuracy = float((self._predicted(x_orig, bs) == y_orig.cpu()).float().mean())
         self._say(f"clean accuracy: {accuracy:.2%}")
         return accuracy
@@ -288,10 +294,7 @@ class AutoAttack:
         return AttackConfig(attack, trials, iterations, eot=part.eot_iter, widened=part.use_largereps)
 
     def _problem(self, x: Tensor, y: Tensor, bs: int, state: Path | None) -> Problem:
-        if x.ndim != 4 or not x.is_floating_point():
-            raise InputError(f"x_orig must be float [N, C, H, W] in [0, 1], not {x.dtype} {list(x.shape)}")
-        if y.shape != x.shape[:1] or y.is_floating_point():
-            raise InputError(f"y_orig must be {len(x)} integers, not {y.dtype} {list(y.shape)}")
+        _check_tensors(x, y)
         module = self._module()
         inputs = _Inputs(x.detach().cpu().float(), y.detach().cpu().long())
         sha256, classes = identified(module, (x.shape[1], x.shape[2], x.shape[3]))
@@ -380,8 +383,8 @@ class AutoAttack:
 
     def _predicted(self, x: Tensor, bs: int) -> Tensor:
         module = self._module()
-        with torch.no_grad(), attacking(module):  # as the attack sees it
-            return torch.cat([module(part.to(self.device)).argmax(1).cpu() for part in x.split(bs)])
+        with attacking(module):
+            return predict(module, x.detach().float(), batch_size=bs, device=self.device)
 
     def _say(self, message: str) -> None:
         if self.verbose:
@@ -389,6 +392,13 @@ class AutoAttack:
         if self.log_path is not None:
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(message + "\n")
+
+
+def _check_tensors(x: Tensor, y: Tensor) -> None:
+    if x.ndim != 4 or not x.is_floating_point():
+        raise InputError(f"x_orig must be float [N, C, H, W] in [0, 1], not {x.dtype} {list(x.shape)}")
+    if y.shape != x.shape[:1] or y.is_floating_point():
+        raise InputError(f"y_orig must be {len(x)} integers, not {y.dtype} {list(y.shape)}")
 
 
 def _journal(state: Path) -> Path:

@@ -56,6 +56,29 @@ def classes_of(logits: Tensor) -> Tensor:
     return torch.where(logits.isnan().any(1), NO_CLASS, logits.argmax(1))
 
 
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, *, batch_size: int, device: torch.device) -> Tensor:
+    """Predicted classes, as every verdict sees them: in true float32, not in TF32.
+
+    Args:
+        model: In eval mode, on `device`.
+        x: Inputs, float32 [N, ...].
+        batch_size: Examples at a time; on a CPU no prediction depends on it.
+        device: Where the model is.
+
+    Returns:
+        int64 [N] on the CPU; see `classes_of`.
+    """
+    predicted = []
+    on_cpu = device.type == "cpu"
+    size = batch_size if on_cpu else max(min(batch_size, _AT_A_TIME), SMALLEST_BATCH)
+    with true_float32():
+        for part in x.split(size):
+            logits = model(pad(part.to(device), SMALLEST_BATCH if on_cpu else size))
+            predicted.append(classes_of(logits)[: len(part)].cpu())
+    return torch.cat(predicted)
+
+
 class Verifier:
     """Classifies inputs in float32, with the model itself, and keeps which examples are broken.
 
@@ -160,17 +183,8 @@ class Verifier:
             if verdict is not None:
                 yield verdict
 
-    @torch.no_grad()
     def _predict(self, x: Tensor) -> Tensor:
-        """Predicted classes, int64 [N] on the CPU, of inputs float32 [N, ...]; not in TF32."""
-        predicted = []
-        on_cpu = self._device.type == "cpu"
-        size = self._batch_size if on_cpu else max(min(self._batch_size, _AT_A_TIME), SMALLEST_BATCH)
-        with true_float32():
-            for part in x.split(size):
-                logits = self._model(pad(part.to(self._device), SMALLEST_BATCH if on_cpu else size))
-                predicted.append(classes_of(logits)[: len(part)].cpu())
-        classes = torch.cat(predicted)
+        classes = predict(self._model, x, batch_size=self._batch_size, device=self._device)
         if bool((classes == NO_CLASS).any()) and not self.warnings:
             self.warnings.append(warning("nan-logits"))
         return classes

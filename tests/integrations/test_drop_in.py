@@ -98,6 +98,29 @@ def test_predictions_are_made_as_the_attack_is_and_change_nothing(batch: Batch) 
     assert module.training and all(torch.equal(before[name], each) for name, each in module.state_dict().items())
 
 
+def test_predictions_agree_with_the_verdicts_where_a_logit_is_nan(model: nn.Module, batch: Batch) -> None:
+    def undefined(x: Tensor) -> Tensor:
+        logits = model(x)
+        return torch.where((logits.argmax(1) == 0)[:, None], torch.nan, logits)
+
+    x, y = batch[0], model(batch[0]).argmax(1)
+    assert 0 < (y == 0).sum() < len(y)
+    adversary = quick(undefined, version="custom", attacks_to_run=["apgd-ce"], eps=1e-4)
+    _, labels = adversary.run_standard_evaluation(x, y, return_labels=True)
+    robust = torch.tensor([verdict == "robust" for verdict in adversary.verdicts])
+    assert torch.equal(labels == y, robust)
+    assert (labels[y == 0] == -1).all()
+    assert adversary.clean_accuracy(x, y) == float((y != 0).float().mean())
+
+
+def test_the_clean_accuracy_of_what_is_no_image_or_label_is_refused(model: nn.Module, batch: Batch) -> None:
+    x, y = batch
+    with pytest.raises(InputError, match=r"x_orig must be float \[N, C, H, W\] in \[0, 1\], not torch.uint8"):
+        quick(model).clean_accuracy((255 * x).byte(), y)
+    with pytest.raises(InputError, match=f"y_orig must be {len(x)} integers, not torch.int64"):
+        quick(model).clean_accuracy(x, y[:3])
+
+
 def test_the_batch_size_changes_no_verdict_and_the_seed_decides(model: nn.Module, batch: Batch) -> None:
     x, y = batch
     settings: dict[str, Any] = {"version": "custom", "attacks_to_run": ["square"]}

@@ -146,6 +146,7 @@ def test_it_says_what_the_method_bought_with_another_network() -> None:
         point("A", 2, 79.8, 54, models=("one", "two"), **larger),
         point("A", 2, 79.8, 52, n_examples=9000, **larger),
         point("A", 2, 79.8, 54, eps=Radius("1/255"), **larger),
+        point("A", 2, 79.8, 50, attack="autoattack", models=("one", "two", "three"), **larger),
     ]
     said = recommend(rows, ask()).reasons[-1]
     assert said == (
