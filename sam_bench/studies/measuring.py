@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sam_bench import api
 from sam_bench.attacks.minimum_norm import minimum_norms
-from sam_bench.attacks.verify import classes_of
+from sam_bench.attacks.verify import predict
 from sam_bench.data import Dataset, first_examples, load_dataset, to_float
 from sam_bench.device import choose_device, device_name, true_float32
 from sam_bench.errors import InputError
@@ -65,8 +65,8 @@ class Work:
         began = time.monotonic()
         x, y, shared = self._images(job, card)
         model = self._model(card)
-        with attacking(model), torch.no_grad(), true_float32():
-            right = torch.cat([classes_of(model(some)) for some in x.split(_BATCH)]) == y
+        with attacking(model):
+            right = predict(model, x, batch_size=_BATCH, device=self.device) == y.cpu()
         digits = "".join("01"[hit] for hit in right.tolist())
         self._keep(job, Clean(**shared, right=digits, **self._made(began)))
 
