@@ -6,13 +6,11 @@ x_adv = adversary.run_standard_evaluation(x_test, y_test, bs=250)
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from sam_bench.api.given_tensors import Called, Inputs, check_tensors
 from sam_bench.api.module_identity import identified
 from sam_bench.attacks.autoattack.attack import FastAttack
 from sam_bench.attacks.autoattack.engine import Engine
@@ -88,36 +87,6 @@ class TunedAutoAttack(FastAttack):
     def engine_to_run(self, norm: Norm) -> Engine:
         """See `FastAttack.engine_to_run`."""
         return Engine(list(self.suite), bf16=self.bf16)
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """Images that may be any numbers in [0, 1]; a data set of ours has bytes."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of images and labels."""
-        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        for tensor in (self.images, self.labels):
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
-
-
-class _Called(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self._function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._function(x)
 
 
 class AutoAttack:
@@ -268,7 +237,7 @@ class AutoAttack:
         Raises:
             InputError: Inputs or labels are not as for `run_standard_evaluation`.
         """
-        _check_tensors(x_orig, y_orig)
+        check_tensors(x_orig, y_orig)
         accuracy = float((self._predicted(x_orig, bs) == y_orig.cpu()).float().mean())
         self._say(f"clean accuracy: {accuracy:.2%}")
         return accuracy
@@ -294,9 +263,9 @@ class AutoAttack:
         return AttackConfig(attack, trials, iterations, eot=part.eot_iter, widened=part.use_largereps)
 
     def _problem(self, x: Tensor, y: Tensor, bs: int, state: Path | None) -> Problem:
-        _check_tensors(x, y)
+        check_tensors(x, y)
         module = self._module()
-        inputs = _Inputs(x.detach().cpu().float(), y.detach().cpu().long())
+        inputs = Inputs(x.detach().cpu().float(), y.detach().cpu().long())
         sha256, classes = identified(module, (x.shape[1], x.shape[2], x.shape[3]))
         return Problem(
             model=LoadedModel(module, type(self.model).__name__, sha256, None, classes or int(y.max()) + 1, None),
@@ -379,7 +348,7 @@ class AutoAttack:
         state.robust_flags = torch.tensor([verdict == ROBUST for verdict in self.verdicts])
 
     def _module(self) -> nn.Module:
-        return self.model if isinstance(self.model, nn.Module) else _Called(self.model)
+        return self.model if isinstance(self.model, nn.Module) else Called(self.model)
 
     def _predicted(self, x: Tensor, bs: int) -> Tensor:
         module = self._module()
@@ -392,13 +361,6 @@ class AutoAttack:
         if self.log_path is not None:
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(message + "\n")
-
-
-def _check_tensors(x: Tensor, y: Tensor) -> None:
-    if x.ndim != 4 or not x.is_floating_point():
-        raise InputError(f"x_orig must be float [N, C, H, W] in [0, 1], not {x.dtype} {list(x.shape)}")
-    if y.shape != x.shape[:1] or y.is_floating_point():
-        raise InputError(f"y_orig must be {len(x)} integers, not {y.dtype} {list(y.shape)}")
 
 
 def _journal(state: Path) -> Path:

@@ -1,0 +1,54 @@
+"""Images, labels and a model as a script has them: tensors and a function, where we have splits and modules."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from sam_bench.errors import InputError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images that may be any numbers in [0, 1]; a data set of ours has bytes."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of images and labels."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+class Called(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._function(x)
+
+
+def check_tensors(x: Tensor, y: Tensor) -> None:
+    """Refuse what is no float [N, C, H, W] with N integers as labels.
+
+    Raises:
+        InputError: Says what was given.
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise InputError(f"x_orig must be float [N, C, H, W] in [0, 1], not {x.dtype} {list(x.shape)}")
+    if y.shape != x.shape[:1] or y.is_floating_point():
+        raise InputError(f"y_orig must be {len(x)} integers, not {y.dtype} {list(y.shape)}")
