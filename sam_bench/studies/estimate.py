@@ -119,7 +119,7 @@ def passes_of(study: Study, row: str) -> float:
             image_size=8,
             limit_train=8,
             settings={**spec.settings, "epochs": 1, "batch_size": 4},
-            arch_options={"width": 4},
+            arch_options={**spec.arch_options, "width": 4},
             precision="fp32",
             compile="off",
             device="cpu",

@@ -32,21 +32,25 @@ def frontier(numbers: Json, evaluation: str) -> dict[str, bytes] | None:
 
 def _draw_frontier(rows: dict[str, Json], evaluation: str, figure: Figure) -> None:
     figure.set_size_inches(9.6, 4.6)
-    colours, families = _colours(rows), _families(rows)
+    looks, families = family_looks(rows), _families(rows)
     panels: Sequence[Axes] = figure.subplots(1, 2)
     points = [{name: at for name in rows if (at := _at(rows[name], evaluation, eps))} for eps in _FRONTIER]
     for axes, eps, found in zip(panels, _FRONTIER, points, strict=True):
         for family, members in families.items():
             curve = [found[name] for name in members if name in found]
             if family != STANDARD and len(curve) > 1:
-                axes.plot(*zip(*curve, strict=True), color=colours[family], linewidth=1.2, zorder=2)
+                axes.plot(*zip(*curve, strict=True), color=looks[family][0], linewidth=1.2, zorder=2)
         for name, (x, y) in found.items():
-            colour = colours[rows[name]["family"]]
-            axes.scatter(x, y, s=_area(rows, name), color=colour, edgecolors="white", linewidths=0.6, zorder=3)
+            colour, marker = looks[rows[name]["family"]]
+            area = _area(rows, name)
+            axes.scatter(x, y, s=area, color=colour, marker=marker, edgecolors="white", linewidths=0.6, zorder=3)
         axes.set_xlabel("clean accuracy, %")
         axes.set_ylabel(f"robust accuracy, %, {evaluation} at {eps}")
         axes.margins(0.12)
-    lines = [Line2D([], [], color=colour, marker="o", linestyle="-", label=name) for name, colour in colours.items()]
+    lines = [
+        Line2D([], [], color=colour, marker=marker, linestyle="-", label=name)
+        for name, (colour, marker) in looks.items()
+    ]
     figure.legend(handles=lines, loc="outside lower center", ncols=min(5, len(lines)), fontsize=8)
     figure.draw_without_rendering()  # lays the panels out
     for axes, found in zip(panels, points, strict=True):
@@ -112,10 +116,11 @@ def _draw_curves(rows: dict[str, Json], evaluations: Sequence[str], figure: Figu
         axes.legend(fontsize=8)
 
 
-def _colours(rows: dict[str, Json]) -> dict[str, str]:
-    """A colour for each family, the curves first; strength 0 is black."""
-    families = {family: "" for family, members in _families(rows).items() if family != STANDARD and members}
-    return {STANDARD: "#1d2330"} | dict(zip(families, [*COLOURS, *COLOURS], strict=False))
+def family_looks(rows: dict[str, Json]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each family, no two alike; strength 0 is black."""
+    families = [family for family in _families(rows) if family != STANDARD]
+    looks = [(colour, marker) for marker in "os^" for colour in COLOURS]
+    return {STANDARD: ("#1d2330", "o")} | dict(zip(families, looks, strict=False))
 
 
 def _families(rows: dict[str, Json]) -> dict[str, list[str]]:

@@ -34,6 +34,7 @@ class Row(Part):
     Attributes:
         recipe: The recipe's name.
         settings: Settings that differ from the recipe.
+        arch_options: Options of the network besides its width.
         family: The curve that the row is a point of; rows of a family differ in their strength.
         strength: How much is perturbed.
         epochs: How many times the scale's epochs.
@@ -42,6 +43,7 @@ class Row(Part):
 
     recipe: str
     settings: Mapping[str, Any] = {}
+    arch_options: Mapping[str, Any] = {}
     family: str
     strength: Radius
     epochs: int = Field(default=1, ge=1)

@@ -22,7 +22,7 @@ def _tiny(folder: Path) -> Any:
     return open_study(load_plan(), "tiny", folder=folder, dataset="cifar10-jpeg.npz", precision="fp32", device="cpu")
 
 
-@pytest.mark.parametrize(("scale", "models"), [("smoke", 13), ("tiny", 63), ("small", 18), ("full", 69)])
+@pytest.mark.parametrize(("scale", "models"), [("smoke", 13), ("tiny", 75), ("small", 18), ("full", 81)])
 def test_the_committed_plan_has_so_many_models_at_each_scale(tmp_path: Path, scale: str, models: int) -> None:
     study = open_study(load_plan(), scale, folder=tmp_path, dataset="mine.npz", precision="fp32")
     jobs = study.jobs()
@@ -44,6 +44,13 @@ def test_a_training_is_the_run_that_the_command_line_makes(tmp_path: Path) -> No
         seed=3,
     )
     assert _tiny(tmp_path).training(Model("sam-02", 3)).first_difference(typed) is None
+
+
+def test_a_row_may_have_another_network_of_the_same_width(tmp_path: Path) -> None:
+    study = _tiny(tmp_path)
+    spec = study.training(Model("input-gradient-1", 0))
+    assert spec.arch_options == {"width": 8, "activation": "silu"}
+    assert study.training(Model("standard", 0)).arch_options == {"width": 8}
 
 
 def test_a_row_of_twice_the_epochs_has_them(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from study_samples import content, opened
 
-from sam_bench.studies.figures import frontier
+from sam_bench.studies.figures import family_looks, frontier
 from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Study
 from sam_bench.studies.opening import open_study
@@ -171,3 +171,10 @@ def test_the_frontier_calls_rows_on_a_curve_by_their_strength_and_standard_by_it
     for label in ("standard", "standard-twice", "0.05", "0.4", "0.25/255", "8/255"):
         assert label in texts
     assert "sam-005" not in texts and texts.count("gaussian") == 1  # alone in its family: in the legend
+
+
+def test_no_two_families_of_the_plan_look_alike_in_the_frontier() -> None:
+    rows = {name: row.model_dump(mode="json") for name, row in load_plan().plan.rows.items()}
+    looks = family_looks(rows)
+    assert set(looks) == {row["family"] for row in rows.values()}
+    assert len(set(looks.values())) == len(looks) > 9
