@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 
 from sam_bench.analysis.base import Json
 from sam_bench.analysis.families import STANDARD
 from sam_bench.analysis.figures import COLOURS
+from sam_bench.analysis.point_labels import PointLabel, label_points
 from sam_bench.leaderboard.labels import count_text
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 _MOST_PANELS = 6  # attacks and radii; the numbers have all
 _LARGEST, _SMALLEST = 150.0, 14.0  # area of a marker in square points
 _GREY = "0.62"
+_RULE_IS_FOR = "AT"
 
 
 def draw_frontier(findings: Json, figure: Figure) -> None:
-    """A panel for each attack and radius, and one for rho against eps if any correspond.
+    """A panel for each attack and radius, and one for rho against eps for each family of which any corresponds.
 
     Args:
         findings: Of `Frontier.combine`.
@@ -34,20 +35,22 @@ def draw_frontier(findings: Json, figure: Figure) -> None:
     """
     shown = findings["comparisons"][:_MOST_PANELS]
     series = _corresponding(shown)
-    panels = len(shown) + bool(series)
+    panels = len(shown) + len(series)
     columns = min(panels, 3 if panels > 4 else 2)
     rows = math.ceil(panels / columns)
     figure.set_size_inches(4.3 * columns, 3.5 * rows + 0.8)
     every = list(figure.subplots(rows, columns, squeeze=False).flat)
     points = [point for each in shown for point in each["points"]]
     colours, most = _colours(shown), max(point["passes"] for point in points)
-    for axes, each in zip(every, shown, strict=False):
-        _draw_panel(axes, each, colours, most)
-    if series:
-        _draw_corresponding(every[len(shown)], series, findings["recalled_rule"])
+    labels = [_draw_panel(axes, each, colours, most) for axes, each in zip(every, shown, strict=False)]
+    for axes, (other, found) in zip(every[len(shown) :], series.items(), strict=False):
+        _draw_corresponding(axes, other, found, findings["recalled_rule"] if other == _RULE_IS_FOR else None)
     for axes in every[panels:]:
         axes.set_visible(False)
     _legend(figure, points, colours, most)
+    figure.draw_without_rendering()  # lays the panels out
+    for axes, of_panel in zip(every, labels, strict=False):
+        label_points(axes, of_panel)
 
 
 def _curves(compared: Json) -> dict[str, list[Json]]:
@@ -71,9 +74,11 @@ def _area(passes: float, most: float) -> float:
     return max(_SMALLEST, _LARGEST * passes / most) if most > 0 else _SMALLEST
 
 
-def _draw_panel(axes: Axes, each: Json, colours: dict[str, str], most: float) -> None:
+def _draw_panel(axes: Axes, each: Json, colours: dict[str, str], most: float) -> list[PointLabel]:
+    """Draw front, curves and markers; the markers' labels are to be written when all panels are drawn."""
     front = sorted((100 * point["clean"], 100 * point["robust"]) for point in each["points"] if point["front"])
     axes.plot(*zip(*front, strict=True), color="0.75", linewidth=5, alpha=0.5, zorder=1, solid_capstyle="round")
+    labels = []
     for family, points in sorted(_curves(each).items(), key=lambda item: item[0] in colours):
         colour = colours.get(family, _GREY)
         clean, robust = ([100 * point[key] for point in points] for key in ("clean", "robust"))
@@ -81,36 +86,30 @@ def _draw_panel(axes: Axes, each: Json, colours: dict[str, str], most: float) ->
             axes.plot(clean, robust, color=colour, linewidth=1.2, zorder=2)
         own = [point for point in points if point["family"] == family]
         for point in own:
-            at = (100 * point["clean"], 100 * point["robust"])
-            axes.scatter(*at, s=_area(point["passes"], most), color=colour, edgecolor="white", linewidth=0.6, zorder=3)
+            at, area = (100 * point["clean"], 100 * point["robust"]), _area(point["passes"], most)
+            axes.scatter(*at, s=area, color=colour, edgecolor="white", linewidth=0.6, zorder=3)
             if len(own) > 1:
-                _write(axes, point["strength"].split(" ")[-1], at, colour, below=point["strength"].startswith("rho"))
-            elif family not in colours and point["front"]:
-                axes.annotate(family, at, xytext=(6, 2), textcoords="offset points", fontsize=7.5, color="0.45")
+                text = point["strength"].split(" ")[-1]
+            else:
+                text = family if family not in colours and point["front"] else ""
+            labels.append(PointLabel(text, at, area, colour if colour != _GREY else "0.45"))
     axes.set_title(f"{each['title']}, {each['n_examples']:,} images", fontsize=9)
     axes.set(xlabel="clean accuracy (%)", ylabel="robust accuracy (%)")
     axes.margins(0.1, 0.1)
+    return labels
 
 
-def _write(axes: Axes, text: str, at: tuple[float, float], colour: str, *, below: bool) -> None:
-    """A strength beside its marker: those of methods of the weights below, so that two curves are told apart."""
-    place: dict[str, Any] = {"xytext": (-4, -5), "va": "top"} if below else {"xytext": (-5, 4), "va": "bottom"}
-    written = axes.annotate(text, at, **place, textcoords="offset points", ha="right", fontsize=7.5, color=colour)
-    written.set(zorder=5, path_effects=[withStroke(linewidth=1.5, foreground="white")])  # legible over a marker
+def _corresponding(shown: Sequence[Json]) -> dict[str, dict[str, list[Json]]]:
+    """Family of adversarial training and title to the strengths of SAM that correspond to one of the family."""
+    series: dict[str, dict[str, list[Json]]] = {}
+    for each in shown:
+        for one in each["corresponding"]:
+            if one["family"] == "SAM" and "estimate" in one:
+                series.setdefault(one["other"], {}).setdefault(each["title"], []).append(one)
+    return series
 
 
-def _corresponding(shown: Sequence[Json]) -> dict[str, list[Json]]:
-    """Title to the strengths of SAM that correspond to one of adversarial training, where there are any."""
-    found = {
-        each["title"]: [
-            one for one in each["corresponding"] if "estimate" in one and (one["family"], one["other"]) == ("SAM", "AT")
-        ]
-        for each in shown
-    }
-    return {title: own for title, own in found.items() if own}
-
-
-def _draw_corresponding(axes: Axes, series: dict[str, list[Json]], rule: Json | None) -> None:
+def _draw_corresponding(axes: Axes, other: str, series: dict[str, list[Json]], rule: Json | None) -> None:
     for number, (title, found) in enumerate(series.items()):
         rho = np.array([each["value"] for each in found]) * 1.02 ** (number - len(series) / 2)  # side by side
         eps, low, high = (255 * np.array([each[key] for each in found]) for key in ("estimate", "low", "high"))
@@ -129,8 +128,8 @@ def _draw_corresponding(axes: Axes, series: dict[str, list[Json]], rule: Json | 
         rho = np.linspace(0, max(each["value"] for found in series.values() for each in found) * 1.1, 50)
         shape = 2 * rho**2 / (2 * rho**2 + 3)
         axes.plot(rho, 255 * rule["eta"] * shape, "--", color="0.5", label="rule recalled, eta fitted")
-    axes.set_title("AT's eps that is as robust as SAM's rho", fontsize=9)
-    axes.set(xlabel="rho of SAM", ylabel="eps of AT (1/255)", xlim=(0, None), ylim=(0, None))
+    axes.set_title(f"{other}'s eps that is as robust as SAM's rho", fontsize=9)
+    axes.set(xlabel="rho of SAM", ylabel=f"eps of {other} (1/255)", xlim=(0, None), ylim=(0, None))
     axes.legend(fontsize=7)
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sam_bench.analysis.figures import COLOURS, rendered
-from sam_bench.leaderboard.placement import Box, Marker, place_labels
+from sam_bench.analysis.point_labels import PointLabel, label_points
 from sam_bench.records import Radius
 from sam_bench.studies.jobs import STANDARD
 
@@ -54,29 +51,7 @@ def _draw_frontier(rows: dict[str, Json], evaluation: str, figure: Figure) -> No
     figure.legend(handles=lines, loc="outside lower center", ncols=min(5, len(lines)), fontsize=8)
     figure.draw_without_rendering()  # lays the panels out
     for axes, found in zip(panels, points, strict=True):
-        _label(figure, axes, rows, found)
-
-
-def _label(figure: Figure, axes: Axes, rows: dict[str, Json], points: dict[str, tuple[float, float]]) -> None:
-    """Labels beside their markers, where they cover neither markers nor curves nor one another."""
-    texts = [axes.text(0, 0, _called(rows, name), transform=axes.transAxes, fontsize=8, zorder=4) for name in points]
-    dots = [dot for line in axes.lines for dot in _dots(axes.transData.transform(line.get_xydata()))]
-    markers = []
-    for text, (name, at) in zip(texts, points.items(), strict=True):
-        x, y = axes.transData.transform(at)
-        radius = math.sqrt(_area(rows, name) / math.pi) * figure.dpi / 72
-        extent = text.get_window_extent()
-        markers.append(Marker(x, y, radius, extent.width, extent.height))
-    frame = axes.get_window_extent()
-    boxes = place_labels(markers, Box(frame.x0, frame.y0, frame.x1, frame.y1), dots)
-    for text, box in zip(texts, boxes, strict=True):
-        text.set(position=axes.transAxes.inverted().transform((box.x0, box.y0)), va="bottom")
-
-
-def _dots(corners: np.ndarray) -> list[Box]:
-    """Small boxes along a curve, in pixels."""
-    along = np.concatenate([np.linspace(start, end, 40) for start, end in pairwise(corners)])
-    return [Box(x - 2, y - 2, x + 2, y + 2) for x, y in along]
+        label_points(axes, [PointLabel(_called(rows, name), at, _area(rows, name)) for name, at in found.items()])
 
 
 def _called(rows: dict[str, Json], name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sam_bench.api import list_recipes, load_recipe
 from sam_bench.errors import InputError
 from sam_bench.records import ComponentSpec
 
-RESULTS = Path(__file__).parents[2] / "benchmarks/results/what-they-buy-w8"
+RESULTS = Path(__file__).parents[2] / "benchmarks/results/wei2023-tiny/results.tar.xz"
 AT = {"method": "pgd", "norm": "Linf"}
 
 
@@ -126,21 +127,43 @@ def test_every_recipe_has_a_family_and_recipes_that_differ_only_in_strength_shar
 
 
 def test_the_committed_records_give_the_numbers_of_the_documentation(tmp_path: Path) -> None:
-    records = [
-        str(path)
-        for name in ("standard", "sam-01", "sam-02", "sam-04", "at-linf-1", "at-linf-2", "at-linf-4", "at")
-        for path in (RESULTS / "leaderboards/cifar10-jpeg/Linf/records").glob(f"{name}-prn18-w8-pgd-10-Linf-2*")
-    ]
-    result = sam_bench.analyze("frontier", records, zoo=RESULTS / "model_zoo", output=tmp_path)
+    with tarfile.open(RESULTS) as archive:
+        archive.extractall(tmp_path, filter="data")
+    records = sorted(tmp_path.glob("evaluations/*-s[0-9]/pgd-Linf-2over255-*.json"))
+    result = sam_bench.analyze("frontier", records, zoo=tmp_path / "model_zoo", output=tmp_path / "out")
     (found,) = result.findings["comparisons"]
-    told = {each["strength"]: f"{255 * each['estimate']:.2f}" for each in found["corresponding"]}
-    assert told == {"rho 0.1": "0.10", "rho 0.2": "0.23", "rho 0.4": "0.41"}
-    assert {each["strength"]: f"{each['estimate']:.1f}" for each in found["gaps"]} == {
-        "rho 0.1": "-6.3",
-        "rho 0.2": "-13.7",
-        "rho 0.4": "-11.1",
+    assert len({model for each in found["points"] for model in each["models"]}) == len(records) == 63
+    told = {
+        (each["strength"], each["other"]): tuple(f"{255 * each[key]:.2f}" for key in ("estimate", "low", "high"))
+        for each in found["corresponding"]
+        if each["family"] == "SAM"
     }
-    assert result.findings["recalled_rule"]["points"] == 3
+    assert told == {
+        ("rho 0.05", "N-FGSM"): ("0.06", "0.00", "0.13"),
+        ("rho 0.1", "N-FGSM"): ("0.06", "0.00", "0.16"),
+        ("rho 0.2", "N-FGSM"): ("0.10", "0.05", "0.16"),
+        ("rho 0.4", "N-FGSM"): ("0.15", "0.05", "0.24"),
+        ("rho 0.05", "AT"): ("0.18", "0.00", "0.39"),
+        ("rho 0.1", "AT"): ("0.17", "0.00", "0.46"),
+        ("rho 0.2", "AT"): ("0.29", "0.12", "0.45"),
+        ("rho 0.4", "AT"): ("0.40", "0.10", "0.71"),
+    }
+    gaps = {
+        (each["strength"], each["other"]): f"{each['estimate']:.1f}" if "estimate" in each else None
+        for each in found["gaps"]
+        if each["family"] == "SAM"
+    }
+    assert gaps == {
+        ("rho 0.05", "N-FGSM"): "-11.9",
+        ("rho 0.1", "N-FGSM"): "-13.1",
+        ("rho 0.2", "N-FGSM"): None,
+        ("rho 0.4", "N-FGSM"): None,
+        ("rho 0.05", "AT"): None,
+        ("rho 0.1", "AT"): "-3.8",
+        ("rho 0.2", "AT"): "-16.2",
+        ("rho 0.4", "AT"): None,
+    }
+    assert result.findings["recalled_rule"]["points"] == 4
     assert all(path.stat().st_size > 1000 for path in result.figures)
 
 
