@@ -36,7 +36,7 @@ def _part(text: str) -> tuple[int, int]:
     params=[
         click.Argument(["study"], metavar="STUDY", type=click.Choice([*_PLANS])),
         Option(["--scale"], default="smoke", show_default=True, metavar="NAME", first=1, heading="Most used",
-               help="smoke (minutes), tiny (hours), small (a day) or full (days of a GPU)."),
+               help="smoke (minutes), tiny (hours), small (a day), full (days of a GPU) or full-wrn (weeks of one)."),
         Option(["--dataset"], heading="Most used", first=2,
                help="FILE.npz or FOLDER, where the scale's data set is one of your own.  [default: the scale's]"),
         Option(["--output"], heading="Most used", first=3, type=click.Path(path_type=Path, file_okay=False),

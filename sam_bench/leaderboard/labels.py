@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sam_bench.records import Architecture, ComponentSpec, EvaluationRecord, Radius, Recipe
@@ -22,7 +22,7 @@ _SPELLINGS = {
     "vasso": "VaSSO",
     "vit": "ViT",
 }
-_FAMILIES = {"preactresnet": "PreActResNet", "wideresnet": "WideResNet", "resnet": "ResNet"}
+_FAMILIES = {"preactresnet": "PreActResNet", "resnet": "ResNet"}
 _WIDTH_OF_THE_PAPERS = 64
 
 
@@ -86,11 +86,17 @@ def family(method: str) -> str:
 
 def architecture_label(architecture: Architecture) -> str:
     """The network as papers call it: `PreActResNet-18`, and where it differs from theirs: `(width 8, silu)`."""
-    options = architecture.options
-    label = architecture.name.rpartition(":")[2]
+    return network_label(architecture.name, architecture.options)
+
+
+def network_label(name: str, options: Mapping[str, Any]) -> str:
+    """As `architecture_label`, of a registered name and its options: `WideResNet-28-10`."""
+    options, label = dict(options), name.rpartition(":")[2]
     numbered = re.fullmatch(r"([a-z]+?)(\d+)", label)
     if numbered and numbered[1] in _FAMILIES:
         label = f"{_FAMILIES[numbered[1]]}-{numbered[2]}"
+    if name == "wideresnet":
+        label = f"WideResNet-{options.pop('depth', 28)}-{options.pop('width', 10)}"
     telling = []
     if options.get("width", _WIDTH_OF_THE_PAPERS) != _WIDTH_OF_THE_PAPERS:
         telling.append(f"width {options['width']}")

@@ -119,7 +119,7 @@ def passes_of(study: Study, row: str) -> float:
             image_size=8,
             limit_train=8,
             settings={**spec.settings, "epochs": 1, "batch_size": 4},
-            arch_options={**spec.arch_options, "width": 4},
+            arch_options={**spec.arch_options, "width": 1},
             precision="fp32",
             compile="off",
             device="cpu",
@@ -158,7 +158,7 @@ def _timed(study: Study, classes: int, channels: int, size: int) -> float:
     """Seconds of a pass of one image: the best of some batches."""
     device = choose_device(study.device)[0]
     architecture = architecture_for(
-        "preactresnet18",
+        study.scale.arch,
         num_classes=classes,
         in_channels=channels,
         image_size=size,

@@ -144,6 +144,7 @@ class Study:
                 recipe=row.recipe,
                 dataset=self.dataset,
                 settings={**row.settings, "epochs": self.scale.epochs * row.epochs},
+                arch=self.scale.arch,
                 arch_options={"width": self.scale.width, **row.arch_options},
                 limit_train=self.scale.limit_train,
                 validation=0,

@@ -14,6 +14,7 @@ import numpy as np
 
 from sam_bench import __version__
 from sam_bench.analysis.statistics import Interval, Scores, median
+from sam_bench.leaderboard.labels import network_label
 from sam_bench.records import ROBUST, EvaluationRecord
 from sam_bench.studies.claims import CLEAN
 from sam_bench.studies.jobs import Measurement, Model, Study
@@ -51,6 +52,7 @@ def _about(study: Study, command: str) -> Json:
         "scale": study.scale_name,
         "dataset": study.dataset_name,
         "precision": study.precision,
+        "network": network_label(scale.arch, {"width": scale.width}),
         "width": scale.width,
         "epochs": scale.epochs,
         "limit_train": scale.limit_train,

@@ -98,7 +98,8 @@ class Scale(Part):
 
     Attributes:
         dataset: The data set's name.
-        width: Of the PreActResNet-18.
+        arch: The network's registered name.
+        width: The network's.
         epochs: Of every row, times the row's own number.
         limit_train: Only the first so many training images.
         seeds: How many.
@@ -108,6 +109,7 @@ class Scale(Part):
     """
 
     dataset: str
+    arch: str = "preactresnet18"
     width: int = Field(ge=1)
     epochs: int = Field(ge=1)
     limit_train: int | None = Field(default=None, ge=2)

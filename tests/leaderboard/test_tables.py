@@ -17,7 +17,7 @@ from leaderboard_samples import SAM, STANDARD, Bench, make_card, make_record
 from sam_bench.errors import InputError
 from sam_bench.leaderboard import build_leaderboard, plain_table, read_entries
 from sam_bench.leaderboard.boards import RANKS_EXPLAINED, make_boards
-from sam_bench.leaderboard.labels import architecture_label, parameters_text
+from sam_bench.leaderboard.labels import architecture_label, network_label, parameters_text
 from sam_bench.leaderboard.tables import (
     CSV_COLUMNS,
     HEADERS,
@@ -40,6 +40,8 @@ def test_networks_that_differ_are_called_differently() -> None:
     ]
     width = "PreActResNet-18 (width 8)"
     assert named == ["PreActResNet-18", width, width, "PreActResNet-18 (width 8, silu)"]
+    wide = [network_label("wideresnet", {"depth": depth, "width": 10}) for depth in (28, 34)]
+    assert wide == ["WideResNet-28-10", "WideResNet-34-10"]
 
 
 def test_boards_hold_what_compares_and_rank_by_robust_then_clean_accuracy(filled: Bench) -> None:

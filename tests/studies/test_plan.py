@@ -11,8 +11,10 @@ from study_samples import content, opened, written
 
 from sam_bench.api import TrainSpec
 from sam_bench.errors import InputError
-from sam_bench.studies.estimate import estimate
+from sam_bench.studies.estimate import estimate, passes_of
 from sam_bench.studies.jobs import Measurement, Model
+from sam_bench.studies.measured import read_study
+from sam_bench.studies.numbers import numbers_of
 from sam_bench.studies.opening import open_study
 from sam_bench.studies.plan import load_plan
 from sam_bench.studies.runner import part_of
@@ -22,7 +24,9 @@ def _tiny(folder: Path) -> Any:
     return open_study(load_plan(), "tiny", folder=folder, dataset="cifar10-jpeg.npz", precision="fp32", device="cpu")
 
 
-@pytest.mark.parametrize(("scale", "models"), [("smoke", 13), ("tiny", 75), ("small", 18), ("full", 81)])
+@pytest.mark.parametrize(
+    ("scale", "models"), [("smoke", 13), ("tiny", 75), ("small", 18), ("full", 81), ("full-wrn", 27)]
+)
 def test_the_committed_plan_has_so_many_models_at_each_scale(tmp_path: Path, scale: str, models: int) -> None:
     study = open_study(load_plan(), scale, folder=tmp_path, dataset="mine.npz", precision="fp32")
     jobs = study.jobs()
@@ -51,6 +55,14 @@ def test_a_row_may_have_another_network_of_the_same_width(tmp_path: Path) -> Non
     spec = study.training(Model("input-gradient-1", 0))
     assert spec.arch_options == {"width": 8, "activation": "silu"}
     assert study.training(Model("standard", 0)).arch_options == {"width": 8}
+
+
+def test_the_largest_scale_is_on_a_wide_network_and_says_so(tmp_path: Path) -> None:
+    study = open_study(load_plan(), "full-wrn", folder=tmp_path, dataset="mine.npz", precision="fp32")
+    spec = study.training(Model("sam-02", 0))
+    assert (spec.arch, spec.arch_options) == ("wideresnet", {"width": 10})
+    assert numbers_of(read_study(study))["about"]["network"] == "WideResNet-28-10"
+    assert passes_of(study, "sam-02") == 200
 
 
 def test_a_row_of_twice_the_epochs_has_them(tmp_path: Path) -> None:
