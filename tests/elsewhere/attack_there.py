@@ -17,6 +17,8 @@ from autoattack_samples import Conv, examples
 from sam_bench import AutoAttack as DropIn
 from sam_bench.attacks import Attack, Examples, Verifier
 from sam_bench.attacks.autoattack import AutoAttack
+from sam_bench.attacks.autoattack.engine import _problem
+from sam_bench.attacks.autoattack.model_calls import ModelCalls
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.attacks.margin import PGDMarginAttack
 from sam_bench.perturb import Ball
@@ -66,6 +68,10 @@ def main() -> None:
             verifier.check(torch.arange(2), x[:2])
             assert model.rows == {rows}, model.rows
             model.rows.clear()
+        # So have those whose logits decide the targets.
+        calls = ModelCalls(model, least_rows=20, device=there)
+        _problem(model, Examples.of(x, y), ball=ball, calls=calls, batch_size=20, device=there)
+        assert model.rows == {20}, model.rows
         verdicts: dict[str, list[str]] = {}
         for name, attack, norm, count in CASES:
             for device in ("cpu", elsewhere.NAME):
