@@ -116,8 +116,9 @@ def one_cuda_graph_a_step(step: TrainingStep, x: Tensor, y: Tensor) -> None:
         point = (x + pgd.ball.eps * (torch.rand_like(x) * 2 - 1)).clamp(0.0, 1.0)
         with pgd._searching(step.model):
             for _ in range(pgd.steps):
-                point = moved(point, x, y)
-        return point.clone(memory_format=torch.preserve_format), x
+                # A copy: the graph's next run may not be given what its last one left in its memory.
+                point = moved(point, x, y).clone(memory_format=torch.preserve_format)
+        return point, x
 
     step._perturbed = perturbed  # type: ignore[method-assign]
 

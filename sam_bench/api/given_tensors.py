@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from sam_bench.errors import InputError
@@ -32,14 +33,19 @@ class Inputs:
 
 
 class Called(nn.Module):
-    """A function as a module."""
+    """A function as a module.
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    Args:
+        function: Maps inputs to logits.
+        device: Where it takes its inputs: unlike a module's, its weights cannot be asked.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], device: torch.device) -> None:
         super().__init__()
-        self._function = function
+        self._function, self._device = function, device
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._function(x)
+        return self._function(x.to(self._device))
 
 
 def check_tensors(x: Tensor, y: Tensor) -> None:

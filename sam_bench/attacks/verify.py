@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sam_bench.attacks.events import AttackWarning, Examples, Verdict
 from sam_bench.attacks.warnings import warning
-from sam_bench.device import true_float32
+from sam_bench.device import repeatable_convolutions, true_float32
 from sam_bench.errors import SamBenchError
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import MISCLASSIFIED, ROBUST
@@ -58,7 +58,7 @@ def classes_of(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, *, batch_size: int, device: torch.device) -> Tensor:
-    """Predicted classes, as every verdict sees them: in true float32, not in TF32.
+    """Predicted classes, as every verdict sees them: in true float32, not in TF32, and by the same kernels.
 
     Args:
         model: In eval mode, on `device`.
@@ -72,7 +72,7 @@ def predict(model: nn.Module, x: Tensor, *, batch_size: int, device: torch.devic
     predicted = []
     on_cpu = device.type == "cpu"
     size = batch_size if on_cpu else max(min(batch_size, _AT_A_TIME), SMALLEST_BATCH)
-    with true_float32():
+    with true_float32(), repeatable_convolutions():
         for part in x.split(size):
             logits = model(pad(part.to(device), SMALLEST_BATCH if on_cpu else size))
             predicted.append(classes_of(logits)[: len(part)].cpu())

@@ -14,8 +14,11 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parents[1] / "attacks"))
 from autoattack_samples import Conv, examples
 
+from sam_bench import AutoAttack as DropIn
 from sam_bench.attacks import Attack, Examples, Verifier
 from sam_bench.attacks.autoattack import AutoAttack
+from sam_bench.attacks.autoattack.engine import _problem
+from sam_bench.attacks.autoattack.model_calls import ModelCalls
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.attacks.margin import PGDMarginAttack
 from sam_bench.perturb import Ball
@@ -65,25 +68,47 @@ def main() -> None:
             verifier.check(torch.arange(2), x[:2])
             assert model.rows == {rows}, model.rows
             model.rows.clear()
+        # So have those whose logits decide the targets.
+        calls = ModelCalls(model, least_rows=20, device=there)
+        _problem(model, Examples.of(x, y), ball=ball, calls=calls, batch_size=20, device=there)
+        assert model.rows == {20}, model.rows
+        verdicts: dict[str, list[str]] = {}
         for name, attack, norm, count in CASES:
-            verdicts = {}
             for device in ("cpu", elsewhere.NAME):
                 model.to(device).calls = 0
                 elsewhere.waits.clear()
                 ball = {"norm": norm, "eps": RADII[norm], "batch_size": 5, "device": device}
                 verdicts[device] = attack.run(model, x[:count], y[:count], **ball).verdicts
-            print(
-                json.dumps(
-                    {
-                        "case": name,
-                        "here": verdicts["cpu"],
-                        "there": verdicts[elsewhere.NAME],
-                        "calls": model.calls,
-                        "waits": dict(elsewhere.waits),
-                    }
-                ),
-                flush=True,
-            )
+            tell(name, verdicts, model)
+        for device in ("cpu", elsewhere.NAME):
+            model.to(device).calls = 0
+            elsewhere.waits.clear()
+            verdicts[device] = called(model, x[:4], y[:4], device)
+        tell("a function", verdicts, model)
+
+
+def called(model: Counted, x: Tensor, y: Tensor, device: str) -> list[str]:
+    """The verdicts on a function, which does not say where its weights are."""
+    given = {"norm": "Linf", "eps": RADII["Linf"], "seed": 0, "verbose": False, "version": "custom"}
+    attack = DropIn(lambda images: model(images), attacks_to_run=["apgd-ce"], device=device, **given)
+    attack.run_standard_evaluation(x, y, bs=5)
+    return attack.verdicts
+
+
+def tell(name: str, verdicts: dict[str, list[str]], model: Counted) -> None:
+    """A line of JSON: both devices' verdicts, and what was waited for in how many calls of the model."""
+    print(
+        json.dumps(
+            {
+                "case": name,
+                "here": verdicts["cpu"],
+                "there": verdicts[elsewhere.NAME],
+                "calls": model.calls,
+                "waits": dict(elsewhere.waits),
+            }
+        ),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from sam_bench.attacks.events import Verdict
 from sam_bench.device import device_name
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import Local, Processes
+from sam_bench.evaluation.executors.local import attack_here
 
 SUITE = AutoAttack(version="custom", suite=("apgd-ce", "apgd-dlr"))
 
@@ -51,6 +52,19 @@ def test_processes_that_share_the_examples_find_what_one_finds(nearest: Nearest,
 def test_a_worker_that_dies_or_fails_is_told_of(how: str, message: str, nearest: Nearest, tmp_path: Path) -> None:
     with pytest.raises(SamBenchError, match=message):
         attacked(problem_of(nearest, digits(20), Dying(how=how)), tmp_path, Processes(2, CPU))
+
+
+def test_the_gpu_that_a_worker_is_given_is_its_current_one(nearest: Nearest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that calls `cuda()` would otherwise put a tensor on the first GPU, and the others on its own."""
+    became: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: became.append(str(device)))
+    problem = problem_of(nearest, digits(2))
+    for device in ("cuda:99", "cpu"):
+        try:
+            next(iter(attack_here(problem, problem.stored({0: 0}), torch.device(device))))
+        except (RuntimeError, AssertionError):  # no machine has that many
+            assert device == "cuda:99"
+    assert became == ["cuda:99"]
 
 
 def test_a_module_that_cannot_be_pickled_is_refused_before_anything_is_begun(tmp_path: Path) -> None:

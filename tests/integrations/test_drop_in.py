@@ -98,6 +98,19 @@ def test_predictions_are_made_as_the_attack_is_and_change_nothing(batch: Batch) 
     assert module.training and all(torch.equal(before[name], each) for name, each in module.state_dict().items())
 
 
+def test_predictions_are_computed_by_the_kernels_of_the_verdicts(model: nn.Module, batch: Batch) -> None:
+    """On a GPU another choice of kernels rounds otherwise, which decides an example at the boundary."""
+    cudnn, seen = torch.backends.cudnn, set()
+
+    def watched(x: Tensor) -> Tensor:
+        seen.add((cudnn.benchmark, cudnn.deterministic))
+        return model(x)
+
+    before = cudnn.benchmark, cudnn.deterministic
+    quick(watched).clean_accuracy(*batch)
+    assert seen == {(False, True)} and (cudnn.benchmark, cudnn.deterministic) == before
+
+
 def test_predictions_agree_with_the_verdicts_where_a_logit_is_nan(model: nn.Module, batch: Batch) -> None:
     def undefined(x: Tensor) -> Tensor:
         logits = model(x)

@@ -27,6 +27,7 @@ from sam_bench.models import (
     register_architecture,
 )
 from sam_bench.models import registry as registry_module
+from sam_bench.models.check import some_images
 from sam_bench.records import Architecture
 
 DATA: dict[str, Any] = {"num_classes": 10, "in_channels": 3, "image_size": 32}
@@ -273,6 +274,13 @@ def test_a_model_without_a_gradient_is_refused_to_what_follows_it(answer: Any) -
     with pytest.raises(InputError, match=r"the model has no gradient .* pgd follows .* suite='square'"):
         check_input_gradient(model, (3, 32, 32), attack="pgd")
     assert model.training
+
+
+def test_a_model_is_looked_at_where_its_buffers_are_if_it_has_nothing_else() -> None:
+    model = nn.Module()
+    assert some_images(model, (1, 2, 2)).device.type == "cpu"
+    model.register_buffer("weight", torch.empty(2, device="meta"))
+    assert some_images(model, (1, 2, 2)).device.type == "meta"
 
 
 def test_a_gradient_of_zero_is_one() -> None:

@@ -139,7 +139,8 @@ class Engine:
 def _problem(
     model: nn.Module, examples: Examples, *, ball: Ball, calls: ModelCalls, batch_size: int, device: torch.device
 ) -> Problem:
-    plain = ModelCalls(model, least_rows=SMALLEST_BATCH, device=device)
+    # In batches of the search's size, so that an example's targets do not depend on the others either.
+    plain = ModelCalls(model, least_rows=max(calls.least_rows, SMALLEST_BATCH), device=device)
     ranked, dtype = [], torch.float32
     for x in examples.x.split(batch_size):
         logits = plain.logits(x.to(device))

@@ -64,6 +64,8 @@ def attack_here(problem: Problem, stored: Examples, device: torch.device) -> Ite
     Raises:
         SamBenchError: The memory does not suffice.
     """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # as `choose_device` does: a worker has not asked it
     attack, batch_size, survived = problem.attack.keyed(problem.key), problem.batch_size, _survived(stored)
     module, row_of = problem.model.module.to(device), {place: row for row, place in enumerate(stored.index.tolist())}
     # What an example meets does not depend on the others, except for attacks whose batches have to be whole.
