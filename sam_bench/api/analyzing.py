@@ -93,7 +93,8 @@ def _models(spec: AnalyzeSpec, device: torch.device) -> _Models:
     if not names:
         raise InputError(f"{spec.analysis} needs models: name some, or train one, as the zoo is empty")
     loaders: dict[str, Callable[[], LoadedModel]] = {}
-    keys, cards, sets = {}, {}, {}
+    keys: dict[str, str] = {}
+    cards, sets = {}, {}
     for asked in names:
         model, data = model_and_data(asked, spec, device=device)
         sets[data.test.fingerprint] = data
