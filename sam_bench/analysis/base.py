@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench.data import Split
+from sam_bench.errors import InputError
 from sam_bench.modes import inputs_copied
 from sam_bench.progress import Stage
 from sam_bench.records import EvaluationRecord, ModelCard
@@ -68,10 +69,16 @@ class Context:
         Args:
             module: The model.
             x: Images, float [N, C, H, W] in [0, 1]; None: the examples.
+
+        Raises:
+            InputError: The model answers NaN, which `argmax` would take for the largest logit.
         """
         parts = (self.x if x is None else x).split(self.batch_size)
         with inputs_copied(module), torch.inference_mode():
-            return torch.cat([module(part.to(self.device)).double() for part in parts])
+            found = torch.cat([module(part.to(self.device)).double() for part in parts])
+        if found.isnan().any():
+            raise InputError("the model answers NaN on some of the images, which is no answer: leave it out")
+        return found
 
 
 class Analysis(Component):

@@ -25,6 +25,7 @@ from sam_bench.progress import Reporter, SilentReporter, Stage
 from sam_bench.records import EvaluationRecord, ModelCard, read_record, write_atomic
 from sam_bench.versions import package_versions
 from sam_bench.zoo import LoadedModel, Zoo, load_model, zoo_dir
+from sam_bench.zoo.names import full_name
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,20 @@ def _refuse_subjects(spec: AnalyzeSpec) -> None:
 
 def _models(spec: AnalyzeSpec, device: torch.device) -> _Models:
     """The models by name, and the data; each is loaded once to see that it is there and what it computes."""
-    names = spec.subjects or tuple(card.name for card in Zoo(zoo_dir(spec.zoo)).cards())
+    names = spec.subjects or tuple(full_name(card) for card in Zoo(zoo_dir(spec.zoo)).cards())
     if not names:
         raise InputError(f"{spec.analysis} needs models: name some, or train one, as the zoo is empty")
     loaders: dict[str, Callable[[], LoadedModel]] = {}
-    keys, cards, sets = {}, {}, {}
+    keys: dict[str, str] = {}
+    cards, sets = {}, {}
     for asked in names:
         model, data = model_and_data(asked, spec, device=device)
         sets[data.test.fingerprint] = data
         listed = model.card.dataset if model.card else data.robustbench
         loaders[model.name] = partial(load_model, asked, zoo=spec.zoo, dataset=listed, device=device)
-        keys[model.name] = f"{model.sha256}:{model.architecture_sha256}"
+        key = f"{model.sha256}:{model.architecture_sha256}"
+        if keys.setdefault(model.name, key) != key:
+            raise InputError(f"two models that differ are called {model.name}: leave one out, or give it another name")
         if model.card:
             cards[model.name] = model.card
     if len(sets) > 1:

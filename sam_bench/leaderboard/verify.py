@@ -362,8 +362,14 @@ def share_with_larger(
     """Put adversarial examples of the record at `at` into the pools of all balls that hold its own, where they lack."""
     record = evidence[at].record
     for each, pool in zip(evidence, pools, strict=True):
-        if each.record.norm == record.norm and each.record.eps >= record.eps:
+        if each.record.norm == record.norm and each.record.eps >= record.eps and _same_places(each.record, record):
             pool.update({place: x_adv for place, x_adv in found.items() if place not in pool})
+
+
+def _same_places(one: EvaluationRecord, other: EvaluationRecord) -> bool:
+    """Whether a place is the same image in both; a part of what is sorted by class is not the first of it."""
+    same = one.dataset_fingerprint == other.dataset_fingerprint
+    return same or not (one.sorted_by_class or other.sorted_by_class)
 
 
 def own_examples(evidence: Evidence, test: Split) -> dict[int, Any]:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sam_bench.api import TrainSpec
 from sam_bench.errors import InputError
 from sam_bench.records import EvaluationRecord, ModelCard, read_record
-from sam_bench.studies.jobs import Job, Measurement, Model, Study
+from sam_bench.studies.jobs import STANDARD, Job, Measurement, Model, Study
 from sam_bench.studies.notes import Clean, Distances, Fault, Matched, Note
 from sam_bench.studies.plan import Evaluation
 from sam_bench.training import differences
@@ -26,15 +26,26 @@ def card_of(study: Study, model: Model) -> ModelCard | None:
     Raises:
         InputError: A model of this name is of another run; says what differs.
     """
-    found = Zoo(study.zoo).matches(model.name)
-    if not found:
+    card = _in_zoo(study, model)
+    if card is None:
         return None
-    difference = first_difference(found[0], study.training(model), study.dataset_name)
+    difference = first_difference(card, study.training(model), study.dataset_name)
     if difference:
         raise InputError(
             f"{model.name} in {study.zoo} is of another run: {difference}; take it out, or use another `output`"
         )
-    return found[0]
+    first = _in_zoo(study, Model(STANDARD, 0))
+    if first is not None and first.train_fingerprint != card.train_fingerprint:
+        raise InputError(
+            f"{model.name} in {study.zoo} learned from {card.train_examples} images and {first.name} from "
+            f"{first.train_examples}, which are not the same: take out the one that is not trained with `validation=0` "
+            "on the study's data, or use another `output`"
+        )
+    return card
+
+
+def _in_zoo(study: Study, model: Model) -> ModelCard | None:
+    return next(iter(Zoo(study.zoo).matches(model.name)), None)
 
 
 def first_difference(card: ModelCard, spec: TrainSpec, dataset: str) -> str:
@@ -53,6 +64,8 @@ def first_difference(card: ModelCard, spec: TrainSpec, dataset: str) -> str:
         "seed": spec.seed,
         "precision": spec.precision,
         "epochs": recipe.epochs,
+        "init": spec.init,
+        "extra_data": spec.extra_data,
         **recipe.model_dump(mode="json", include=compared),
     }
     there: dict[str, Any] = {
@@ -62,6 +75,8 @@ def first_difference(card: ModelCard, spec: TrainSpec, dataset: str) -> str:
         "seed": card.seed,
         "precision": card.precision,
         "epochs": card.epochs,
+        "init": card.init,
+        "extra_data": card.extra_data and card.extra_data.file,
         **card.recipe.model_dump(mode="json", include=compared),
     }
     if spec.limit_train is not None:

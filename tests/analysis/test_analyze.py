@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,16 @@ def test_a_wrong_question_is_refused(zoo: Path, tmp_path: Path, asked: dict[str,
         sam_bench.analyze(**{"analysis": "calibration", "zoo": zoo, "output": tmp_path / "out", **asked})
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_two_models_of_one_name_are_refused_and_none_is_left_out_unsaid(zoo: Path, tmp_path: Path) -> None:
+    twins = tmp_path / "twins"
+    shutil.copytree(zoo, twins)
+    (home,) = twins.glob("*/Linf")
+    card = json.loads((home / "second.json").read_text()) | {"name": "first", "threat": "L2"}
+    shutil.copytree(home, home.with_name("L2"))
+    (home.with_name("L2") / "second.json").unlink()
+    (home.with_name("L2") / "first.json").write_text(json.dumps(card))
+    for subjects in ([], [str(home / "first.json"), str(home.with_name("L2") / "first.json")]):
+        with pytest.raises(InputError, match="two models that differ are called first"):
+            sam_bench.analyze("calibration", subjects, zoo=twins, n_examples=20, output=tmp_path / "out")

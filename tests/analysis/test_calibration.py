@@ -8,6 +8,9 @@ from torch import nn
 
 from sam_bench.analysis import Context
 from sam_bench.analysis.calibration import Calibration
+from sam_bench.analysis.corruptions import Corruptions
+from sam_bench.analysis.transfer import Transfer
+from sam_bench.errors import InputError
 from sam_bench.progress import SilentReporter
 from sam_bench.zoo import LoadedModel
 
@@ -49,3 +52,14 @@ def test_a_model_that_writes_into_its_input_leaves_the_examples_alone() -> None:
         logits = [context.logits(Writes()) for _ in range(2)]
     assert (x == 0.8).all()
     assert torch.equal(*logits)
+
+
+def test_a_model_that_answers_nan_is_refused_and_not_taken_to_say_class_0() -> None:
+    x = torch.tensor([0.5, 2.0]).reshape(2, 1, 1, 1)  # the logarithm of -1 is NaN
+    with SilentReporter().stage("", 2) as stage:
+        context = Context(
+            x=x, y=torch.zeros(2).long(), classes=("a", "b"), batch_size=2, seed=0, stage=stage, models={}
+        )
+        for analysis in (Calibration(), Corruptions(corruptions=("brightness",)), Transfer()):
+            with pytest.raises(InputError, match="answers NaN"):
+                analysis.measure(LoadedModel(Says().eval(), "says", "0" * 64, None, 2, None), context)

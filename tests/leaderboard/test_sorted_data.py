@@ -16,7 +16,7 @@ from sam_bench.records import EvaluationRecord
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of sorted digits, with AutoAttack on a part of the test images and PGD on all."""
+    """A model of sorted digits, with AutoAttack on a part of the test images and PGD on all; both break most."""
     root = tmp_path_factory.mktemp("sorted")
     digits = load_dataset("digits", image_size=8)
     assert digits.train is not None
@@ -27,7 +27,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arrays[f"y_{part}"] = split.labels.numpy()[order]
     np.savez(root / "mine.npz", **arrays)
     shared = {"zoo": root / "zoo", "device": "cpu"}
-    settings = {"epochs": 2, "optimizer.lr": 0.05}
+    settings = {"epochs": 6, "optimizer.lr": 0.05}
     sam_bench.train(
         "standard",
         root / "mine.npz",
@@ -41,7 +41,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     kept = {"save_adversarial": True, "dataset": root / "mine.npz", **shared}
     for attack, count in (("autoattack", 24), ("pgd", 120)):
-        sam_bench.evaluate("m", attack=attack, eps="8/255", n_examples=count, output=root / f"{attack}.json", **kept)
+        sam_bench.evaluate("m", attack=attack, eps="48/255", n_examples=count, output=root / f"{attack}.json", **kept)
     return root
 
 

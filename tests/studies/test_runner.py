@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from study_samples import content, opened
 
+from sam_bench.errors import InputError
 from sam_bench.progress import SilentReporter
 from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Model, Study
@@ -93,6 +94,22 @@ def test_a_model_of_other_data_or_another_length_is_not_taken_for_the_plans(fini
         plan["scales"]["mini"][name] = value
         (failure, *_) = run_study(opened(copied, plan), reporter=SilentReporter())
         assert "is of another run: its" in failure.reason
+
+
+def test_a_model_that_started_from_another_or_learned_from_other_images_is_not_taken_for_the_plans(
+    finished: Study, copied: Path
+) -> None:
+    study, path = opened(copied), next(copied.glob("model_zoo/*/*/sam-02-s1.json"))
+    card = json.loads(path.read_text())
+    extra = {"file": "more.npz", "fraction": 0.5, "examples": 9, "fingerprint": "0" * 64}
+    for change, message in (
+        ({"init": "standard-s0"}, "its init is standard-s0, not None"),
+        ({"extra_data": extra}, "its extra_data is more.npz, not None"),
+        ({"train_fingerprint": "0" * 64}, "learned from 256 images and standard-s0 from 256, which are not the same"),
+    ):
+        path.write_text(json.dumps(card | change))
+        with pytest.raises(InputError, match=message):
+            is_done(study, Model("sam-02", 1))
 
 
 def test_measurements_wait_for_a_model_that_another_part_trains(finished: Study, copied: Path) -> None:
