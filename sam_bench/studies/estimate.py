@@ -164,7 +164,7 @@ def _timed(study: Study, classes: int, channels: int, size: int) -> float:
         image_size=size,
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
-        options={"width": study.scale.width},
+        options=study.scale.network,
     )
     model = create_model(architecture).to(device)
     batch = 128 if device.type == "cuda" else 32

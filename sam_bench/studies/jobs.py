@@ -145,7 +145,7 @@ class Study:
                 dataset=self.dataset,
                 settings={**row.settings, "epochs": self.scale.epochs * row.epochs},
                 arch=self.scale.arch,
-                arch_options={"width": self.scale.width, **row.arch_options},
+                arch_options={**self.scale.network, **row.arch_options},
                 limit_train=self.scale.limit_train,
                 validation=0,
                 precision=self.precision,

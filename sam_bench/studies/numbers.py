@@ -52,7 +52,7 @@ def _about(study: Study, command: str) -> Json:
         "scale": study.scale_name,
         "dataset": study.dataset_name,
         "precision": study.precision,
-        "network": network_label(scale.arch, {"width": scale.width}),
+        "network": network_label(scale.arch, scale.network),
         "width": scale.width,
         "epochs": scale.epochs,
         "limit_train": scale.limit_train,

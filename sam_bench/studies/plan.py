@@ -99,6 +99,7 @@ class Scale(Part):
     Attributes:
         dataset: The data set's name.
         arch: The network's registered name.
+        arch_options: Its options besides its width; all of them, as a card has them.
         width: The network's.
         epochs: Of every row, times the row's own number.
         limit_train: Only the first so many training images.
@@ -110,6 +111,7 @@ class Scale(Part):
 
     dataset: str
     arch: str = "preactresnet18"
+    arch_options: Mapping[str, Any] = {}
     width: int = Field(ge=1)
     epochs: int = Field(ge=1)
     limit_train: int | None = Field(default=None, ge=2)
@@ -117,6 +119,11 @@ class Scale(Part):
     rows: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
     first: Mapping[str, int]
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """All options of the network."""
+        return {**self.arch_options, "width": self.width}
 
 
 class Plan(Part):

@@ -60,7 +60,7 @@ def test_a_row_may_have_another_network_of_the_same_width(tmp_path: Path) -> Non
 def test_the_largest_scale_is_on_a_wide_network_and_says_so(tmp_path: Path) -> None:
     study = open_study(load_plan(), "full-wrn", folder=tmp_path, dataset="mine.npz", precision="fp32")
     spec = study.training(Model("sam-02", 0))
-    assert (spec.arch, spec.arch_options) == ("wideresnet", {"width": 10})
+    assert (spec.arch, spec.arch_options) == ("wideresnet", {"depth": 28, "width": 10})
     assert numbers_of(read_study(study))["about"]["network"] == "WideResNet-28-10"
     assert passes_of(study, "sam-02") == 200
 

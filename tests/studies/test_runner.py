@@ -19,6 +19,7 @@ from sam_bench.progress import SilentReporter
 from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Model, Study
 from sam_bench.studies.runner import run_study
+from sam_bench.zoo import Zoo
 
 _SCRIPT = """
 import sys
@@ -94,6 +95,18 @@ def test_a_model_of_other_data_or_another_length_is_not_taken_for_the_plans(fini
         plan["scales"]["mini"][name] = value
         (failure, *_) = run_study(opened(copied, plan), reporter=SilentReporter())
         assert "is of another run: its" in failure.reason
+
+
+def test_a_scale_may_be_on_another_network_and_its_models_are_the_plans(tmp_path: Path) -> None:
+    plan = content()
+    plan["scales"]["mini"] |= {"arch": "wideresnet", "arch_options": {"depth": 10}, "width": 1, "rows": ["standard"]}
+    plan["scales"]["mini"] |= {"epochs": 1, "limit_train": 32, "seeds": {"main": 1, "other": 1}}
+    plan["scales"]["mini"]["first"] = {"pgd-linf": 4}
+    study = opened(tmp_path / "study", plan)
+    assert run_study(study, reporter=SilentReporter()) == []
+    assert all(is_done(study, job) for job in study.jobs())
+    (card,) = Zoo(study.zoo).cards()
+    assert (card.architecture.name, card.architecture.options) == ("wideresnet", {"depth": 10, "width": 1})
 
 
 def test_a_model_that_started_from_another_or_learned_from_other_images_is_not_taken_for_the_plans(
