@@ -79,7 +79,8 @@ class Batches:
             An epoch has as many batches as without, so it shows only the other fraction of the split.
 
     Raises:
-        InputError: No batch at all would come out, or the augmentation does not fit the images.
+        InputError: No batch at all would come out, the augmentation does not fit the images, or no extra image would
+            be in a batch.
     """
 
     def __init__(
@@ -107,6 +108,13 @@ class Batches:
             raise InputError(
                 f"batch_size {batch_size} cannot be shared by {shard[1]} devices: each needs at least "
                 f"{smallest // shard[1]} of its examples"
+            )
+        if extra is not None and not bool(extra.of(torch.arange(min(batch_size, len(split)))).any()):
+            raise InputError(
+                f"is no whole image of a batch of {min(batch_size, len(split))}, so that none would be learned from",
+                field="extra_fraction",
+                value=extra.fraction,
+                hint="give a larger one",
             )
         if augmentation is not None:
             check_augmentation(augmentation, min(split.images.shape[2:]))

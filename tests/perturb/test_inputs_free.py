@@ -108,5 +108,15 @@ def test_with_sam_the_images_follow_the_gradients_of_both_passes() -> None:
     assert not torch.equal(slope.sign(), (slope + second).sign())
 
 
+@pytest.mark.parametrize("settings", [{"tensor_share": 0.6, "example_share": 0.5}, {"perturb_only": "last"}])
+def test_images_follow_the_first_pass_also_where_it_is_for_a_part_of_the_weights(settings: dict[str, Any]) -> None:
+    """ESAM's second pass sees half of the examples: by itself it would leave the other half where they are."""
+    ((x, y),) = batches([6])
+    weights = ComponentSpec(method="esam", rho=0.1, **settings)
+    recipe = method(ComponentSpec(method="free", eps=EPS, replays=1), weights=weights)
+    TrainingStep(net(), recipe, precision="fp32")(x, y, at=StepContext(0, 0, 0, 0.0))
+    assert bool((recipe.inputs.state_dict()["delta"].abs() == EPS).all())
+
+
 def test_an_epoch_costs_its_replays() -> None:
     assert method(ComponentSpec(method="free", replays=8)).passes_per_epoch == 8

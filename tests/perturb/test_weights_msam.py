@@ -15,6 +15,7 @@ from sam_bench.errors import InputError
 from sam_bench.perturb import MSAM
 from sam_bench.perturb.weights import NoWeightPerturbation
 from sam_bench.training import build_recipe, load_recipe, override
+from sam_bench.training.optimizers import timm_optimizers
 from sam_bench.training.step import TrainingStep
 
 
@@ -136,3 +137,21 @@ def test_an_optimizer_without_momentum_is_refused() -> None:
     recipe = build_recipe(override(load_recipe("msam"), {"momentum": 0}))
     with pytest.raises(InputError, match="this SGD has none"):
         TrainingStep(model, recipe, precision="fp32")
+
+
+@pytest.mark.parametrize("opt", [*timm_optimizers(), "lookahead_sgd", "lookahead_madgrad"])
+def test_timms_optimizers_have_a_momentum_to_follow_or_are_refused(opt: str) -> None:
+    """No run takes plain steps throughout: a setting called momentum need not be a running mean of the gradients."""
+    model, (x, y) = net(), data()
+    recipe = build_recipe(override(load_recipe("msam"), {"optimizer": "timm", "opt": opt, "weight_decay": 0}))
+    optimizer, msam = recipe.optimizer.build(model.parameters()), MSAM(rho=0.5)
+    try:
+        for _ in range(2):
+            msam.step_gradients(model, F.cross_entropy, x, y, optimizer=optimizer)
+            optimizer.step()
+    except InputError as error:
+        assert "msam follows the optimizer's momentum, and this" in str(error)
+        return
+    plain = used_gradient(NoWeightPerturbation(), model, x, y)
+    msam.step_gradients(model, F.cross_entropy, x, y, optimizer=optimizer)
+    assert not torch.equal(flat(plain), flat([parameter.grad for parameter in model.parameters()]))

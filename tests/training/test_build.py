@@ -110,6 +110,11 @@ def test_a_faithful_recipe_differs_in_what_its_file_says_and_nothing_else(name: 
     assert build_recipe(load_recipe(shown)).recipe == faithful
 
 
+def test_the_faithful_gradalign_peaks_where_its_authors_script_does() -> None:
+    faithful = build_recipe(load_recipe("gradalign", faithful=True))
+    assert faithful.schedule.factor(0.4) == 1 and faithful.schedule.factor(0.7) == pytest.approx(0.5)
+
+
 def test_the_papers_recipes_have_a_faithful_form_and_others_say_which_have() -> None:
     assert {"standard", "sam", "at", "sam-at"} <= set(faithful_names())
     with pytest.raises(InputError, match=r"faithful does not apply: recipe asam has none; .*at, .*sam, .*have"):

@@ -74,7 +74,7 @@ def test_the_start_says_how_much_is_from_where() -> None:
     assert any("; 70% of every batch from 40 of generated.npz" in line for line in lines)
 
 
-@pytest.mark.parametrize("fraction", [1.0, 1.5, 0])
+@pytest.mark.parametrize("fraction", [1.0, 1.5, 0, 0.02])
 def test_a_fraction_that_leaves_nothing_of_either_is_refused(fraction: float) -> None:
     with pytest.raises(InputError, match="extra_fraction"):
         train("bad", extra_data="generated.npz", extra_fraction=fraction)

@@ -176,7 +176,7 @@ class BatchLoss:
             share: The share of the batch that `rows` are, the same number on every device. The number of
                 microbatches follows from it and must not differ between devices.
             only: The parameters that get a gradient, at least one; None for all. The work for the others is saved,
-                except if devices average as they go.
+                except if devices average as they go, or if the inputs get a gradient, too.
             loss: Used on the logits at `x_adv` in place of the objective.
             update_bn: Whether BatchNorm's running statistics move.
             sync: Average the gradient over the devices. Pass `batch.runner.sync_ascent` if the gradient only decides
@@ -198,8 +198,9 @@ class BatchLoss:
                 stays = not last or not sync
                 with no_sync() if stays else nullcontext():
                     losses = self._forward(part, loss, hits, index, draw)
-                    # Devices that average wait for every parameter.
-                    chosen = None if only is None or not (stays or no_sync is nullcontext) else list(only)
+                    # Devices that average wait for every parameter; `inputs` would leave out images that follow.
+                    whole = self.x_adv.requires_grad or not (stays or no_sync is nullcontext)
+                    chosen = None if only is None or whole else list(only)
                     (losses.sum() * (self.runner.weight / count)).backward(inputs=chosen)
                 weight_gradients += len(losses) / len(self) * to_weights * self._share_of_weights(chosen)
                 found.append(losses.detach())

@@ -12,7 +12,7 @@ from sam_bench.errors import InputError
 from sam_bench.perturb.weights.ascent import Part, part_of, scale_to
 from sam_bench.perturb.weights.base import WEIGHT_PERTURBATIONS, WeightPerturbation, displaced
 from sam_bench.perturb.weights.loss import BatchLoss
-from sam_bench.perturb.weights.momentum import has_momentum, momentum_of
+from sam_bench.perturb.weights.momentum import has_momentum, has_stepped, momentum_of
 
 
 @WEIGHT_PERTURBATIONS.register("msam")
@@ -59,10 +59,7 @@ class MSAM(WeightPerturbation):
                 hint="for example step_gradients(model, loss_fn, x, y, optimizer=optimizer)",
             )
         if not has_momentum(optimizer):
-            raise InputError(
-                f"{self.method} follows the optimizer's momentum, and this {type(optimizer).__name__} has none; "
-                "choose one with momentum, such as sgd with momentum 0.9 or adamw"
-            )
+            raise self._lacking(optimizer)
 
     def backward(self, batch: BatchLoss) -> Tensor:
         """The gradient at `w - rho v / ||v||`; the loss there."""
@@ -76,9 +73,17 @@ class MSAM(WeightPerturbation):
         found = [(each, momentum(each)) for each in (batch.parameters if allowed is None else allowed)]
         parameters = [parameter for parameter, kept in found if kept is not None]
         if not parameters:
+            if has_stepped(optimizer):  # so its setting called momentum means something else
+                raise self._lacking(optimizer)
             return batch.backward().loss
         with displaced(parameters, self.perturbation([kept for _, kept in found if kept is not None])):
             return batch.backward().loss
+
+    def _lacking(self, optimizer: torch.optim.Optimizer) -> InputError:
+        return InputError(
+            f"{self.method} follows the optimizer's momentum, and this {type(optimizer).__name__} has none; "
+            "choose one with momentum, such as sgd with momentum 0.9 or adamw"
+        )
 
     def perturbation(self, momentum: Sequence[Tensor]) -> list[Tensor]:
         """`- rho v / ||v||`."""
