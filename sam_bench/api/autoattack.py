@@ -352,7 +352,7 @@ class AutoAttack:
         state.robust_flags = torch.tensor([verdict == ROBUST for verdict in self.verdicts])
 
     def _module(self) -> nn.Module:
-        return self.model if isinstance(self.model, nn.Module) else Called(self.model)
+        return self.model if isinstance(self.model, nn.Module) else Called(self.model, self.device)
 
     def _predicted(self, x: Tensor, bs: int) -> Tensor:
         module = self._module()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from sam_bench.errors import InputError
@@ -32,11 +33,17 @@ class Inputs:
 
 
 class Called(nn.Module):
-    """A function as a module."""
+    """A function as a module.
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    Args:
+        function: Maps inputs to logits.
+        device: Where it takes them, as nothing else tells.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], device: torch.device) -> None:
         super().__init__()
         self._function = function
+        self.register_buffer("_place", torch.empty(0, device=device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._function(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ def check_input_gradient(
 
 def some_images(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
     """Four images where the module is, always the same: black, white and two of noise; float32 [4, C, H, W]."""
-    first = next(module.parameters(), None)
+    first = next(chain(module.parameters(), module.buffers()), None)
     # Noise between a black and a white image: the box's corners are where overflow shows.
     batch = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
     batch[0], batch[1] = 0.0, 1.0

@@ -14,6 +14,7 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parents[1] / "attacks"))
 from autoattack_samples import Conv, examples
 
+import sam_bench
 from sam_bench.attacks import Attack, Examples, Verifier
 from sam_bench.attacks.autoattack import AutoAttack
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
@@ -51,6 +52,22 @@ class Counted(Conv):
         return super().forward(x)
 
 
+def _attack_a_function(model: Counted, x: Tensor, y: Tensor) -> None:
+    """A script's function says nothing of the device that it takes its inputs on."""
+    adversary = sam_bench.AutoAttack(
+        lambda images: model(images),
+        eps=0.03,
+        seed=0,
+        verbose=False,
+        device=elsewhere.NAME,
+        version="custom",
+        attacks_to_run=["apgd-ce"],
+    )
+    adversary.apgd.n_iter = 5
+    adversary.run_standard_evaluation(x, y)
+    assert set(adversary.verdicts) == {"robust", "apgd-ce"}, adversary.verdicts
+
+
 def main() -> None:
     """A line of JSON a case."""
     model = Counted(dtype=torch.float32)
@@ -65,6 +82,7 @@ def main() -> None:
             verifier.check(torch.arange(2), x[:2])
             assert model.rows == {rows}, model.rows
             model.rows.clear()
+        _attack_a_function(model, x, y)
         for name, attack, norm, count in CASES:
             verdicts = {}
             for device in ("cpu", elsewhere.NAME):
