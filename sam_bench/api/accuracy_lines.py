@@ -43,8 +43,9 @@ class AccuracyLines:
             return
         if verdict.outcome is not None:
             self._lost[verdict.outcome] += 1
-        self._behind[verdict.example] = every if verdict.outcome is not None else verdict.attacks_survived
-        for place in range(before, self._behind[verdict.example]):
+        now = every if verdict.outcome is not None else max(before, verdict.attacks_survived)
+        self._behind[verdict.example] = now
+        for place in range(before, now):
             self._passed[place] += 1
 
     def _initial(self) -> Iterator[str]:
