@@ -232,6 +232,16 @@ def test_a_run_that_goes_on_prints_the_accuracies_of_all_examples(
     assert accuracies_printed(capfd.readouterr().out) == accuracies_of(again)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_so_few_steps_that_the_last_ball_in_l1_has_none_still_attack_its_start(
+    model: nn.Module, batch: Batch, steps: int
+) -> None:
+    adversary = quick(model, norm="L1", eps=500.0)
+    adversary.attacks_to_run, adversary.apgd.n_iter = ["apgd-ce"], steps
+    adversary.run_standard_evaluation(*batch)
+    assert adversary.apgd.use_largereps and "apgd-ce" in adversary.verdicts
+
+
 def test_a_search_in_bf16_says_that_it_is_not_autoattack(model: nn.Module, batch: Batch) -> None:
     adversary = quick(model, search_precision="bf16")
     adversary.run_standard_evaluation(batch[0][:4], batch[1][:4])
