@@ -18,12 +18,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from sam_bench.api.accuracy_lines import AccuracyLines
 from sam_bench.api.given_tensors import Called, Inputs, check_tensors
 from sam_bench.api.module_identity import identified
 from sam_bench.attacks.autoattack.attack import FastAttack
 from sam_bench.attacks.autoattack.engine import Engine
 from sam_bench.attacks.autoattack.suite import ATTACKS_OF, KNOWN, AttackConfig, build_suite
-from sam_bench.attacks.events import AttackWarning, Event, Progress, Verdict
+from sam_bench.attacks.events import AttackWarning, Event, Verdict
 from sam_bench.attacks.verify import predict
 from sam_bench.attacks.warnings import square_warnings, warning
 from sam_bench.device import choose_device
@@ -310,7 +311,7 @@ class AutoAttack:
                 warnings = [AttackWarning.parse(text) for text in log.warnings]
                 stack.enter_context(log.session())
             events: Iterator[Event] = executor.run(problem, todo) if todo else iter(())
-            for event in self._told(events, problem):
+            for event in self._told(events, problem, [] if log is None else [*log.verdicts.values()]):
                 if log is not None:
                     log.add(event)
                 if isinstance(event, AttackWarning) and event not in warnings:
@@ -319,17 +320,20 @@ class AutoAttack:
                     final.setdefault(event.example, event)
         return final, warnings
 
-    def _told(self, events: Iterator[Event], problem: Problem) -> Iterator[Event]:
-        """The events, with the lines that upstream prints."""
-        started, stage = time.monotonic(), None
+    def _told(self, events: Iterator[Event], problem: Problem, known: Iterable[Verdict]) -> Iterator[Event]:
+        """The events, with the lines that upstream prints; `known` from a run that this one goes on with."""
+        started, lines = time.monotonic(), AccuracyLines(problem.attack.attacks, len(problem.test))
+
+        def say(event: Event) -> None:
+            for line in lines.of(event):
+                self._say(f"{line} (total time {time.monotonic() - started:.1f} s)")
+
+        for verdict in known:
+            say(verdict)
         for event in events:
             if isinstance(event, AttackWarning):
                 self._say(f"Warning: {event.text}")
-            elif isinstance(event, Progress) and event.stage != stage and event.robust is not None:
-                accuracy = event.robust / len(problem.test)
-                what = "initial accuracy" if stage is None else f"robust accuracy after {stage.upper()}"
-                stage, spent = event.stage, time.monotonic() - started
-                self._say(f"{what}: {accuracy:.2%} (total time {spent:.1f} s)")
+            say(event)
             yield event
 
     def _summarise(self, x: Tensor, x_adv: Tensor, attacks: list[str]) -> None:

@@ -133,6 +133,17 @@ def test_every_attack_has_one_chance_with_a_model_that_errs_whatever_its_input(s
     assert left == verdicts.verdicts.count(ROBUST)
 
 
+def test_trials_side_by_side_give_a_random_model_no_further_chance() -> None:
+    count, chance = 1000, 0.5
+    x = torch.rand(count, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    attack = Short(version="custom", suite=("apgd-ce",))
+    assert attack.engine_to_run("Linf").suite[0].restarts_or_targets == 5
+    result = attack.run(Coin(chance), x, torch.zeros(count, dtype=torch.int64), norm="Linf", eps=0.01, batch_size=500)
+    left = count - result.verdicts.count(MISCLASSIFIED)
+    spread = (left * chance * (1 - chance)) ** 0.5
+    assert abs(result.verdicts.count("apgd-ce") - left * chance) < 3.5 * spread
+
+
 @pytest.mark.parametrize("method", ["autoattack", "fgsm", "pgd"])
 def test_the_seed_decides_what_a_random_model_draws_and_the_callers_generators_are_given_back(method: str) -> None:
     x = torch.rand(60, 3, 2, 2, generator=torch.Generator().manual_seed(1))

@@ -214,6 +214,47 @@ def test_what_upstream_prints_is_printed_and_logged(
         assert line in printed and line in log.read_text()
 
 
+def accuracies_printed(printed: str) -> list[str]:
+    return [
+        line.split(" (")[0] for line in printed.splitlines() if line.startswith(("initial", "robust accuracy after"))
+    ]
+
+
+def accuracies_of(adversary: AutoAttack) -> list[str]:
+    found = adversary.verdicts
+    expected = [f"initial accuracy: {1 - found.count('misclassified') / len(found):.2%}"]
+    for number, attack in enumerate(adversary.attacks_to_run):
+        lost = sum(found.count(each) for each in ("misclassified", *adversary.attacks_to_run[: number + 1]))
+        expected.append(f"robust accuracy after {attack.upper()}: {1 - lost / len(found):.2%}")
+    return expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+def test_a_run_that_goes_on_prints_the_accuracies_of_all_examples(
+    model: nn.Module, batch: Batch, tmp_path: Path, capfd: pytest.CaptureFixture[str], share: float
+) -> None:
+    x, y = batch[0], torch.cat([9 - batch[1][:2], batch[1][2:]])  # two or fewer are misclassified
+    path = tmp_path / "state.json"
+    quick(model).run_standard_evaluation(x, y, state_path=path)
+    (part,) = (tmp_path / "state.json.progress").glob("part-*.jsonl")
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join(lines[: int(share * len(lines))]))
+    again = quick(model, verbose=True)
+    capfd.readouterr()
+    again.run_standard_evaluation(x, y, state_path=path)
+    assert accuracies_printed(capfd.readouterr().out) == accuracies_of(again)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_so_few_steps_that_the_last_ball_in_l1_has_none_still_attack_its_start(
+    model: nn.Module, batch: Batch, steps: int
+) -> None:
+    adversary = quick(model, norm="L1", eps=500.0)
+    adversary.attacks_to_run, adversary.apgd.n_iter = ["apgd-ce"], steps
+    adversary.run_standard_evaluation(*batch)
+    assert adversary.apgd.use_largereps and "apgd-ce" in adversary.verdicts
+
+
 def test_a_search_in_bf16_says_that_it_is_not_autoattack(model: nn.Module, batch: Batch) -> None:
     adversary = quick(model, search_precision="bf16")
     adversary.run_standard_evaluation(batch[0][:4], batch[1][:4])
@@ -308,8 +349,11 @@ def test_a_script_with_the_import_changed(model: nn.Module, batch: Batch, tmp_pa
 
 
 @pytest.mark.slow
-def test_several_processes_give_the_same(model: nn.Module, batch: Batch) -> None:
-    settings: dict[str, Any] = {"version": "custom", "attacks_to_run": ["apgd-ce"]}
-    alone, shared = quick(model, **settings), quick(model, workers=2, **settings)
+def test_several_processes_give_and_print_the_same(
+    model: nn.Module, batch: Batch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"version": "custom", "attacks_to_run": ["apgd-ce", "fab"]}
+    alone, shared = quick(model, **settings), quick(model, workers=2, verbose=True, **settings)
     assert torch.equal(alone.run_standard_evaluation(*batch), shared.run_standard_evaluation(*batch))
     assert alone.verdicts == shared.verdicts
+    assert accuracies_printed(capfd.readouterr().out) == accuracies_of(alone)

@@ -40,7 +40,7 @@ def stages(eps: float, iterations: int, *, widened: bool) -> list[tuple[float, i
     if not widened:
         return [(eps, iterations)]
     steps = [math.ceil(share * iterations) for _, share in _STAGES[:-1]]
-    steps.append(iterations - sum(steps))
+    steps.append(max(iterations - sum(steps), 0))  # the start of the last stage counts, too
     return [(factor * eps, each) for (factor, _), each in zip(_STAGES, steps, strict=True)]
 
 

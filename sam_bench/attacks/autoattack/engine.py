@@ -162,12 +162,13 @@ class _Once:
     """Has one candidate of each example verified. If every error counted, one lucky draw would break the example."""
 
     def __init__(self, check: Check, examples: int) -> None:
-        self._check, self._asked = check, torch.zeros(examples, dtype=torch.bool)
+        self._check, self._asked = check, [False] * examples
 
     def __call__(self, rows: Tensor, x_adv: Tensor) -> Tensor:
-        new, broken = ~self._asked[rows], torch.zeros(len(rows), dtype=torch.bool)
+        new, broken = torch.zeros(len(rows), dtype=torch.bool), torch.zeros(len(rows), dtype=torch.bool)
+        for place, row in enumerate(rows.tolist()):  # trials side by side can give several of one example
+            new[place], self._asked[row] = not self._asked[row], True
         if bool(new.any()):
-            self._asked[rows[new]] = True
             broken[new] = self._check(rows[new], x_adv[new.to(x_adv.device)])
         return broken
 
