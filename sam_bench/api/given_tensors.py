@@ -49,12 +49,14 @@ class Called(nn.Module):
 
 
 def check_tensors(x: Tensor, y: Tensor) -> None:
-    """Refuse what is no float [N, C, H, W] with N integers as labels.
+    """Refuse what is no float [N, C, H, W] with N integers as labels, N at least 1.
 
     Raises:
         InputError: Says what was given.
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise InputError(f"x_orig must be float [N, C, H, W] in [0, 1], not {x.dtype} {list(x.shape)}")
+    if not len(x):
+        raise InputError("x_orig must hold at least one image")
     if y.shape != x.shape[:1] or y.is_floating_point():
         raise InputError(f"y_orig must be {len(x)} integers, not {y.dtype} {list(y.shape)}")

@@ -137,7 +137,7 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     if spec.sync_bn and team.size > 1:
         from sam_bench.training.sync_bn import synchronised  # loads timm, which other runs need not wait for
 
-        module = synchronised(module, device)
+        module = synchronised(module, device, twice=spec.method.objective.differentiates_slopes)
     settled = spec.but(
         image_size=data.image_size,
         limit_train=len(learnt) + (len(watched) if watched else 0),

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sam_bench.errors import InputError
 
 
-def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronised(model: nn.Module, device: torch.device, *, twice: bool = False) -> nn.Module:
     """The model with every BatchNorm layer normalising over the whole batch; parameters and their names stay.
 
     timm's layers that also drop and activate (EfficientNet, RegNet and others) go on doing so.
@@ -19,6 +19,7 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     Args:
         model: Changed in place, but for a model that is itself one layer.
         device: On a GPU PyTorch's own layer is used; it has none for the CPU.
+        twice: The objective differentiates a gradient, which PyTorch's layer cannot: ours is used on a GPU, too.
 
     Raises:
         InputError: A layer does more than normalise, and this would be lost.
@@ -30,7 +31,7 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
                 field="sync_bn",
                 hint="train without it",
             )
-    if device.type == "cuda":
+    if device.type == "cuda" and not twice:
         return _converted(model)
     for layer in model.modules():
         # The class alone changes: state, flags, mode and hooks remain what they are.

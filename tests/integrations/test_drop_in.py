@@ -132,6 +132,8 @@ def test_the_clean_accuracy_of_what_is_no_image_or_label_is_refused(model: nn.Mo
         quick(model).clean_accuracy((255 * x).byte(), y)
     with pytest.raises(InputError, match=f"y_orig must be {len(x)} integers, not torch.int64"):
         quick(model).clean_accuracy(x, y[:3])
+    with pytest.raises(InputError, match="x_orig must hold at least one image"):
+        quick(model).clean_accuracy(x[:0], y[:0])
 
 
 def test_the_batch_size_changes_no_verdict_and_the_seed_decides(model: nn.Module, batch: Batch) -> None:

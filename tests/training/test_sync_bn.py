@@ -96,6 +96,11 @@ def test_on_a_gpu_every_layer_becomes_one_of_its_kind_in_its_mode(name: str) -> 
     assert any(kind in becomes for kind, _ in kinds.values())
 
 
+def test_on_a_gpu_ours_is_used_where_an_objective_differentiates_a_gradient() -> None:
+    names = {type(layer).__name__ for layer in synchronised(network("resnet18"), CUDA, twice=True).modules()}
+    assert "_SyncBatchNorm" in names and not names & {"SyncBatchNorm", "BatchNorm2d"}
+
+
 @pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
 def test_a_layer_that_does_more_than_is_known_is_refused(device: torch.device) -> None:
     class Doubled(nn.BatchNorm2d):
