@@ -143,15 +143,16 @@ class Table:
         return read_record(found[0], ModelCard) if found else None
 
     def records(self, row: Row) -> dict[tuple[str, str, str], tuple[Path, EvaluationRecord]]:
-        """What there is: attack, norm and radius to the record's file and the record."""
+        """What there is: attack, norm and radius to the record with the most images, and its file."""
         records: dict[tuple[str, str, str], tuple[Path, EvaluationRecord]] = {}
         name = self.model(row)
         # An entry's records are copies of the evaluations, which a folder that is committed leaves out.
         paths = [path for path in self._folder.glob(f"leaderboards/*/*/records/{name}-*") if path.suffixes == [".json"]]
         for path in sorted([*paths, *self._folder.glob(f"evaluations/{name}/*.json")]):
             record = read_record(path, EvaluationRecord)
-            if record.model == name:
-                records[record.attack, record.norm, str(record.eps)] = path, record
+            key = record.attack, record.norm, str(record.eps)
+            if record.model == name and (key not in records or records[key][1].n_examples <= record.n_examples):
+                records[key] = path, record
         return records
 
     def train(self, row: Row) -> None:
@@ -173,8 +174,8 @@ class Table:
 
     def attack(self, row: Row, judge: Judge) -> None:
         """Attack a row's model unless that is done."""
-        done = self.records(row)
-        if all((judge.attack, judge.norm, eps) in done for eps in judge.radii):
+        done = {key: record.n_examples for key, (_, record) in self.records(row).items()}
+        if all(done.get((judge.attack, judge.norm, eps), 0) >= judge.examples for eps in judge.radii):
             return
         command = ["evaluate", self.model(row), "--dataset", self._data]
         command += ["--attack", judge.attack, "--norm", judge.norm, "--eps", ",".join(judge.radii)]
