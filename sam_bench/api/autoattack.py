@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -282,9 +282,9 @@ class AutoAttack:
 
     def _seed_of(self, state: Path | None) -> int:
         """Without a seed, a run that goes on has the seed that it began with."""
-        identity = None if state is None else _journal(state) / "identity.json"
-        if self.seed is None and identity is not None and identity.exists():
-            return int(json.loads(identity.read_text())["seed"])
+        if self.seed is None and state is not None:
+            with suppress(OSError, ValueError, KeyError, TypeError):  # where it is damaged, `Log` says so
+                return int(json.loads((_journal(state) / "identity.json").read_text())["seed"])
         return self.get_seed()
 
     def _run(self, problem: Problem, state: Path | None) -> tuple[dict[int, Verdict], list[AttackWarning]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sam_bench import AutoAttack
 from sam_bench.attacks import ATTACKS
 from sam_bench.attacks.autoattack.suite import build_suite
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, SamBenchError
 from sam_bench.integrations.robustbench import autoattack_seed
 from sam_bench.integrations.state import EvaluationState
 from sam_bench.records import ComponentSpec
@@ -162,6 +162,16 @@ def test_a_function_is_attacked_like_its_module_and_under_no_grad(model: nn.Modu
     with torch.no_grad():
         by_function = quick(lambda images: model(images), **settings).run_standard_evaluation(x, y)
     assert torch.equal(by_function, quick(model, **settings).run_standard_evaluation(x, y))
+
+
+def test_a_damaged_note_of_whose_verdicts_a_folder_holds_is_named(
+    model: nn.Module, batch: Batch, tmp_path: Path
+) -> None:
+    identity = tmp_path / "state.json.progress" / "identity.json"
+    identity.parent.mkdir()
+    identity.write_text("{")
+    with pytest.raises(SamBenchError, match=r"identity\.json cannot be read .* delete "):
+        quick(model, seed=None).run_standard_evaluation(*batch, state_path=tmp_path / "state.json")
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
