@@ -229,7 +229,8 @@ def _draw_maps(measured: Json, figure: SubFigure) -> None:
         panel.grid(False)
         panel.spines[:].set_visible(False)
     for panel, packed in zip(axes[0], first["images"], strict=True):
-        panel.imshow(_unpacked(packed, shape).squeeze(), cmap="gray")
+        image = _unpacked(packed, shape)
+        panel.imshow(image if shape[2] == 3 else image.mean(2), cmap="gray")
     for line, (name, method) in zip(axes[1:], rows, strict=True):
         line[0].set_ylabel(f"{name}\n{METHODS[method]}", rotation=0, ha="right", va="center", fontsize=7)
         for panel, packed in zip(line, measured[name][method]["maps"], strict=True):

@@ -134,27 +134,37 @@ class _Folder:
 
     Args:
         folder: Where the files are.
+        context: The clean images and their classes, which these must fit.
 
     Raises:
-        InputError: It does not hold them.
+        InputError: It does not hold them, or they do not fit.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, context: Context) -> None:
         self._folder = folder
+        self._shape = (*context.x.shape[2:], context.x.shape[1])
         self._labels = self._read("labels")
         if self._labels.ndim != 1 or len(self._labels) % SEVERITIES or not len(self._labels):
             raise InputError(f"{folder / 'labels.npy'} must hold one label an image, for five severities of equal size")
+        classes, found = len(context.classes), self._labels
+        if found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= classes:
+            raise InputError(
+                f"{folder / 'labels.npy'} must hold whole numbers from 0 to {classes - 1}, the classes' numbers"
+            )
         self.names = sorted(path.stem for path in folder.glob("*.npy") if path.stem != "labels")
 
     def examples(self, corruption: str, severity: int, count: int) -> tuple[Tensor, Tensor]:
         """The first `count` images of a severity, uint8 [N, C, H, W], and their labels, int64 [N]."""
         images, each = self._read(corruption), len(self._labels) // SEVERITIES
-        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(self._labels):
-            path = self._folder / f"{corruption}.npy"
-            raise InputError(f"{path} must hold uint8 images [N, H, W, C], as many as there are labels")
+        expected = (len(self._labels), *self._shape)
+        if images.dtype != np.uint8 or images.shape != expected:
+            raise InputError(
+                f"{self._folder / f'{corruption}.npy'} must hold uint8 images {list(expected)}, as many as there are "
+                f"labels and of the clean images' shape, not {images.dtype} {list(images.shape)}"
+            )
         first = (severity - 1) * each
         rows = slice(first, first + min(count, each))
-        labels = np.asarray(self._labels[rows], dtype=np.int64)
+        labels = np.array(self._labels[rows], dtype=np.int64)
         return torch.from_numpy(np.array(images[rows])).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
 
     def _read(self, name: str) -> np.ndarray:
@@ -187,7 +197,9 @@ class Corruptions(ModelAnalysis):
 
     def measure(self, model: LoadedModel, context: Context) -> Json:
         """Accuracy for each corruption and severity."""
-        folder = _Folder(Path(self.folder).expanduser()) if self.folder else None
+        folder = _Folder(Path(self.folder).expanduser(), context) if self.folder else None
+        if folder is None and context.x.shape[1] not in (1, 3):
+            raise InputError(f"corruptions are made of grey or RGB images, not of {context.x.shape[1]} channels")
         names = self._chosen(folder)
         accuracy: dict[str, list[float]] = {}
         done, total = 0, len(names) * SEVERITIES

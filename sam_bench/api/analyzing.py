@@ -20,6 +20,7 @@ from sam_bench.api.specs.analyze import AnalyzeSpec
 from sam_bench.data import Dataset, Split, first_examples, load_dataset, to_float
 from sam_bench.device import choose_device, device_name, true_float32
 from sam_bench.errors import InputError, SamBenchError
+from sam_bench.evaluation import check_fit
 from sam_bench.modes import inputs_copied
 from sam_bench.progress import Reporter, SilentReporter, Stage
 from sam_bench.records import EvaluationRecord, ModelCard, read_record, write_atomic
@@ -70,7 +71,8 @@ def run_analysis(spec: AnalyzeSpec, *, reporter: Reporter | None = None, command
         models = _models(spec, device)
         measured = _measure(analysis, spec, models, device, reporter)
         findings = analysis.combine(measured, models.cards)
-        about |= {"dataset": models.data.name, "n_examples": spec.n_examples, "device": device_name(device)}
+        count = min(spec.n_examples, len(models.data.test))
+        about |= {"dataset": models.data.name, "n_examples": count, "device": device_name(device)}
     elif isinstance(analysis, RecordAnalysis):
         records = _records(spec)
         findings = analysis.combine(records, *_labels(analysis, spec, records))
@@ -88,7 +90,7 @@ def _refuse_subjects(spec: AnalyzeSpec) -> None:
 
 
 def _models(spec: AnalyzeSpec, device: torch.device) -> _Models:
-    """The models by name, and the data; each is loaded once to see that it is there and what it computes."""
+    """The models by name, and the data; each is loaded once to see that it is there and fits the data."""
     names = spec.subjects or tuple(full_name(card) for card in Zoo(zoo_dir(spec.zoo)).cards())
     if not names:
         raise InputError(f"{spec.analysis} needs models: name some, or train one, as the zoo is empty")
@@ -97,6 +99,7 @@ def _models(spec: AnalyzeSpec, device: torch.device) -> _Models:
     cards, sets = {}, {}
     for asked in names:
         model, data = model_and_data(asked, spec, device=device)
+        check_fit(model, data.test, data.name)
         sets[data.test.fingerprint] = data
         listed = model.card.dataset if model.card else data.robustbench
         loaders[model.name] = partial(load_model, asked, zoo=spec.zoo, dataset=listed, device=device)
@@ -234,12 +237,15 @@ def _written(spec: AnalyzeSpec, analysis: Analysis, measured: Json, findings: Js
         "findings": findings,
     }
     numbers = spec.folder / f"{spec.analysis}.json"
-    write_atomic(numbers, _json(content))
-    figures = []
-    for suffix, drawn in rendered(partial(analysis.draw, measured, findings)).items():
-        figures.append(numbers.with_suffix(f".{suffix}"))
-        write_atomic(figures[-1], drawn)
-    return AnalysisResult(measured, findings, analysis.lines(measured, findings), numbers, tuple(figures))
+    text, lines = _json(content), analysis.lines(measured, findings)
+    figures = {
+        numbers.with_suffix(f".{suffix}"): drawn
+        for suffix, drawn in rendered(partial(analysis.draw, measured, findings)).items()
+    }
+    write_atomic(numbers, text)  # once all is made: else new numbers could lie beside an old figure
+    for path, drawn in figures.items():
+        write_atomic(path, drawn)
+    return AnalysisResult(measured, findings, lines, numbers, tuple(figures))
 
 
 def _json(content: Any) -> str:

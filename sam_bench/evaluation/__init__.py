@@ -2,7 +2,7 @@
 
 from sam_bench.evaluation.executors import TASK_SIZE, Executor, Local, OnRay, Processes, Torchrun, chosen_executor
 from sam_bench.evaluation.log import Log
-from sam_bench.evaluation.problem import Problem
+from sam_bench.evaluation.problem import Problem, check_fit
 from sam_bench.evaluation.results import second_attack_for
 from sam_bench.evaluation.runner import evaluate_curve_of, evaluate_problem
 
@@ -15,6 +15,7 @@ __all__ = [
     "Problem",
     "Processes",
     "Torchrun",
+    "check_fit",
     "chosen_executor",
     "evaluate_curve_of",
     "evaluate_problem",

@@ -118,24 +118,8 @@ class Problem:
             InputError: The model does not fit the data (wrong input shape or number of classes) or the attack.
             SamBenchError: The model returns NaN or infinite logits.
         """
-        model, test = self.model, self.test
-        if not len(test):
-            raise InputError(f"data set {self.dataset} has no test images: there is nothing to attack")
-        shape = (test.images.shape[1], test.images.shape[2], test.images.shape[3])
-        if model.input_shape is not None and model.input_shape != shape:
-            raise InputError(
-                f"model {model.name} takes images of {_size(model.input_shape)}, but data set {self.dataset} has "
-                f"{_size(shape)}"
-            )
-        highest = int(test.labels.max())
-        if highest >= model.num_classes:
-            raise InputError(
-                f"model {model.name} knows {model.num_classes} classes, but data set {self.dataset} has labels up to "
-                f"{highest}"
-            )
+        model, shape = self.model, check_fit(self.model, self.test, self.dataset)
         name = f"model {model.name}"
-        with attacking(model.module):
-            check_model(model.module, num_classes=model.num_classes, input_shape=shape, name=name)
         if self.attack.needs_gradients:
             check_input_gradient(model.module, shape, attack=self.attack.method, name=name)
         self.attack.check_model(self.norm, classes=model.num_classes, shape=shape)
@@ -149,6 +133,38 @@ class Problem:
         index = torch.tensor(list(todo), dtype=torch.int64)
         survived = torch.tensor(list(todo.values()), dtype=torch.int64)
         return Examples(self.test.images.cpu()[index], self.test.labels.cpu()[index], index, survived)
+
+
+def check_fit(model: LoadedModel, test: Tested, dataset: str) -> tuple[int, int, int]:
+    """Refuse a model that cannot be run on the data.
+
+    Args:
+        model: In eval mode.
+        test: The examples.
+        dataset: Their name, for messages.
+
+    Returns:
+        The shape of an image, (C, H, W).
+
+    Raises:
+        InputError: There are no examples, or the model takes other images or knows fewer classes.
+        SamBenchError: It returns NaN or infinite logits.
+    """
+    if not len(test):
+        raise InputError(f"data set {dataset} has no test images: there is nothing to attack")
+    shape = (test.images.shape[1], test.images.shape[2], test.images.shape[3])
+    if model.input_shape is not None and model.input_shape != shape:
+        raise InputError(
+            f"model {model.name} takes images of {_size(model.input_shape)}, but data set {dataset} has {_size(shape)}"
+        )
+    highest = int(test.labels.max())
+    if highest >= model.num_classes:
+        raise InputError(
+            f"model {model.name} knows {model.num_classes} classes, but data set {dataset} has labels up to {highest}"
+        )
+    with attacking(model.module):
+        check_model(model.module, num_classes=model.num_classes, input_shape=shape, name=f"model {model.name}")
+    return shape
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sam_bench
@@ -30,6 +31,39 @@ def test_numbers_and_figure_are_written(zoo: Path, tmp_path: Path) -> None:
     assert {path.suffix for path in result.figures} == {".svg", ".png"}
     assert all(path.stat().st_size > 1000 for path in result.figures)
     assert result.lines[0].startswith("first: accuracy ")
+
+
+def test_the_images_that_there_are_are_counted(zoo: Path, tmp_path: Path) -> None:
+    result = sam_bench.analyze("calibration", ["first"], zoo=zoo, n_examples=10_000, output=tmp_path)
+    assert json.loads(result.numbers.read_text())["n_examples"] == 500
+
+
+def test_where_no_figure_can_be_drawn_nothing_is_written(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ValueError("nothing to draw")
+
+    monkeypatch.setattr(Calibration, "draw", fails)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        sam_bench.analyze("calibration", ["first"], zoo=zoo, n_examples=20, output=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["measured"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "labels", "message"),
+    [
+        (1, 12, "model first knows 10 classes, but data set other has labels up to 11"),
+        (3, 10, "model first takes images of 1 channel of 8x8, but data set other has 3 channels of 8x8"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_data_is_refused(
+    zoo: Path, tmp_path: Path, channels: int, labels: int, message: str
+) -> None:
+    images, numbers = np.zeros((24, 8, 8, channels), np.uint8), np.arange(24) % labels
+    np.savez(tmp_path / "other.npz", x_train=images, y_train=numbers, x_test=images, y_test=numbers)
+    with pytest.raises(InputError, match=message):
+        sam_bench.analyze("calibration", ["first"], zoo=zoo, dataset=str(tmp_path / "other.npz"), output=tmp_path)
 
 
 def test_the_same_question_gives_the_same_files(zoo: Path, tmp_path: Path) -> None:

@@ -137,6 +137,13 @@ def test_numbers_and_figure_of_corruptions_made_on_the_fly(zoo: Path, tmp_path: 
         ({"labels": np.zeros(7, dtype=np.uint8)}, "for five severities of equal size"),
         ({"fog": np.zeros((30, 8, 8, 1))}, "fog.npy must hold uint8 images"),
         ({"fog": np.zeros((29, 8, 8, 1), dtype=np.uint8)}, "as many as there are labels"),
+        (
+            {"fog": np.zeros((30, 12, 12, 1), dtype=np.uint8)},
+            r"of the clean images' shape, not uint8 \[30, 12, 12, 1\]",
+        ),
+        ({"labels": np.full(30, 10)}, "labels.npy must hold whole numbers from 0 to 9"),
+        ({"labels": np.full(30, -1)}, "labels.npy must hold whole numbers from 0 to 9"),
+        ({"labels": np.full(30, 2.9)}, "labels.npy must hold whole numbers from 0 to 9"),
         ({"fog": None, "snow": None, "speckle_noise": None}, "holds labels but no corruption"),
     ],
 )
