@@ -13,6 +13,7 @@ from sam_bench.errors import InputError
 from sam_bench.leaderboard.convergence import check_convergence
 from sam_bench.leaderboard.pull_request import PullRequestCheck
 from sam_bench.leaderboard.pull_request import check_pull_request as checked
+from sam_bench.leaderboard.verification import report_path
 from sam_bench.leaderboard.verify import AuditPlan, Means, Verification, write_report
 from sam_bench.leaderboard.verify import verify_entry as verified
 from sam_bench.records import ModelCard
@@ -46,7 +47,8 @@ def verify_entry(
         beacon: For the audit: a public text that did not exist when the entry was made, such as a commit's hash.
         attack_again: Run AutoAttack on what rows without adversarial examples call broken, so that these rows are
             replayed, too.
-        write: Write the report that gives the rows their state, if nothing was refuted and a row was replayed.
+        write: Write the report that gives the rows their state, if a row was replayed; delete it if something was
+            refuted.
         device: Where the model runs.
 
     Raises:
@@ -65,6 +67,8 @@ def verify_entry(
     verification = verified(Path(entry), means)
     if write and verification.shown:
         write_report(verification)
+    elif write and verification.refuted:
+        report_path(verification.path).unlink(missing_ok=True)  # what was shown before does not hold any more
     return verification
 
 

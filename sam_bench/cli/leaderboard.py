@@ -166,7 +166,9 @@ def evidence(entry: Path, records: tuple[str, ...], **options: Any) -> None:
 @click.argument("entry", type=click.Path(path_type=Path, dir_okay=False))
 @common.zoo_option
 @_verifying
-@click.option("--write", is_flag=True, help="Write the report that gives the entry its state on the board.")
+@click.option(
+    "--write", is_flag=True, help="Write the report that gives the entry its state; of a refused one it is deleted."
+)
 @common.json_option
 def verify(entry: Path, as_json: bool, **options: Any) -> int:
     """Check ENTRY, replay its records and audit it; exit code 0 only if everything holds."""

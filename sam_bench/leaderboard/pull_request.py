@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sam_bench.leaderboard.entries import read_entries, read_entry
 from sam_bench.leaderboard.evidence import evidence_files
 from sam_bench.leaderboard.files import read_checked, shown
 from sam_bench.leaderboard.labels import percent
-from sam_bench.leaderboard.verification import manifest_path
+from sam_bench.leaderboard.verification import manifest_path, report_path
 from sam_bench.leaderboard.verify import Verification
 from sam_bench.records import NAME_PATTERN, ModelCard
 
@@ -122,6 +123,9 @@ def check_pull_request(
     others = f"a submission holds entries, their records, adversarial examples and manifests, and their models in {zoo}"
     for path in changed.keys() - allowed:
         refused[path] = f"belongs to no entry that this branch adds or changes: {others}"
+    for name, files in _left_alone(repository, boards, entries):
+        for path in files & changed.keys():
+            refused[path] = f"belongs to {name}, whose entry this branch leaves as it is"
     if refused:
         return PullRequestCheck((), dict(sorted(refused.items())))
     return PullRequestCheck(tuple(verify(repository / path) for path in entries), {})
@@ -162,6 +166,15 @@ def _changed(repository: Path, base: str) -> dict[str, str]:
 def _merge_base(repository: Path, base: str) -> str:
     """The last commit that the branch shares with what it is to be merged into."""
     return _git(repository, "merge-base", base, "HEAD").strip()
+
+
+def _left_alone(repository: Path, boards: str, changed: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
+    """Each entry that a branch does not change, with its report and the files that it rests on, if its card is here."""
+    for path in sorted((repository / boards).glob("*/*/*.json")):
+        if path.relative_to(repository).as_posix() not in changed:
+            with suppress(InputError):
+                report = report_path(path).resolve().relative_to(repository.resolve()).as_posix()
+                yield path.stem, {report, *_files_of(repository, path)}
 
 
 def _files_of(repository: Path, file: Path) -> set[str]:

@@ -15,6 +15,7 @@ what it calls broken is attacked again, if that is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -83,7 +84,9 @@ class Verification:
         rows: What was shown of each row; empty before replay.
         headline: The record of the row that the board ranks by.
         refuted: Whether something that the entry claims does not hold. Where nothing is, but rows lack adversarial
-            examples, replay has failed all the same: those rows stay claimed.
+            examples or the data are not at hand, replay has failed all the same: those rows stay claimed.
+        entry_sha256: Of the entry's file that was verified.
+        manifest_sha256: Of its manifest; '' where that was not reached.
     """
 
     path: Path
@@ -91,6 +94,8 @@ class Verification:
     rows: tuple[VerifiedRow, ...] = ()
     headline: str = ""
     refuted: bool = False
+    entry_sha256: str = ""
+    manifest_sha256: str = ""
 
     @property
     def passed(self) -> bool:
@@ -164,30 +169,44 @@ def verify_entry(path: Path, means: Means) -> Verification:
             checks.append(Check(step.__name__, True, step()))
         except _LacksEvidenceError as lacking:
             checks.append(Check(step.__name__, False, str(lacking)))
-        except (SamBenchError, RuntimeError, MemoryError) as error:
+        except (_CannotCheckError, torch.OutOfMemoryError, MemoryError) as error:
+            checks.append(Check(step.__name__, False, f"this could not be checked: {shown(str(error))}"))
+            break
+        except (SamBenchError, RuntimeError) as error:
             # PyTorch refuses a network or an input with a RuntimeError.
             ours = isinstance(error, SamBenchError)
             why = str(error) if ours else f"the model cannot be run: {shown(str(error))}"
             checks.append(Check(step.__name__, False, why))
             refuted = True
             break
-    return Verification(path, tuple(checks), tuple(verifying.rows), verifying.headline, refuted)
+    return Verification(
+        path,
+        tuple(checks),
+        tuple(verifying.rows),
+        verifying.headline,
+        refuted,
+        verifying.entry_sha256,
+        verifying.manifest_sha256,
+    )
 
 
 def write_report(verification: Verification) -> Path:
     """Write what a verification has shown beside its entry; what was shown of the same files before is kept.
 
     Raises:
-        InputError: Something was refuted, or no row was replayed.
+        InputError: Something was refuted, or no row was replayed; or the entry has changed since.
     """
     if not verification.shown:
         raise InputError(f"{verification.path} was refused, so there is nothing to report: {verification.reason}")
+    verified = verification.entry_sha256, verification.manifest_sha256
+    if verified != (sha256_file(verification.path), sha256_file(manifest_path(verification.path))):
+        raise InputError(f"{verification.path} or its manifest has changed since it was verified: verify it again")
     before = report_of(verification.path)
     known = {row.record: row for row in before.rows} if before else {}
     rows = [_with_what_was_shown(row, known.get(row.record)) for row in verification.rows]
     report = VerificationReport(
-        entry_sha256=sha256_file(verification.path),
-        manifest_sha256=sha256_file(manifest_path(verification.path)),
+        entry_sha256=verification.entry_sha256,
+        manifest_sha256=verification.manifest_sha256,
         rows=rows,
         packages=package_versions(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -198,15 +217,21 @@ def write_report(verification: Verification) -> Path:
 
 
 def _with_what_was_shown(row: VerifiedRow, before: VerifiedRow | None) -> VerifiedRow:
-    """A row with the upper bound and the audit of an earlier verification, where this one has none."""
+    """A row with the upper bound of an earlier verification where this one has none, and the larger of both audits."""
     if before is None:
         return row
     at_most = before.at_most if row.at_most is None else row.at_most
-    return row.model_copy(update={"at_most": at_most, "audit": row.audit or before.audit})
+    audits = [audit for audit in (row.audit, before.audit) if audit is not None]
+    audit = max(audits, key=lambda audit: len(audit.drawn), default=None)  # the newer one of two that are as large
+    return row.model_copy(update={"at_most": at_most, "audit": audit})
 
 
 class _LacksEvidenceError(SamBenchError):
     """Nothing was refuted, but some rows have no adversarial examples."""
+
+
+class _CannotCheckError(SamBenchError):
+    """Nothing was refuted: what the verifier needs is not at hand."""
 
 
 class _Verifying:
@@ -215,9 +240,11 @@ class _Verifying:
     def __init__(self, path: Path, means: Means) -> None:
         self._path, self._means = path, means
         self.rows: list[VerifiedRow] = []
-        self.headline = ""
+        self.headline = self.entry_sha256 = self.manifest_sha256 = ""
 
     def numbers(self) -> str:
+        with suppress(OSError):  # said below
+            self.entry_sha256 = sha256_file(self._path)
         stored = read_entry(self._path)
         check_places(stored)
         (self._checked,) = check_entries([stored], self._means.zoo)
@@ -228,7 +255,7 @@ class _Verifying:
         return f"every number follows from {len(entry.sam_bench.rows)} records and the card"
 
     def manifest(self) -> str:
-        self._manifest_sha256 = check_manifest(self._checked.stored, self._card)
+        self.manifest_sha256 = check_manifest(self._checked.stored, self._card)
         return "card, weights, records and adversarial examples are the files that the manifest names"
 
     def training(self) -> str:
@@ -237,7 +264,7 @@ class _Verifying:
     def replay(self) -> str:
         card = self._card
         self._module = zoos.load_model(self._checked.stored.card_path(), device=self._means.device).module
-        self._test = self._means.test(card)
+        self._test = self._images(card)
         if self._test.fingerprint != card.test_fingerprint:
             raise InputError(
                 f"the test images here have fingerprint {self._test.fingerprint}, those on the card of {card.name} "
@@ -271,7 +298,7 @@ class _Verifying:
                 claimed,
                 plan.examples,
                 beacon=plan.beacon,
-                manifest_sha256=self._manifest_sha256,
+                manifest_sha256=self.manifest_sha256,
                 record_sha256=row.record_sha256,
             )
             test = self._tested(record)
@@ -283,6 +310,12 @@ class _Verifying:
                 f"robust accuracy is at least {percent(found.at_least)} % (at {100 * found.level:.0f} %)"
             )
         return "; ".join(told) or "there is no replayed row of AutoAttack"
+
+    def _images(self, card: ModelCard) -> Split:
+        try:
+            return self._means.test(card)
+        except SamBenchError as error:
+            raise _CannotCheckError(f"the test images of {card.dataset} are needed: {error}") from error
 
     def _attack_again(self, stored: Sequence[dict[int, Any]]) -> dict[str, str]:
         """Find adversarial examples for rows that have none; those of a smaller ball serve the larger ones, too.

@@ -16,6 +16,7 @@ from planted_forgeries import PLANTED, turned
 from tiny_board import Planted, class_means
 
 from sam_bench.cli.main import main
+from sam_bench.leaderboard.verification import report_path
 from sam_bench.records import ROBUST
 
 ROOT = Path(__file__).parents[2]
@@ -150,6 +151,28 @@ def _tables(repository: Repository) -> None:
     (repository.root / "leaderboards" / "leaderboard.md").write_text("| `n` | 100.00 |\n")
 
 
+def _weights_over_anothers(repository: Repository) -> None:
+    board, other = repository.submit(), repository.board.weights
+    board.weights.rename(other)
+    board.edit(board.card, lambda fields: fields["weights"].update(file=other.name))
+    board.seal()
+
+
+def _record_over_anothers(repository: Repository) -> None:
+    board, other = repository.submit(), repository.board.aa
+    for suffix in (".json", ".adversarial.npz"):
+        board.aa.with_suffix(suffix).rename(other.with_suffix(suffix))
+    board.aa = other
+    board.seal()
+
+
+def _record_over_a_report(repository: Repository) -> None:
+    board = repository.submit()
+    report = report_path(repository.board.entry)
+    board.aa = board.aa.rename(report)
+    board.seal()
+
+
 def _climbing_card(repository: Repository) -> None:
     board = repository.submit()
     board.edit(board.entry, lambda fields: fields["sam_bench"].update(card="../" * 30 + "etc/passwd"))
@@ -167,11 +190,14 @@ def _markup(repository: Repository) -> None:
         (_outside_the_ball, "lies outside ball or box"),
         (_with_a_report, "n.verification.json` | **refused** | | | | | `belongs to no entry"),
         (_with_code, "`conftest.py` | **refused** | | | | | `belongs to no entry"),
-        (_another_entrys_record, "belongs to no entry"),
+        (_another_entrys_record, "belongs to m, whose entry this branch leaves as it is"),
         (_deleted, "was deleted"),
         (_link, "is not a plain file (mode 120000)"),
         (_taken_over, "is the entry of another model than before"),
         (_copied_model, "has the weights of m, which is on the board already"),
+        (_weights_over_anothers, "belongs to m, whose entry this branch leaves as it is"),
+        (_record_over_anothers, "belongs to m, whose entry this branch leaves as it is"),
+        (_record_over_a_report, "belongs to m, whose entry this branch leaves as it is"),
         (_climbing_card, "is not in the repository"),
         (_tables, "leaderboard.md` | **refused**"),
         (_markup, "`leaderboards/a¦b'@all <b>.md` | **refused**"),

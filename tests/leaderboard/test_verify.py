@@ -16,7 +16,7 @@ from sam_bench.api.verifying import check_training, means_of
 from sam_bench.cli.main import main
 from sam_bench.data import Split
 from sam_bench.errors import InputError
-from sam_bench.leaderboard.verification import report_of, state_of
+from sam_bench.leaderboard.verification import report_of, report_path, state_of
 from sam_bench.leaderboard.verify import verify_entry, write_report
 from sam_bench.records import ModelCard, SecondAttack, accuracies
 
@@ -188,12 +188,38 @@ def test_nothing_is_reported_of_an_entry_that_was_refused(planted: Planted) -> N
     assert report_of(planted.entry) is None
 
 
+def test_what_changes_during_a_verification_is_not_reported(planted: Planted) -> None:
+    for path in (planted.entry, planted.manifest):
+        verification, content = planted.verify(), path.read_bytes()
+        path.write_bytes(content + b"\n")
+        with pytest.raises(InputError, match="has changed since it was verified"):
+            write_report(verification)
+        path.write_bytes(content)
+    assert report_of(planted.entry) is None
+
+
+def test_a_small_audit_does_not_replace_a_large_one(planted: Planted) -> None:
+    for count in (3, 1):
+        write_report(planted.verify(audit=count, beacon=f"a public text about {count}"))
+        report = report_of(planted.entry)
+        assert report is not None and report.rows[0].audit is not None and len(report.rows[0].audit.drawn) == 3
+
+
+def test_without_the_data_nothing_is_refuted(planted: Planted) -> None:
+    found = planted.verify(data_dir=planted.root / "elsewhere")
+    assert not found.passed and not found.refuted and not found.shown
+    assert found.reason.startswith(f"this could not be checked: the test images of {DATASET} are needed: unknown data")
+
+
 def test_the_verb_takes_data_and_zoo(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(planted.root)
     found = api.verify_entry(f"leaderboards/{DATASET}/Linf/m.json", device="cpu")  # data, zoo: the folders beside
     assert found.passed, found.reason
     found = api.verify_entry(planted.entry, dataset=planted.root / "data" / f"{DATASET}.npz", device="cpu", write=True)
     assert found.passed and state_of(planted.entry) == "replayed"
+    planted.edit(planted.card, lambda fields: fields.update(clean_accuracy=0.5))
+    assert api.verify_entry(planted.entry, device="cpu", write=True).refuted
+    assert not report_path(planted.entry).exists()
     with pytest.raises(InputError, match="go together"):
         api.verify_entry(planted.entry, audit=5)
     with pytest.raises(InputError, match="at least 1"):
