@@ -10,7 +10,7 @@ from sam_bench.api.record_files import default_record_folder
 from sam_bench.api.specs.checks import StrPath
 from sam_bench.errors import InputError
 from sam_bench.records import EvaluationRecord, ModelCard, read_record
-from sam_bench.zoo.hub import Pulled, pull, push
+from sam_bench.zoo.hub import Pulled, foreign, pull, push
 
 
 def push_model(
@@ -29,7 +29,7 @@ def push_model(
     Args:
         model: A name in the zoo.
         repo: `USER/REPO`; made if it is not there.
-        records: Evaluations of these weights; default those in `evaluations/<model>`.
+        records: Evaluations of this model on its card's data set; default those in `evaluations/<model>`.
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
         private: Make a repository that only its owner sees.
         replace: Let the model replace another one in the repository.
@@ -38,7 +38,7 @@ def push_model(
         The address of the commit.
 
     Raises:
-        InputError: There is no such model, a record is of other weights, or the repository holds another model.
+        InputError: There is no such model, a record does not fit its card, or the repository holds another model.
         SamBenchError: The weights are damaged, or the Hub refuses.
     """
     store = _store(zoo)
@@ -79,13 +79,13 @@ def _store(zoo: StrPath | None) -> zoos.Zoo:
 
 
 def own_records(card: ModelCard) -> list[Path]:
-    """The records of these weights where `evaluate` writes them."""
+    """The records that fit the card where `evaluate` writes them; those of other data are left out."""
     found = []
     for path in sorted(default_record_folder(card.name).glob("*.json")):
         try:
             record = read_record(path, EvaluationRecord)
         except InputError:
             continue  # another file that the user keeps there
-        if record.checkpoint_sha256 == card.weights.sha256:
+        if foreign(card, record) is None:
             found.append(path)
     return found

@@ -73,7 +73,7 @@ def push(
         store: The zoo.
         name: The model's name there.
         repo: `USER/REPO`; made if it is not there.
-        records: Evaluations of exactly these weights.
+        records: Evaluations of exactly this model, on the data set of its card.
         private: Make a repository that only its owner sees.
         replace: Let the model replace another one in the repository.
 
@@ -81,7 +81,7 @@ def push(
         The address of the commit.
 
     Raises:
-        InputError: There is no such model, a record is of other weights, or the repository holds another model.
+        InputError: There is no such model, a record does not fit its card, or the repository holds another model.
         SamBenchError: The weights are not those the card names, or the Hub refuses; says what it says.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -259,13 +259,27 @@ normalises them itself. `{CARD}` is the whole card, `{RECORDS}/` holds a verdict
 """
 
 
+def foreign(card: ModelCard, record: EvaluationRecord) -> str | None:
+    """What a record is about that the card is not, as the rest of a sentence; None if it fits the card."""
+    if record.checkpoint_sha256 != card.weights.sha256:
+        return (
+            f"is about weights {record.checkpoint_sha256[:12]}…, but {card.name} has {card.weights.sha256[:12]}…: "
+            "give its own records"
+        )
+    if record.architecture_sha256 not in (None, card.architecture.sha256):
+        return f"is about these weights in another architecture than the card of {card.name} has: evaluate it again"
+    if record.dataset != card.dataset:
+        return (
+            f"was measured on {shortened(record.dataset)}, but {card.name} is a model of {card.dataset}: leave it out"
+        )
+    return None
+
+
 def _record_of(card: ModelCard, path: Path) -> EvaluationRecord:
     record = read_record(path, EvaluationRecord)
-    if record.checkpoint_sha256 != card.weights.sha256:
-        raise InputError(
-            f"{path} is about weights {record.checkpoint_sha256[:12]}…, but {card.name} has "
-            f"{card.weights.sha256[:12]}…: give its own records"
-        )
+    wrong = foreign(card, record)
+    if wrong is not None:
+        raise InputError(f"{path} {wrong}")
     return record
 
 

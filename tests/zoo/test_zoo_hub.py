@@ -13,6 +13,7 @@ import yaml
 from hub_server import Hub, point_at, running_hub
 from torch import Tensor, nn
 
+from sam_bench.api import push_model
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.records import EvaluationRecord, ModelCard, accuracies, write_record
 from sam_bench.zoo import Zoo
@@ -183,6 +184,36 @@ def test_records_of_other_weights_are_refused_both_ways(zoo: Zoo, card: ModelCar
     with pytest.raises(InputError, match=r"is about weights ffffffffffff…"):
         pull(Zoo(tmp_path / "other"), REPO)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dataset": "svhn"}, r"other\.json was measured on svhn, but sam is a model of cifar10: leave it out"),
+        ({"architecture_sha256": "f" * 64}, r"other\.json is about these weights in another architecture"),
+    ],
+)
+def test_records_of_other_data_or_another_architecture_are_refused_by_name_and_else_left_out(
+    zoo: Zoo,
+    card: ModelCard,
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = _record(card, Path("evaluations/sam/other.json"))
+    other.write_text(json.dumps({**json.loads(other.read_text()), **change}))
+    _record(card, Path("evaluations/sam/own.json"))
+    with pytest.raises(InputError, match=said):
+        push_model("sam", REPO, records=[other], zoo=zoo.root)
+    assert hub.repos == {}
+    push_model("sam", REPO, zoo=zoo.root)
+    assert [name for name in hub.repos[REPO] if name.startswith("records/")] == ["records/own.json"]
+    hub.repos[REPO]["records/other.json"] = other.read_bytes()
+    with pytest.raises(InputError, match=said):
+        pull(Zoo(tmp_path / "other"), REPO)
 
 
 def test_a_path_that_leads_elsewhere_is_not_written(
