@@ -67,7 +67,8 @@ def pull_model(
         evaluations: Folder for its records; default `evaluations/<name>`.
 
     Raises:
-        InputError: The repository holds no model of sam-bench, or the zoo has another one of that name.
+        InputError: The repository holds no model of sam-bench, the zoo has another one of that name, or the folder
+            another record.
         SamBenchError: A checksum is not the card's, or the Hub cannot be reached; nothing is in the zoo then.
     """
     folder = None if evaluations is None else Path(evaluations)

@@ -15,6 +15,7 @@ continued. Nothing enters the zoo before its checksum is that of the card.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -133,7 +134,8 @@ def pull(
         evaluations: Folder for its records; default `evaluations/<name>`.
 
     Raises:
-        InputError: The repository holds no model of sam-bench, or the zoo has another one of that name.
+        InputError: The repository holds no model of sam-bench, the zoo has another one of that name, or the folder
+            another record.
         SamBenchError: A checksum is not the card's, or the Hub cannot be reached; nothing is in the zoo then.
     """
     with _told(f"fetch {repo}"):
@@ -168,10 +170,12 @@ def pull(
         # Whoever wants to know replays them; here they are bytes.
         bundles = {str(adversarial_path(Path(path))) for path in found} & set(files)
         found |= {path: fetched(path) for path in sorted(bundles)}
+        folder = evaluations or Path("evaluations") / card.name
+        places = {folder / Path(path).name: at for path, at in found.items()}
+        _check_places(places)
     store.adopt(card, content)
-    folder = evaluations or Path("evaluations") / card.name
-    for path, at in found.items():
-        write_atomic(folder / Path(path).name, at.read_bytes())
+    for place, at in places.items():
+        write_atomic(place, at.read_bytes())
     return Pulled(card, store.card_path(card), [folder / each for each in checked])
 
 
@@ -281,6 +285,21 @@ def _record_of(card: ModelCard, path: Path) -> EvaluationRecord:
     if wrong is not None:
         raise InputError(f"{path} {wrong}")
     return record
+
+
+def _check_places(places: dict[Path, Path]) -> None:
+    """Refuse to write over a file of the user's, and to put a record beside another one's adversarial examples."""
+    for place, fetched in places.items():
+        bundle = adversarial_path(place)
+        if place.exists():
+            taken = None if filecmp.cmp(place, fetched, shallow=False) else place
+        else:
+            taken = bundle if bundle.exists() and bundle not in places else None
+        if taken is not None:
+            raise InputError(
+                f"{taken} is there already and is not what this repository has: move it away, or choose another "
+                "`evaluations` folder"
+            )
 
 
 def _renamed(card: ModelCard, name: str) -> ModelCard:

@@ -216,6 +216,25 @@ def test_records_of_other_data_or_another_architecture_are_refused_by_name_and_e
         pull(Zoo(tmp_path / "other"), REPO)
 
 
+@pytest.mark.parametrize("name", ["autoattack.json", "autoattack.adversarial.npz", "bare.adversarial.npz"])
+def test_a_pull_leaves_other_files_of_the_user_alone(
+    zoo: Zoo, card: ModelCard, hub: Hub, tmp_path: Path, name: str
+) -> None:
+    record = _record(card, tmp_path / "autoattack.json")
+    record.with_name("autoattack.adversarial.npz").write_bytes(b"\0" * 5000)
+    push(zoo, "sam", REPO, records=[record, _record(card, tmp_path / "bare.json")])
+    own = tmp_path / "own" / name
+    own.parent.mkdir()
+    own.write_bytes(b"\1" * 5000)
+    other = Zoo(tmp_path / "other")
+    said = (
+        rf"own/{name} is there already and is not what this repository has: move it away, or choose another evaluations"
+    )
+    with pytest.raises(InputError, match=said):
+        pull(other, REPO, evaluations=own.parent)
+    assert not other.root.exists() and [*own.parent.iterdir()] == [own] and own.read_bytes() == b"\1" * 5000
+
+
 def test_a_path_that_leads_elsewhere_is_not_written(
     zoo: Zoo, card: ModelCard, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
