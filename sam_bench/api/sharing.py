@@ -38,7 +38,8 @@ def push_model(
         The address of the commit.
 
     Raises:
-        InputError: There is no such model, a record does not fit its card, or the repository holds another model.
+        InputError: There is no such model, a record does not fit its card, two have one name, or the repository holds
+            another model.
         SamBenchError: The weights are damaged, or the Hub refuses.
     """
     store = _store(zoo)

@@ -82,7 +82,8 @@ def push(
         The address of the commit.
 
     Raises:
-        InputError: There is no such model, a record does not fit its card, or the repository holds another model.
+        InputError: There is no such model, a record does not fit its card, two have one name, or the repository holds
+            another model.
         SamBenchError: The weights are not those the card names, or the Hub refuses; says what it says.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -91,6 +92,7 @@ def push(
     card = store.find(name)
     weights = read_weights(store.weights_path(card))
     _check_digest(card, weights, str(store.weights_path(card)))
+    _refuse_twins(records)
     evaluations = {path.name: _record_of(card, path) for path in records}
     bundles = [bundle for bundle in map(adversarial_path, records) if bundle.is_file()]
     files: dict[str, str | bytes] = {
@@ -285,6 +287,15 @@ def _record_of(card: ModelCard, path: Path) -> EvaluationRecord:
     if wrong is not None:
         raise InputError(f"{path} {wrong}")
     return record
+
+
+def _refuse_twins(records: Sequence[Path]) -> None:
+    """Refuse two records of one file name: the repository has one folder for all."""
+    seen: dict[str, Path] = {}
+    for path in records:
+        twin = seen.setdefault(path.name, path)
+        if twin != path:
+            raise InputError(f"{twin} and {path} would be one file in the repository: rename one, or leave one out")
 
 
 def _check_places(places: dict[Path, Path]) -> None:

@@ -216,6 +216,15 @@ def test_records_of_other_data_or_another_architecture_are_refused_by_name_and_e
         pull(Zoo(tmp_path / "other"), REPO)
 
 
+def test_two_records_of_one_file_name_are_refused(zoo: Zoo, card: ModelCard, hub: Hub, tmp_path: Path) -> None:
+    first, second = (_record(card, tmp_path / folder / "autoattack.json") for folder in "ab")
+    with pytest.raises(InputError, match=r"a/autoattack\.json and .*b/autoattack\.json would be one file"):
+        push(zoo, "sam", REPO, records=[first, second])
+    assert hub.repos == {}
+    push(zoo, "sam", REPO, records=[first, first])
+    assert [name for name in hub.repos[REPO] if name.startswith("records/")] == ["records/autoattack.json"]
+
+
 @pytest.mark.parametrize("name", ["autoattack.json", "autoattack.adversarial.npz", "bare.adversarial.npz"])
 def test_a_pull_leaves_other_files_of_the_user_alone(
     zoo: Zoo, card: ModelCard, hub: Hub, tmp_path: Path, name: str
