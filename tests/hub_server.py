@@ -213,6 +213,12 @@ class _Handler(BaseHTTPRequestHandler):
         if asked and send:
             self.server.ranges.append(asked)
             start = int(asked.removeprefix("bytes=").split("-")[0])
+        if start >= len(body) > 0:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(body)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         self.send_response(206 if start else 200)
         self.send_header("ETag", f'"{hashlib.sha256(stored).hexdigest()}"')
         self.send_header("X-Repo-Commit", self.server.commit(repo))

@@ -82,7 +82,7 @@ def export_robustbench(
     card = found.model_copy(update={name: value for name, value in paper.items() if value})
     paths = own_records(card) if records is None else [Path(each) for each in records]
     if not paths:
-        raise InputError(f"{card.name} has no records in evaluations/{card.name}: evaluate it first")
+        raise InputError(f"{card.name} has no records on {card.dataset} in evaluations/{card.name}: evaluate it first")
     module = store.load(found)
     with tempfile.TemporaryDirectory() as scratch:
         card_path = Path(scratch, "zoo", card.dataset, card.threat, f"{card.name}.json")

@@ -10,7 +10,7 @@ from sam_bench.api.record_files import default_record_folder
 from sam_bench.api.specs.checks import StrPath
 from sam_bench.errors import InputError
 from sam_bench.records import EvaluationRecord, ModelCard, read_record
-from sam_bench.zoo.hub import Pulled, pull, push
+from sam_bench.zoo.hub import Pulled, foreign, pull, push
 
 
 def push_model(
@@ -29,7 +29,7 @@ def push_model(
     Args:
         model: A name in the zoo.
         repo: `USER/REPO`; made if it is not there.
-        records: Evaluations of these weights; default those in `evaluations/<model>`.
+        records: Evaluations of this model on its card's data set; default those in `evaluations/<model>`.
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
         private: Make a repository that only its owner sees.
         replace: Let the model replace another one in the repository.
@@ -38,7 +38,8 @@ def push_model(
         The address of the commit.
 
     Raises:
-        InputError: There is no such model, a record is of other weights, or the repository holds another model.
+        InputError: There is no such model, a record does not fit its card, two have one name, or the repository holds
+            another model.
         SamBenchError: The weights are damaged, or the Hub refuses.
     """
     store = _store(zoo)
@@ -67,7 +68,8 @@ def pull_model(
         evaluations: Folder for its records; default `evaluations/<name>`.
 
     Raises:
-        InputError: The repository holds no model of sam-bench, or the zoo has another one of that name.
+        InputError: The repository holds no model of sam-bench, the zoo has another one of that name, or the folder
+            another record.
         SamBenchError: A checksum is not the card's, or the Hub cannot be reached; nothing is in the zoo then.
     """
     folder = None if evaluations is None else Path(evaluations)
@@ -79,13 +81,13 @@ def _store(zoo: StrPath | None) -> zoos.Zoo:
 
 
 def own_records(card: ModelCard) -> list[Path]:
-    """The records of these weights where `evaluate` writes them."""
+    """The records that fit the card where `evaluate` writes them; those of other data are left out."""
     found = []
     for path in sorted(default_record_folder(card.name).glob("*.json")):
         try:
             record = read_record(path, EvaluationRecord)
         except InputError:
             continue  # another file that the user keeps there
-        if record.checkpoint_sha256 == card.weights.sha256:
+        if foreign(card, record) is None:
             found.append(path)
     return found

@@ -115,7 +115,7 @@ def add_model(factory: str, weights: Path, as_json: bool, **options: Any) -> Non
     "records",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="An evaluation of these weights.  [default: all in evaluations/NAME]",
+    help="An evaluation of it on its own data set.  [default: all such in evaluations/NAME]",
 )
 @click.option("--private", is_flag=True, help="Make a repository that only you see.")
 @click.option("--replace", is_flag=True, help="Let the model replace another one in the repository.")
@@ -169,7 +169,7 @@ def pull_model(repo: str, as_json: bool, **options: Any) -> None:
     "records",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="An evaluation of this model.  [default: all in evaluations/NAME]",
+    help="An evaluation of it on its own data set.  [default: all such in evaluations/NAME]",
 )
 @click.option("--authors", help="Who made it, where the card does not say.")
 @click.option("--paper-title", help="Title of its paper.")

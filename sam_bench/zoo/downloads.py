@@ -12,10 +12,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sam_bench.errors import SamBenchError
+from sam_bench.locks import claimed
 from sam_bench.records import sha256_file, write_atomic
 from sam_bench.zoo.checkpoint import what_is_wrong
+
+if TYPE_CHECKING:
+    import requests
 
 MIRROR_VARIABLE = "SAM_BENCH_MIRROR"
 _TIMEOUT = 30.0  # seconds without an answer
@@ -105,30 +110,51 @@ def _from_mirror(path: Path, name: str) -> None:
     mirror = os.environ.get(MIRROR_VARIABLE)
     if not mirror or path.exists():
         return
-    import requests
-
-    partial = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    begun = partial.stat().st_size if partial.exists() else 0
     url = f"{mirror.rstrip('/')}/{name}"
     try:
-        headers = {"Range": f"bytes={begun}-", "Accept-Encoding": "identity"} if begun else {}
-        with requests.get(url, stream=True, timeout=_TIMEOUT, headers=headers) as answer:
-            if answer.status_code == 404:
-                return  # RobustBench's own place may have it
-            if answer.status_code == 416:
-                partial.unlink()  # as long as the file already, or longer
-            answer.raise_for_status()
-            with partial.open("ab" if answer.status_code == 206 else "wb") as file:
-                for block in answer.iter_content(_BLOCK):
-                    file.write(block)
-    except requests.RequestException as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(path.parent):
+            if not path.exists():  # another process may have fetched it while this one waited
+                _fetch(url, path)
+    except OSError as error:  # those of requests, too
         raise SamBenchError(
             f"cannot fetch {url}: {str(error)[:200]}; asked again, it goes on where it was ({MIRROR_VARIABLE} names "
             "the mirror)"
         ) from error
+
+
+def _fetch(url: str, path: Path) -> None:
+    import requests
+
+    partial = path.with_name(f".{path.name}.part")
+    begun = partial.stat().st_size if partial.exists() else 0
+    # Compressed on the way, it would have another length than is announced.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begun}-"} if begun else {})
+    with requests.get(url, stream=True, timeout=_TIMEOUT, headers=headers) as answer:
+        if answer.status_code == 404:
+            return  # RobustBench's own place may have it
+        total = _total(answer)
+        if begun and answer.status_code == 416:
+            if total != begun:
+                partial.unlink()
+                return _fetch(url, path)
+        else:
+            answer.raise_for_status()
+            with partial.open("ab" if answer.status_code == 206 else "wb") as file:
+                for block in answer.iter_content(_BLOCK):
+                    file.write(block)
+    size = partial.stat().st_size
+    if total not in (None, size):
+        raise OSError(f"{size:,} bytes came, not {total:,}")
     wrong = what_is_wrong(partial)
     if wrong is not None:
         partial.unlink()
         raise SamBenchError(f"{url} {wrong}")
     partial.replace(path)
+
+
+def _total(answer: requests.Response) -> int | None:
+    """The whole file's length, where the answer says it."""
+    stated = answer.headers.get("Content-Length" if answer.status_code == 200 else "Content-Range", "")
+    length = stated.rpartition("/")[2]
+    return int(length) if length.isdecimal() else None

@@ -15,6 +15,7 @@ continued. Nothing enters the zoo before its checksum is that of the card.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -73,7 +74,7 @@ def push(
         store: The zoo.
         name: The model's name there.
         repo: `USER/REPO`; made if it is not there.
-        records: Evaluations of exactly these weights.
+        records: Evaluations of exactly this model, on the data set of its card.
         private: Make a repository that only its owner sees.
         replace: Let the model replace another one in the repository.
 
@@ -81,7 +82,8 @@ def push(
         The address of the commit.
 
     Raises:
-        InputError: There is no such model, a record is of other weights, or the repository holds another model.
+        InputError: There is no such model, a record does not fit its card, two have one name, or the repository holds
+            another model.
         SamBenchError: The weights are not those the card names, or the Hub refuses; says what it says.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -90,6 +92,7 @@ def push(
     card = store.find(name)
     weights = read_weights(store.weights_path(card))
     _check_digest(card, weights, str(store.weights_path(card)))
+    _refuse_twins(records)
     evaluations = {path.name: _record_of(card, path) for path in records}
     bundles = [bundle for bundle in map(adversarial_path, records) if bundle.is_file()]
     files: dict[str, str | bytes] = {
@@ -133,7 +136,8 @@ def pull(
         evaluations: Folder for its records; default `evaluations/<name>`.
 
     Raises:
-        InputError: The repository holds no model of sam-bench, or the zoo has another one of that name.
+        InputError: The repository holds no model of sam-bench, the zoo has another one of that name, or the folder
+            another record.
         SamBenchError: A checksum is not the card's, or the Hub cannot be reached; nothing is in the zoo then.
     """
     with _told(f"fetch {repo}"):
@@ -168,10 +172,12 @@ def pull(
         # Whoever wants to know replays them; here they are bytes.
         bundles = {str(adversarial_path(Path(path))) for path in found} & set(files)
         found |= {path: fetched(path) for path in sorted(bundles)}
+        folder = evaluations or Path("evaluations") / card.name
+        places = {folder / Path(path).name: at for path, at in found.items()}
+        _check_places(places)
     store.adopt(card, content)
-    folder = evaluations or Path("evaluations") / card.name
-    for path, at in found.items():
-        write_atomic(folder / Path(path).name, at.read_bytes())
+    for place, at in places.items():
+        write_atomic(place, at.read_bytes())
     return Pulled(card, store.card_path(card), [folder / each for each in checked])
 
 
@@ -259,14 +265,52 @@ normalises them itself. `{CARD}` is the whole card, `{RECORDS}/` holds a verdict
 """
 
 
+def foreign(card: ModelCard, record: EvaluationRecord) -> str | None:
+    """What a record is about that the card is not, as the rest of a sentence; None if it fits the card."""
+    if record.checkpoint_sha256 != card.weights.sha256:
+        return (
+            f"is about weights {record.checkpoint_sha256[:12]}…, but {card.name} has {card.weights.sha256[:12]}…: "
+            "give its own records"
+        )
+    if record.architecture_sha256 not in (None, card.architecture.sha256):
+        return f"is about these weights in another architecture than the card of {card.name} has: evaluate it again"
+    if record.dataset != card.dataset:
+        return (
+            f"was measured on {shortened(record.dataset)}, but {card.name} is a model of {card.dataset}: leave it out"
+        )
+    return None
+
+
 def _record_of(card: ModelCard, path: Path) -> EvaluationRecord:
     record = read_record(path, EvaluationRecord)
-    if record.checkpoint_sha256 != card.weights.sha256:
-        raise InputError(
-            f"{path} is about weights {record.checkpoint_sha256[:12]}…, but {card.name} has "
-            f"{card.weights.sha256[:12]}…: give its own records"
-        )
+    wrong = foreign(card, record)
+    if wrong is not None:
+        raise InputError(f"{path} {wrong}")
     return record
+
+
+def _refuse_twins(records: Sequence[Path]) -> None:
+    """Refuse two records of one file name: the repository has one folder for all."""
+    seen: dict[str, Path] = {}
+    for path in records:
+        twin = seen.setdefault(path.name, path)
+        if twin != path:
+            raise InputError(f"{twin} and {path} would be one file in the repository: rename one, or leave one out")
+
+
+def _check_places(places: dict[Path, Path]) -> None:
+    """Refuse to write over a file of the user's, and to put a record beside another one's adversarial examples."""
+    for place, fetched in places.items():
+        bundle = adversarial_path(place)
+        if place.exists():
+            taken = None if filecmp.cmp(place, fetched, shallow=False) else place
+        else:
+            taken = bundle if bundle.exists() and bundle not in places else None
+        if taken is not None:
+            raise InputError(
+                f"{taken} is there already and is not what this repository has: move it away, or choose another "
+                "`evaluations` folder"
+            )
 
 
 def _renamed(card: ModelCard, name: str) -> ModelCard:

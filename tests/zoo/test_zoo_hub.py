@@ -13,6 +13,7 @@ import yaml
 from hub_server import Hub, point_at, running_hub
 from torch import Tensor, nn
 
+from sam_bench.api import push_model
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.records import EvaluationRecord, ModelCard, accuracies, write_record
 from sam_bench.zoo import Zoo
@@ -183,6 +184,64 @@ def test_records_of_other_weights_are_refused_both_ways(zoo: Zoo, card: ModelCar
     with pytest.raises(InputError, match=r"is about weights ffffffffffff…"):
         pull(Zoo(tmp_path / "other"), REPO)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dataset": "svhn"}, r"other\.json was measured on svhn, but sam is a model of cifar10: leave it out"),
+        ({"architecture_sha256": "f" * 64}, r"other\.json is about these weights in another architecture"),
+    ],
+)
+def test_records_of_other_data_or_another_architecture_are_refused_by_name_and_else_left_out(
+    zoo: Zoo,
+    card: ModelCard,
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = _record(card, Path("evaluations/sam/other.json"))
+    other.write_text(json.dumps({**json.loads(other.read_text()), **change}))
+    _record(card, Path("evaluations/sam/own.json"))
+    with pytest.raises(InputError, match=said):
+        push_model("sam", REPO, records=[other], zoo=zoo.root)
+    assert hub.repos == {}
+    push_model("sam", REPO, zoo=zoo.root)
+    assert [name for name in hub.repos[REPO] if name.startswith("records/")] == ["records/own.json"]
+    hub.repos[REPO]["records/other.json"] = other.read_bytes()
+    with pytest.raises(InputError, match=said):
+        pull(Zoo(tmp_path / "other"), REPO)
+
+
+def test_two_records_of_one_file_name_are_refused(zoo: Zoo, card: ModelCard, hub: Hub, tmp_path: Path) -> None:
+    first, second = (_record(card, tmp_path / folder / "autoattack.json") for folder in "ab")
+    with pytest.raises(InputError, match=r"a/autoattack\.json and .*b/autoattack\.json would be one file"):
+        push(zoo, "sam", REPO, records=[first, second])
+    assert hub.repos == {}
+    push(zoo, "sam", REPO, records=[first, first])
+    assert [name for name in hub.repos[REPO] if name.startswith("records/")] == ["records/autoattack.json"]
+
+
+@pytest.mark.parametrize("name", ["autoattack.json", "autoattack.adversarial.npz", "bare.adversarial.npz"])
+def test_a_pull_leaves_other_files_of_the_user_alone(
+    zoo: Zoo, card: ModelCard, hub: Hub, tmp_path: Path, name: str
+) -> None:
+    record = _record(card, tmp_path / "autoattack.json")
+    record.with_name("autoattack.adversarial.npz").write_bytes(b"\0" * 5000)
+    push(zoo, "sam", REPO, records=[record, _record(card, tmp_path / "bare.json")])
+    own = tmp_path / "own" / name
+    own.parent.mkdir()
+    own.write_bytes(b"\1" * 5000)
+    other = Zoo(tmp_path / "other")
+    said = (
+        rf"own/{name} is there already and is not what this repository has: move it away, or choose another evaluations"
+    )
+    with pytest.raises(InputError, match=said):
+        pull(other, REPO, evaluations=own.parent)
+    assert not other.root.exists() and [*own.parent.iterdir()] == [own] and own.read_bytes() == b"\1" * 5000
 
 
 def test_a_path_that_leads_elsewhere_is_not_written(
