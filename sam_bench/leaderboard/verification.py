@@ -36,13 +36,19 @@ def report_of(entry_file: Path) -> VerificationReport | None:
     """
     try:
         report, _ = read_checked(report_path(entry_file), VerificationReport)
-        digests = tuple(
-            hashlib.sha256(read_bytes(path, LARGEST_RECORD)).hexdigest()
-            for path in (entry_file, manifest_path(entry_file))
-        )
+        digests = tuple(digest_of(path) for path in (entry_file, manifest_path(entry_file)))
     except InputError:
         return None
     return report if digests == (report.entry_sha256, report.manifest_sha256) else None
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of an entry's or a manifest's file.
+
+    Raises:
+        InputError: It is no plain file of a size that such files have.
+    """
+    return hashlib.sha256(read_bytes(file, LARGEST_RECORD)).hexdigest()
 
 
 def state_of(entry_file: Path, record: str | None = None) -> State:

@@ -15,7 +15,6 @@ what it calls broken is attacked again, if that is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,7 +34,7 @@ from sam_bench.leaderboard.evidence import check_manifest, check_places, read_bu
 from sam_bench.leaderboard.files import shown
 from sam_bench.leaderboard.labels import AUTOATTACK, percent
 from sam_bench.leaderboard.record_checks import Evidence
-from sam_bench.leaderboard.verification import manifest_path, report_of, report_path
+from sam_bench.leaderboard.verification import digest_of, manifest_path, report_of, report_path
 from sam_bench.records import (
     MISCLASSIFIED,
     ROBUST,
@@ -46,7 +45,6 @@ from sam_bench.records import (
     VerificationReport,
     VerifiedRow,
     adversarial_path,
-    sha256_file,
     write_record,
 )
 from sam_bench.records.sampling import LEVEL, clopper_pearson
@@ -199,7 +197,7 @@ def write_report(verification: Verification) -> Path:
     if not verification.shown:
         raise InputError(f"{verification.path} was refused, so there is nothing to report: {verification.reason}")
     verified = verification.entry_sha256, verification.manifest_sha256
-    if verified != (sha256_file(verification.path), sha256_file(manifest_path(verification.path))):
+    if verified != (digest_of(verification.path), digest_of(manifest_path(verification.path))):
         raise InputError(f"{verification.path} or its manifest has changed since it was verified: verify it again")
     before = report_of(verification.path)
     known = {row.record: row for row in before.rows} if before else {}
@@ -243,8 +241,7 @@ class _Verifying:
         self.headline = self.entry_sha256 = self.manifest_sha256 = ""
 
     def numbers(self) -> str:
-        with suppress(OSError):  # said below
-            self.entry_sha256 = sha256_file(self._path)
+        self.entry_sha256 = digest_of(self._path)
         stored = read_entry(self._path)
         check_places(stored)
         (self._checked,) = check_entries([stored], self._means.zoo)
