@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, SamBenchError
 from sam_bench.modes import frozen
 from sam_bench.perturb.inputs import cross_entropy
 from sam_bench.perturb.weights.base import views_like
@@ -87,9 +87,16 @@ def top_eigenvalues(product: Product, size: int, count: int, *, generator: torch
     Args:
         product: On float64 vectors [size] on the CPU.
         size: Of the vectors.
-        count: How many, fewer than `size`.
+        count: How many, at most `size`.
         generator: Draws the vector that the search starts from; on the CPU.
+
+    Raises:
+        SamBenchError: ARPACK does not find them.
     """
+    if count == size:  # ARPACK finds fewer only
+        matrix = torch.stack([product(each) for each in torch.eye(size, dtype=torch.float64)])
+        every: list[float] = torch.linalg.eigvalsh(matrix).flip(0).tolist()
+        return every
 
     def times(vector: np.ndarray) -> np.ndarray:
         result: np.ndarray = product(torch.from_numpy(vector.ravel().astype(np.float64))).numpy()
@@ -98,7 +105,15 @@ def top_eigenvalues(product: Product, size: int, count: int, *, generator: torch
     start = torch.randn(size, generator=generator, dtype=torch.float64).numpy()
     operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
     # The error of an eigenvalue goes with the square of the residual, so that 1e-3 gives about six digits.
-    found = eigsh(operator, k=count, which="LA", v0=start, tol=1e-3, return_eigenvectors=False)
+    try:
+        found = eigsh(operator, k=count, which="LA", v0=start, tol=1e-3, return_eigenvectors=False)
+    except ArpackError as error:
+        # ARPACK refuses an operator of zeros, such as the Hessian where every logit is saturated.
+        if not times(start).any():
+            return [0.0] * count
+        raise SamBenchError(
+            "the Hessian's largest eigenvalues were not found; give a smaller `eigenvalues`, or leave the model out"
+        ) from error
     return sorted(map(float, found), reverse=True)
 
 

@@ -80,7 +80,7 @@ class Sharpness(ModelAnalysis):
             stage.update(n // 2, f"product {hessian.products + 1} with the Hessian by the weights", share=0.5)
             return hessian(vector)
 
-        count = min(self.eigenvalues, hessian.size - 1)
+        count = min(self.eigenvalues, hessian.size)
         draws = generator(context.seed, "sharpness", "eigenvalues")
         found["weights"]["eigenvalues"] = top_eigenvalues(product, hessian.size, count, generator=draws)
         draws = generator(context.seed, "sharpness", "trace")

@@ -10,8 +10,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
 from torch import Tensor
+
+from sam_bench.errors import InputError, SamBenchError
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -97,45 +105,91 @@ class Learner:
     rho_each: float = 0.0
 
 
-STEPS, RATE, MOMENTUM = 1000, 0.5, 0.9
+STEPS, RATE, MOMENTUM = 1000, 0.5, 0.9  # of SAM on the whole batch
+
+_LEVEL = 1e-8  # a slope by any weight up to this is zero; at the start it is about 1
+_AT_REST = 1e-6  # a slope up to this share of the one at the start: W_R is right to four digits
 
 
 def learn(examples: Tensor, learners: list[Learner]) -> Tensor:
-    """Logistic regression by gradient descent, from zero, each learner on all of the examples.
+    """Logistic regression, each learner on all of the examples.
 
-    The learning rate falls to zero along half a cosine, so that SAM ends at a point and not in a cycle.
+    SAM on the whole batch has no loss of its own and goes down step by step. The others end where their loss is lowest.
 
     Args:
         examples: As `SimplifiedModel.sample` gives them, [n, d + 1].
-        learners: What to learn with.
+        learners: What to learn with; one that has `rho` has nothing else.
 
     Returns:
         Weights [d + 1, learners].
+
+    Raises:
+        InputError: A classifier gets all of the examples right, so that no loss has a lowest point.
+        SamBenchError: The search for it failed.
     """
-    eps, rho, rho_each = (
-        torch.tensor([getattr(each, name) for each in learners], dtype=examples.dtype)
-        for name in ("eps", "rho", "rho_each")
+    return torch.stack(
+        [_descended(examples, each.rho) if each.rho else _lowest(examples, each) for each in learners], 1
     )
+
+
+def _lowest(examples: Tensor, learner: Learner) -> Tensor:
+    """Where a learner's loss is lowest, [d + 1]."""
+    # A weak weight is the difference of two that are at least 0: their sum, which the attack costs, has no kink.
+    robust, weak = examples[:, :1], examples[:, 1:]
+    parts = torch.cat([robust, weak - learner.eps, -weak - learner.eps], 1).numpy()
     # For one example the gradient points against y x: the ascent takes rho ||x|| off its margin.
-    taken = examples.norm(dim=1, keepdim=True) * rho_each
-    weights = torch.zeros(examples.shape[1], len(learners), dtype=examples.dtype)
+    taken = learner.rho_each * examples.norm(dim=1).numpy()
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        margin = parts @ weights - taken
+        return float(np.logaddexp(0, -margin).mean()), -(expit(-margin) @ parts) / len(parts)
+
+    sizes = parts.shape[1]
+    found = minimize(
+        loss,
+        np.zeros(sizes),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(None, None), *[(0, None)] * (sizes - 1)],
+        options={"ftol": 0, "gtol": _LEVEL},
+    )
+    if (parts @ found.x).min() > 0:
+        raise InputError(
+            "is too few: a classifier gets every example right, so that training has no end",
+            field="samples",
+            value=len(parts),
+            hint="give more, or a smaller `d` or `eta`",
+        )
+    if not found.success:
+        raise SamBenchError("the lowest loss was not found; give more `samples`, or a smaller `d` or `eta`")
+    first, up, down = torch.from_numpy(found.x).split([1, weak.shape[1], weak.shape[1]])
+    return torch.cat([first, up - down])
+
+
+def _descended(examples: Tensor, rho: float) -> Tensor:
+    """SAM on the whole batch by gradient descent from zero, [d + 1].
+
+    The learning rate falls to zero along half a cosine, so that SAM ends at a point and not in a cycle.
+    """
+    weights = torch.zeros(examples.shape[1], dtype=examples.dtype)
     velocity = torch.zeros_like(weights)
     for step in range(STEPS):
-        slope = _slope(examples, weights, eps, taken)
-        if bool(rho.any()):
-            slope = _slope(examples, weights + rho * slope / slope.norm(dim=0).clamp_min(1e-12), eps, taken)
+        slope = _slope(examples, weights)
+        slope = _slope(examples, weights + rho * slope / slope.norm().clamp_min(1e-12))
         velocity = MOMENTUM * velocity + slope
         weights = weights - RATE * (1 + math.cos(math.pi * step / STEPS)) / 2 * velocity
     return weights
 
 
-def _slope(examples: Tensor, weights: Tensor, eps: Tensor, taken: Tensor) -> Tensor:
-    """Gradient of the mean logistic loss under the strongest attack on the weak features, [d + 1, learners]."""
-    against = eps * weights.sign()
-    against[0] = 0  # the robust feature is not attacked
-    margin = examples @ weights - (against * weights).sum(0) - taken
-    pull = torch.sigmoid(-margin) / len(examples)
-    return against * pull.sum(0) - examples.T @ pull
+def _slope(examples: Tensor, weights: Tensor) -> Tensor:
+    """Gradient of the mean logistic loss at weights [d + 1]."""
+    return -torch.sigmoid(-(examples @ weights)) @ examples / len(examples)
+
+
+def at_rest(examples: Tensor, weights: Tensor) -> bool:
+    """Whether weights [d + 1] of SAM on the whole batch are where it ends, which is where the loss is lowest."""
+    start = _slope(examples, torch.zeros_like(weights))
+    return bool(_slope(examples, weights).norm() <= _AT_REST * start.norm())
 
 
 def ratio(weights: Tensor) -> Tensor:

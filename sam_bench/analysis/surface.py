@@ -97,13 +97,14 @@ class Surface(ModelAnalysis):
     def _inputs(self, module: nn.Module, context: Context) -> list[list[float]]:
         """The mean surface over the images, batch by batch."""
         attack = PGD(eps=self.eps, steps=10)
-        draws = generator(context.seed, "surface", "inputs", device=context.device)
+        # Two streams on the CPU, each of one number a pixel: an image's draws do not depend on batches or the device.
+        starts, turns = (generator(context.seed, "surface", each) for each in ("inputs", "signs"))
         total = torch.zeros(self.points, self.points, dtype=torch.float64)
         for start in range(0, len(context.x), context.batch_size):
             part = slice(start, start + context.batch_size)
             x, y = context.x[part], context.y[part]
-            adversarial = attack.perturb(module, x, y, generator=draws) - x
-            signs = torch.randint(0, 2, x.shape, generator=draws, device=x.device).to(x.dtype) * 2 - 1
+            adversarial = attack.perturb(module, x, y, generator=starts) - x
+            signs = torch.randint(0, 2, x.shape, generator=turns).to(x) * 2 - 1
             rows = input_surface(
                 module, x, y, (adversarial, signs * adversarial), self.coordinates, batch_size=context.batch_size
             )

@@ -13,6 +13,7 @@ from sam_bench.analysis.base import ANALYSES, FreeAnalysis, Json
 from sam_bench.analysis.simplified_model import (
     Learner,
     SimplifiedModel,
+    at_rest,
     learn,
     ratio,
     recalled_rho,
@@ -39,8 +40,8 @@ _CURVE = 61  # points of a curve
 class Theory(FreeAnalysis):
     """W_R of standard training, adversarial training and SAM in the simplified model of arXiv 2305.05392.
 
-    Standard and adversarial training have closed forms. A simulation checks them: logistic regression by gradient
-    descent. SAM is simulated in two ways and reported as it comes out.
+    Standard and adversarial training have closed forms. A simulation checks them: logistic regression on
+    sampled examples. SAM is simulated in two ways and reported as it comes out.
     """
 
     summary = "the simplified model of SAM and adversarial training: closed forms, and a simulation beside them"
@@ -82,12 +83,14 @@ class Theory(FreeAnalysis):
             *(Learner(rho_each=each) for each in self.rhos),
         ]
         seeds = [f"{seed}/{run}" for run in range(self.runs)]
-        weights = [
-            learn(model.sample(self.samples, generator(seed, "theory", run)), learners) for run in range(self.runs)
-        ]
+        sam = 1 + len(self.radii)
+        weights, moving = [], set()
+        for run in range(self.runs):
+            examples = model.sample(self.samples, generator(seed, "theory", run))
+            weights.append(learn(examples, learners))
+            moving |= {rho for at, rho in enumerate(self.rhos) if not at_rest(examples, weights[run][:, sam + at])}
         ratios = torch.stack([ratio(each) for each in weights])  # [runs, learners]
         factors = ratios / ratios[:, :1]  # paired: against standard training on the same examples
-        sam = 1 + len(self.radii)
         return {
             "runs": seeds,
             "standard": _beside(model.standard_ratio(), ratios[:, 0]),
@@ -111,7 +114,7 @@ class Theory(FreeAnalysis):
                 for at, rho in enumerate(self.rhos)
             ],
             "robust_accuracy": self._accuracies(torch.stack(weights, 1)),
-            "open": list(OPEN),
+            "open": [*OPEN, *_unsettled(moving)],
         }
 
     def _accuracies(self, weights: Tensor) -> Json:
@@ -218,6 +221,17 @@ class Theory(FreeAnalysis):
             ),
             *(f"open: {each}" for each in findings["open"]),
         ]
+
+
+def _unsettled(rhos: set[float]) -> list[str]:
+    """A sentence on the radii whose SAM on the whole batch was still moving in some run, if there are any."""
+    if not rhos:
+        return []
+    listed = ", ".join(f"{rho:g}" for rho in sorted(rhos))
+    return [
+        f"SAM on the whole batch was still moving at its last step for rho {listed}: its factor there is no result. "
+        "A smaller eta or d helps."
+    ]
 
 
 def _estimate(values: Tensor) -> Json:

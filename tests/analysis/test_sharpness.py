@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian, vmap
 
 import sam_bench
+from sam_bench.analysis.base import Context
 from sam_bench.analysis.correlation import correlation
 from sam_bench.analysis.hessian import WeightHessian, input_curvature, top_eigenvalue_each, top_eigenvalues, trace
 from sam_bench.analysis.sharpness import Sharpness, rises
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, SamBenchError
 from sam_bench.perturb.weights.asam import ASAM
 from sam_bench.perturb.weights.sam import SAM
+from sam_bench.progress import SilentReporter
+from sam_bench.zoo import LoadedModel
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -81,6 +84,48 @@ def test_a_hessian_in_channels_last_is_the_same(network: nn.Module, batch: tuple
     spectrum = top_eigenvalues(usual, usual.size, 2, generator=draws())
     other = WeightHessian(network.to(memory_format=torch.channels_last), *batch, batch_size=10)
     assert top_eigenvalues(other, other.size, 2, generator=draws()) == pytest.approx(spectrum, rel=1e-4)
+
+
+def test_saturated_logits_have_eigenvalues_of_zero() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    nn.init.ones_(model[1].weight)
+    model[1].bias.data = torch.tensor([1e4, 0.0])
+    product = WeightHessian(model, torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), batch_size=3)
+    assert top_eigenvalues(product, product.size, 2, generator=draws()) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_as_many_eigenvalues_as_parameters_are_those_of_the_dense_matrix(count: int) -> None:
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)[:count, :count]
+    largest = torch.linalg.eigvalsh(matrix).flip(0).tolist()
+    found = top_eigenvalues(lambda vector: matrix @ vector, count, count, generator=draws())
+    assert found == pytest.approx(largest)
+
+
+def test_a_network_of_one_parameter_is_measured() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * x.flatten(1)
+
+    x, y = torch.rand(6, 1, 2, 2, generator=draws()), torch.arange(6) % 4
+    model = LoadedModel(Scaled().eval(), "scaled", "0" * 64, None, 4, (1, 2, 2))
+    with SilentReporter().stage("", 6) as stage:
+        context = Context(x=x, y=y, classes=(), batch_size=4, seed=0, stage=stage, models={})
+        found = Sharpness(**SMALL | {"eigenvalues": 2}).measure(model, context)
+    with torch.no_grad():
+        chances = (2 * x.flatten(1)).softmax(1)
+        mean = (chances * x.flatten(1)).sum(1)
+        curvature = ((chances * x.flatten(1).square()).sum(1) - mean.square()).mean()
+    assert found["weights"]["eigenvalues"] == pytest.approx([float(curvature)], rel=1e-4)
+
+
+def test_eigenvalues_that_are_not_found_end_in_a_sentence() -> None:
+    with pytest.raises(SamBenchError, match=r"^the Hessian's largest eigenvalues were not found; give a smaller "):
+        top_eigenvalues(lambda vector: math.nan * vector, 4, 1, generator=draws())
 
 
 def test_a_model_without_trainable_parameters_has_no_hessian(batch: tuple[Tensor, Tensor]) -> None:

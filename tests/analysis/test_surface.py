@@ -11,9 +11,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import sam_bench
+from sam_bench.analysis.base import Context
 from sam_bench.analysis.loss_surface import filter_normalised, input_surface, mean_loss, weight_surface
 from sam_bench.analysis.surface import Surface
 from sam_bench.errors import InputError
+from sam_bench.progress import SilentReporter
+from sam_bench.zoo import LoadedModel
 
 COORDINATES = [-1.0, -0.5, 0.0, 0.5, 1.0]
 
@@ -85,6 +88,20 @@ def test_the_loss_does_not_depend_on_the_batches(linear: nn.Module, batch: tuple
     whole = mean_loss(linear, *batch, batch_size=9)
     assert whole == pytest.approx(float(F.cross_entropy(linear(batch[0]), batch[1]).detach()), rel=1e-6)
     assert mean_loss(linear, *batch, batch_size=2) == pytest.approx(whole, rel=1e-6)
+
+
+def test_the_draws_of_an_image_do_not_depend_on_the_batches() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
+    x, y = torch.rand(20, 3, 2, 2, generator=draws()), torch.arange(20) % 3
+    model = LoadedModel(network, "tanh", "0" * 64, None, 3, (3, 2, 2))
+    surface = Surface(points=3, distance_steps=1)
+    with SilentReporter().stage("", len(x)) as stage:
+        few, all_at_once = (
+            surface.measure(model, Context(x=x, y=y, classes=(), batch_size=size, seed=0, stage=stage, models={}))
+            for size in (5, 20)
+        )
+    assert torch.allclose(*(torch.tensor(each["inputs"]) for each in (few, all_at_once)), rtol=0, atol=1e-6)
 
 
 def test_a_model_of_a_zoo_is_mapped(zoo: Path, tmp_path: Path) -> None:

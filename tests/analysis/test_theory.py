@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from sam_bench.analysis import ANALYSES, simplified_model
 from sam_bench.analysis.simplified_model import Learner, SimplifiedModel, learn, ratio, recalled_rho, recalled_sam_ratio
-from sam_bench.analysis.theory import Theory
+from sam_bench.analysis.theory import OPEN, Theory
 from sam_bench.errors import InputError
 from sam_bench.records import ComponentSpec
 
@@ -70,14 +70,46 @@ def test_noise_in_the_weights_raises_the_ratio_as_derived() -> None:
     assert model.noise_ratio(spread) > 1.2 * model.standard_ratio()
 
 
-def test_learning_agrees_with_scikit_learn() -> None:
-    model = MODELS[0]
-    examples = model.sample(2000, torch.Generator().manual_seed(0))
-    labels = torch.arange(2000) % 2 * 2 - 1  # the sign of an example and its label is free
+@pytest.mark.parametrize(
+    "model",
+    [MODELS[0], SimplifiedModel(0.9, 8, 1.0), SimplifiedModel(0.9, 20, 0.5), SimplifiedModel(0.9, 200, 0.1)],
+    ids=["defaults", "large eta", "eta 0.5", "large d"],
+)
+def test_learning_agrees_with_scikit_learn(model: SimplifiedModel) -> None:
+    examples = model.sample(10_000, torch.Generator().manual_seed(0))
+    labels = torch.arange(10_000) % 2 * 2 - 1  # the sign of an example and its label is free
     oracle = LogisticRegression(C=math.inf, fit_intercept=False, tol=1e-8, max_iter=1000)
     oracle.fit((examples * labels[:, None]).numpy(), labels.numpy())
     found = learn(examples, [Learner()])[:, 0]
     assert torch.allclose(found, torch.from_numpy(oracle.coef_[0]), atol=1e-4)
+
+
+@pytest.mark.parametrize(("d", "eta"), [(20, 1.0), (200, 0.5)])
+def test_trained_against_an_attack_it_agrees_where_standard_training_has_no_end(d: int, eta: float) -> None:
+    # Without the attack a classifier gets every example right, and the loss has no lowest point.
+    model, eps = SimplifiedModel(0.9, d, eta), eta - 1.5 / math.sqrt(d)
+    runs = [model.sample(10_000, torch.Generator().manual_seed(seed)) for seed in range(2)]
+    found = torch.stack([ratio(learn(each, [Learner(eps=eps)])) for each in runs])
+    assert float(found.mean()) == pytest.approx(model.adversarial_ratio(eps), rel=0.05)
+    with pytest.raises(InputError, match=r"^samples=10000 is too few: .*; give more, or a smaller d or eta$"):
+        learn(runs[0], [Learner()])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_under_an_attack_some_weights_end_at_zero(seed: int) -> None:
+    # The loss has a kink there: its slope from either side must point away from zero.
+    model, eps = SimplifiedModel(0.9, 100, 0.1), 0.09
+    examples = model.sample(2000, torch.Generator().manual_seed(seed))
+    weights = learn(examples, [Learner(eps=eps)])[:, 0]
+    pull = torch.sigmoid(eps * weights[1:].abs().sum() - examples @ weights) / len(examples)
+    slope, kink = -pull @ examples, eps * pull.sum()
+    zero = weights == 0
+    zero[0] = False
+    assert 0 < int(zero.sum()) < 100
+    assert float(slope[zero].abs().max()) <= float(kink)
+    away = slope + kink * weights.sign()
+    away[0] = slope[0]
+    assert float(away[~zero].abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -108,16 +140,20 @@ def test_the_simulation_agrees_and_sam_on_the_whole_batch_changes_nothing() -> N
     (sam,) = found["sam"]
     assert sam["whole_batch_factor"]["mean"] == pytest.approx(1.0, abs=1e-3)
     assert sam["recalled_factor"] == pytest.approx(1 + 2 / 3 * 0.25)
+    assert found["open"] == list(OPEN)
     curves = found["robust_accuracy"]["curves"]
     assert curves["standard"][0] > curves["adversarial training, eps 0.15"][0]
     assert curves["standard"][-1] < curves["adversarial training, eps 0.15"][-1]
 
 
-def test_the_seed_decides_the_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seed_decides_the_simulation_and_sam_that_did_not_come_to_rest_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(simplified_model, "STEPS", 5)
-    one, same, other = (Theory(samples=100, runs=2).combine(seed) for seed in (0, 0, 1))
+    one, same, other = (Theory(samples=1000, runs=2, rhos=(0.5, 0.2)).combine(seed) for seed in (0, 0, 1))
     assert one == same
     assert one["standard"]["simulated"] != other["standard"]["simulated"]
+    assert one["open"][-1].startswith("SAM on the whole batch was still moving at its last step for rho 0.2, 0.5:")
 
 
 def test_the_recalled_rule_is_where_the_recalled_ratio_meets_adversarial_training() -> None:
