@@ -14,7 +14,7 @@ from sam_bench.analysis.loss_surface import filter_normalised, input_surface, me
 from sam_bench.attacks.minimum_norm import minimum_norms
 from sam_bench.perturb.inputs import PGD
 from sam_bench.records import Radius
-from sam_bench.seeds import generator
+from sam_bench.seeds import generator, row_generator
 from sam_bench.zoo import LoadedModel
 
 if TYPE_CHECKING:
@@ -97,14 +97,15 @@ class Surface(ModelAnalysis):
     def _inputs(self, module: nn.Module, context: Context) -> list[list[float]]:
         """The mean surface over the images, batch by batch."""
         attack = PGD(eps=self.eps, steps=10)
-        # Two streams on the CPU, each of one number a pixel: an image's draws do not depend on batches or the device.
-        starts, turns = (generator(context.seed, "surface", each) for each in ("inputs", "signs"))
+        count = len(context.x)  # all images' numbers are drawn, and a batch has its own of them
+        turns = torch.randint(0, 2, context.x.shape, generator=generator(context.seed, "surface", "signs"))
         total = torch.zeros(self.points, self.points, dtype=torch.float64)
-        for start in range(0, len(context.x), context.batch_size):
+        for start in range(0, count, context.batch_size):
             part = slice(start, start + context.batch_size)
             x, y = context.x[part], context.y[part]
-            adversarial = attack.perturb(module, x, y, generator=starts) - x
-            signs = torch.randint(0, 2, x.shape, generator=turns).to(x) * 2 - 1
+            draws = row_generator(context.seed, "surface", "inputs", first=start, total=count, device=x.device)
+            adversarial = attack.perturb(module, x, y, generator=draws) - x
+            signs = turns[part].to(x) * 2 - 1
             rows = input_surface(
                 module, x, y, (adversarial, signs * adversarial), self.coordinates, batch_size=context.batch_size
             )

@@ -17,8 +17,8 @@ from sam_bench.evaluation.replay import broken_places, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
 from sam_bench.leaderboard.entries import read_entry
 from sam_bench.leaderboard.evidence import check_places, write_manifest
+from sam_bench.leaderboard.examples import own_examples, share_with_larger, stored_examples
 from sam_bench.leaderboard.verification import report_path
-from sam_bench.leaderboard.verify import own_examples, share_with_larger, stored_examples
 from sam_bench.records import adversarial_path, write_atomic
 
 

@@ -24,19 +24,17 @@ import torch
 
 from sam_bench import zoo as zoos
 from sam_bench.errors import InputError, SamBenchError
-from sam_bench.evaluation.adversarial import read_adversarial
 from sam_bench.evaluation.audit import audit, draw
 from sam_bench.evaluation.refinding import find_again
 from sam_bench.evaluation.replay import broken_places, replay, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
 from sam_bench.leaderboard.entries import headline, read_entry
 from sam_bench.leaderboard.evidence import check_manifest, check_places, read_bundle
+from sam_bench.leaderboard.examples import share_with_larger, stored_examples
 from sam_bench.leaderboard.files import shown
 from sam_bench.leaderboard.labels import AUTOATTACK, percent
-from sam_bench.leaderboard.record_checks import Evidence
 from sam_bench.leaderboard.verification import digest_of, manifest_path, report_of, report_path
 from sam_bench.records import (
-    MISCLASSIFIED,
     ROBUST,
     Audit,
     EvaluationRecord,
@@ -376,46 +374,6 @@ def _check_shape(card: ModelCard, test: Split) -> None:
         raise InputError(
             f"the model of {card.name} knows {network.num_classes} classes, but {card.dataset} has {classes}"
         )
-
-
-def stored_examples(evidence: Sequence[Evidence], test: Split) -> list[dict[int, Any]]:
-    """The adversarial examples of each record: its own, and those of smaller balls, which lie in its ball, too."""
-    pools = [own_examples(each, test) for each in evidence]
-    for at, own in enumerate([dict(pool) for pool in pools]):
-        share_with_larger(evidence, pools, at, own)
-    return pools
-
-
-def share_with_larger(
-    evidence: Sequence[Evidence], pools: Sequence[dict[int, Any]], at: int, found: Mapping[int, Any]
-) -> None:
-    """Put adversarial examples of the record at `at` into the pools of all balls that hold its own, where they lack."""
-    record = evidence[at].record
-    for each, pool in zip(evidence, pools, strict=True):
-        if each.record.norm == record.norm and each.record.eps >= record.eps and _same_places(each.record, record):
-            pool.update({place: x_adv for place, x_adv in found.items() if place not in pool})
-
-
-def _same_places(one: EvaluationRecord, other: EvaluationRecord) -> bool:
-    """Whether a place is the same image in both; a part of what is sorted by class is not the first of it."""
-    same = one.dataset_fingerprint == other.dataset_fingerprint
-    return same or not (one.sorted_by_class or other.sorted_by_class)
-
-
-def own_examples(evidence: Evidence, test: Split) -> dict[int, Any]:
-    """The adversarial examples beside a record, held against it; none where there is no file."""
-    path, record = adversarial_path(evidence.path), evidence.record
-    content = read_bundle(path)
-    if not content:
-        return {}
-    read = read_adversarial(content, str(path), record, tested_by(record, test))
-    for place in read.x_adv:
-        if record.verdicts[place] in (ROBUST, MISCLASSIFIED):
-            raise InputError(
-                f"{path} holds an adversarial example of test example {place}, which its record calls "
-                f"{record.verdicts[place]}"
-            )
-    return dict(read.x_adv)
 
 
 def _refuse_false_claims(name: str, found: Audit) -> None:

@@ -27,15 +27,12 @@ def _l2(flat: Tensor) -> Tensor:
 
 
 def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform draws from [0, 1) for rows of a batch, of `like`'s type and device; see `seeds.draw_rows`.
-
-    A generator on the CPU gives the same numbers for every device.
-    """
+    """Uniform draws from [0, 1) for rows of a batch, of `like`'s type and device; see `seeds.draw_rows`."""
 
     def draw(size: Sequence[int]) -> Tensor:
-        return torch.rand(size, generator=generator, device=generator.device, dtype=like.dtype)
+        return torch.rand(size, generator=generator, device=like.device, dtype=like.dtype)
 
-    return draw_rows(draw, shape, generator).to(like.device)
+    return draw_rows(draw, shape, generator)
 
 
 def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
