@@ -47,8 +47,8 @@ def verify_entry(
         beacon: For the audit: a public text that did not exist when the entry was made, such as a commit's hash.
         attack_again: Run AutoAttack on what rows without adversarial examples call broken, so that these rows are
             replayed, too.
-        write: Write the report that gives the rows their state, if a row was replayed; delete it if something was
-            refuted.
+        write: Write the report that gives the rows their state, if nothing was refuted and a row was replayed; delete
+            it if the audit refuted the entry.
         device: Where the model runs.
 
     Raises:
@@ -67,8 +67,8 @@ def verify_entry(
     verification = verified(Path(entry), means)
     if write and verification.shown:
         write_report(verification)
-    elif write and verification.refuted:
-        report_path(verification.path).unlink(missing_ok=True)  # what was shown before does not hold any more
+    elif write and verification.refuted and verification.checks[-1].name == "audit":
+        report_path(verification.path).unlink(missing_ok=True)  # too many of the claims that it vouches for are false
     return verification
 
 

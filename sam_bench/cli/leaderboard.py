@@ -167,7 +167,7 @@ def evidence(entry: Path, records: tuple[str, ...], **options: Any) -> None:
 @common.zoo_option
 @_verifying
 @click.option(
-    "--write", is_flag=True, help="Write the report that gives the entry its state; of a refused one it is deleted."
+    "--write", is_flag=True, help="Write the report that gives the entry its state; delete it if the audit refutes it."
 )
 @common.json_option
 def verify(entry: Path, as_json: bool, **options: Any) -> int:

@@ -172,7 +172,7 @@ def _left_alone(repository: Path, boards: str, changed: Sequence[str]) -> Iterat
     """Each entry that a branch does not change, with its report and the files that it rests on, if its card is here."""
     for path in sorted((repository / boards).glob("*/*/*.json")):
         if path.relative_to(repository).as_posix() not in changed:
-            with suppress(InputError):
+            with suppress(InputError, ValueError):  # of another repository
                 report = report_path(path).resolve().relative_to(repository.resolve()).as_posix()
                 yield path.stem, {report, *_files_of(repository, path)}
 

@@ -165,7 +165,10 @@ def verify_entry(path: Path, means: Means) -> Verification:
             checks.append(Check(step.__name__, True, step()))
         except _LacksEvidenceError as lacking:
             checks.append(Check(step.__name__, False, str(lacking)))
-        except (_CannotCheckError, torch.OutOfMemoryError, MemoryError) as error:
+        except _CannotCheckError as error:
+            checks.append(Check(step.__name__, False, f"this could not be checked: {error}"))
+            break
+        except (torch.OutOfMemoryError, MemoryError) as error:
             checks.append(Check(step.__name__, False, f"this could not be checked: {shown(str(error))}"))
             break
         except (SamBenchError, RuntimeError) as error:
@@ -310,7 +313,9 @@ class _Verifying:
         try:
             return self._means.test(card)
         except SamBenchError as error:
-            raise _CannotCheckError(f"the test images of {card.dataset} are needed: {error}") from error
+            raise _CannotCheckError(
+                f"give the test images of {card.dataset} with `dataset`; without it: {error}"
+            ) from error
 
     def _attack_again(self, stored: Sequence[dict[int, Any]]) -> dict[str, str]:
         """Find adversarial examples for rows that have none; those of a smaller ball serve the larger ones, too.

@@ -18,7 +18,7 @@ from sam_bench.data import Split
 from sam_bench.errors import InputError
 from sam_bench.leaderboard.verification import report_of, report_path, state_of
 from sam_bench.leaderboard.verify import verify_entry, write_report
-from sam_bench.records import ModelCard, SecondAttack, accuracies
+from sam_bench.records import MISCLASSIFIED, ROBUST, ModelCard, SecondAttack, accuracies
 
 ROOT = Path(__file__).parents[2]
 
@@ -205,10 +205,28 @@ def test_a_small_audit_does_not_replace_a_large_one(planted: Planted) -> None:
         assert report is not None and report.rows[0].audit is not None and len(report.rows[0].audit.drawn) == 3
 
 
+def test_an_audit_that_refutes_an_entry_takes_its_report_away(planted: Planted) -> None:
+    planted.judge(planted.aa, lambda verdicts: verdicts.__setitem__(slice(None), _all_robust(verdicts)))
+    planted.seal()
+    given: dict[str, Any] = {"data_dir": planted.root / "data", "zoo": planted.root / "model_zoo", "device": "cpu"}
+    planted.aa.with_suffix(".adversarial.npz").unlink(missing_ok=True)
+    planted.seal()
+    assert api.verify_entry(planted.entry, write=True, **given).shown
+    assert report_path(planted.entry).exists()
+    found = api.verify_entry(planted.entry, write=True, audit=60, beacon="a public text", **given)
+    assert found.refuted and found.checks[-1].name == "audit" and not report_path(planted.entry).exists()
+
+
+def _all_robust(verdicts: list[str]) -> list[str]:
+    return [each if each == MISCLASSIFIED else ROBUST for each in verdicts]
+
+
 def test_without_the_data_nothing_is_refuted(planted: Planted) -> None:
     found = planted.verify(data_dir=planted.root / "elsewhere")
     assert not found.passed and not found.refuted and not found.shown
-    assert found.reason.startswith(f"this could not be checked: the test images of {DATASET} are needed: unknown data")
+    assert found.reason.startswith(
+        f"this could not be checked: give the test images of {DATASET} with dataset; without it: unknown"
+    )
 
 
 def test_the_verb_takes_data_and_zoo(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,9 +235,8 @@ def test_the_verb_takes_data_and_zoo(planted: Planted, monkeypatch: pytest.Monke
     assert found.passed, found.reason
     found = api.verify_entry(planted.entry, dataset=planted.root / "data" / f"{DATASET}.npz", device="cpu", write=True)
     assert found.passed and state_of(planted.entry) == "replayed"
-    planted.edit(planted.card, lambda fields: fields.update(clean_accuracy=0.5))
-    assert api.verify_entry(planted.entry, device="cpu", write=True).refuted
-    assert not report_path(planted.entry).exists()
+    assert api.verify_entry(planted.entry, zoo=planted.root, data_dir="nowhere", device="cpu", write=True).reason
+    assert state_of(planted.entry) == "replayed"
     with pytest.raises(InputError, match="go together"):
         api.verify_entry(planted.entry, audit=5)
     with pytest.raises(InputError, match="at least 1"):
