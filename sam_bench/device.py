@@ -27,6 +27,11 @@ _PAYS = 1.2
 _ROUNDS = 3  # of a probe, a pass in each type; the fastest of each counts
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device had no room, by what PyTorch says, or cuBLAS and cuDNN, which ask for memory themselves."""
+    return isinstance(error, torch.OutOfMemoryError) or "STATUS_ALLOC_FAILED" in str(error)
+
+
 def choose_device(name: str = "auto") -> tuple[torch.device, str]:
     """The device to run on, and why. Of several processes started by `torchrun`, each gets a GPU of its own.
 

@@ -24,7 +24,9 @@ from sam_bench.analysis.statistics import (
     matched_difference,
 )
 from sam_bench.errors import InputError
-from sam_bench.records import MISCLASSIFIED, ROBUST
+from sam_bench.leaderboard.convergence import run_of
+from sam_bench.records import MISCLASSIFIED, ROBUST, ModelCard
+from sam_bench.training.differences import first_difference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,16 +134,25 @@ def _points(each: Comparison) -> list[_Point]:
     for named in each.records:
         assert named.card is not None
         of_point = groups.setdefault((strength(named.card.recipe), Setting.of(named.card)), {})
-        if named.card.seed in of_point:
-            other = of_point[named.card.seed].card
-            assert other is not None
-            raise InputError(
-                f"{other.name} and {named.card.name} are of one method, strength and seed, so they would be one point; "
-                "give the records of one of them"
-            )
+        for there in of_point.values():
+            assert there.card is not None
+            _check_seeds(there.card, named.card)
         of_point[named.card.seed] = named
     points = [_point(*key, members) for key, members in groups.items()]
     return sorted(points, key=lambda point: (point.strength.family, point.setting.epochs, point.strength.value or 0))
+
+
+def _check_seeds(card: ModelCard, other: ModelCard) -> None:
+    """Refuse two models of one method and strength unless they are one training with two seeds."""
+    same = f"{card.name} and {other.name} are of one method"
+    if card.seed == other.seed:
+        raise InputError(f"{same}, strength and seed, so they would be one point; give the records of one of them")
+    difference = first_difference(run_of(card), run_of(other))
+    if difference is not None:
+        raise InputError(
+            f"{same} and strength, but not two seeds of one training: {difference.field} is {difference.before} and "
+            f"{difference.now}; give the records of one of them"
+        )
 
 
 def _point(at: Strength, setting: Setting, members: dict[int, NamedRecord]) -> _Point:

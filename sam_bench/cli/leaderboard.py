@@ -149,7 +149,7 @@ def submit(model: str, records: tuple[Path, ...], as_json: bool, **options: Any)
 
 
 @command.command("evidence")
-@click.argument("entry", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("entry", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.argument("records", nargs=-1)
 @common.zoo_option
 @_for_data
@@ -163,7 +163,7 @@ def evidence(entry: Path, records: tuple[str, ...], **options: Any) -> None:
 
 
 @command.command("verify")
-@click.argument("entry", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("entry", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @common.zoo_option
 @_verifying
 @click.option(

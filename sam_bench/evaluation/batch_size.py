@@ -11,6 +11,7 @@ from torch import nn
 
 from sam_bench.attacks import Attack
 from sam_bench.attacks.verify import SMALLEST_BATCH, rows_that_fill_a_cpu
+from sam_bench.device import out_of_memory
 from sam_bench.modes import attacking
 from sam_bench.perturb.inputs import input_gradient
 
@@ -100,7 +101,9 @@ def gradients_per_second(
                     input_gradient(module, x, y)
                     torch.cuda.synchronize(device)
                     passes += 1
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             break
         rates[size] = passes * size / seconds
     return rates
@@ -144,6 +147,8 @@ def _probe(module: nn.Module, size: int, shape: tuple[int, ...], device: torch.d
         x, y = torch.zeros(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
         with attacking(module):
             input_gradient(module, x, y)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         return None
     return torch.cuda.max_memory_allocated(device) - before

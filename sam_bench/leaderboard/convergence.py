@@ -6,7 +6,7 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -41,9 +41,9 @@ class PublishedRuns(Record):
     runs: tuple[PublishedRun, ...]
 
 
-def run_digest(card: ModelCard) -> str:
-    """SHA-256 of what decides where a run ends, up to its seed: recipe, network, epochs and images."""
-    fields = {
+def run_of(card: ModelCard) -> dict[str, Any]:
+    """What decides where a run ends, up to its seed: recipe, network, epochs and images."""
+    return {
         "recipe": card.recipe.model_dump(mode="json", exclude=_WORDS, exclude_none=True),
         "architecture": card.architecture.sha256,
         "epochs": card.epochs,
@@ -53,7 +53,11 @@ def run_digest(card: ModelCard) -> str:
         "extra_data": card.extra_data.fingerprint if card.extra_data else None,
         "init": card.init_sha256,
     }
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def run_digest(card: ModelCard) -> str:
+    """SHA-256 of `run_of`."""
+    return hashlib.sha256(json.dumps(run_of(card), sort_keys=True).encode()).hexdigest()
 
 
 @cache

@@ -100,6 +100,13 @@ def test_seeds_of_one_strength_are_one_point() -> None:
         combine([model("a", 160, 80), model("b", 150, 80)])
 
 
+def test_two_trainings_of_one_strength_are_no_seeds_of_one_point() -> None:
+    inputs = {**AT, "eps": "1/255"}
+    ten, five = ({**inputs, "steps": steps} for steps in (10, 5))
+    with pytest.raises(InputError, match=r"a and b .* not two seeds of one training: recipe.inputs.steps is 10 and 5"):
+        combine([model("a", 160, 80, inputs=ten), model("b", 150, 80, seed=1, inputs=five)])
+
+
 def test_a_record_without_a_card_is_refused() -> None:
     with pytest.raises(InputError, match="without a card"):
         combine([named("a", "RR")])

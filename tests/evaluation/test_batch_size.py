@@ -217,14 +217,15 @@ def test_a_size_that_does_not_fit_after_all_is_left_out(monkeypatch: pytest.Monk
 class Cramped(Nearest):
     """Has memory for so many rows, as a GPU would have."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, error: RuntimeError | None = None) -> None:
         super().__init__()
         self.rows, self.refused = rows, 0
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > self.rows and x.requires_grad:  # what is not differentiated needs less
             self.refused += 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return super().forward(x)
 
 
@@ -240,6 +241,20 @@ def test_out_of_memory_it_goes_on_with_half_as_many_and_finds_the_same(attack: A
     assert found == verdicts(Nearest(), attack, tmp_path / "roomy", **given)
     assert len(set(found)) > 2
     assert cramped.refused == 2, "at 64 and at 32"
+
+
+def test_what_cublas_says_without_memory_is_out_of_memory_too(tmp_path: Path) -> None:
+    said = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    cramped = Cramped(16, RuntimeError(said))
+    given: dict[str, Any] = {"batch_size": 32, "eps": Radius("40/255")}
+    found = verdicts(cramped, PGDAttack(steps=4), tmp_path / "cramped", **given)
+    assert found == verdicts(Nearest(), PGDAttack(steps=4), tmp_path / "roomy", **given)
+    assert cramped.refused == 1
+
+
+def test_another_error_of_the_model_is_not_taken_for_it(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        verdicts(Cramped(16, RuntimeError("shapes")), PGDAttack(steps=4), tmp_path / "run", batch_size=32)
 
 
 def test_where_nothing_is_left_to_halve_it_is_said(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sam_bench.allocator import freed_memory_kept
 from sam_bench.attacks.events import Event, Examples, Progress, Verdict
 from sam_bench.attacks.verify import SMALLEST_BATCH
 from sam_bench.data import to_float
-from sam_bench.device import device_name
+from sam_bench.device import device_name, out_of_memory
 from sam_bench.errors import SamBenchError
 from sam_bench.evaluation.executors.base import Executor
 from sam_bench.evaluation.problem import Problem
@@ -104,8 +104,9 @@ def attack_here(problem: Problem, stored: Examples, device: torch.device) -> Ite
             for place in piece:
                 survived.pop(place, None)
             continue
-        except torch.OutOfMemoryError:
-            pass
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
         # Outside the `except` block: inside it, the traceback keeps every tensor alive.
         batch_size = _halved(problem, batch_size)
 
