@@ -198,9 +198,13 @@ def _finished(run: Run, plan: _Plan) -> ModelCard | None:
 
 
 def _decides(spec: TrainSpec) -> dict[str, Any]:
-    """The fields that tell runs apart, as JSON has them, and what tells whether a data file changed."""
+    """The fields that tell runs apart, as JSON has them, and what tells whether a file of them changed."""
     names = {name for name, each in spec.options().items() if each.sweep or each.identity}
-    dumped = json.dumps({**spec.model_dump(include=names), "file": _state(spec.dataset)}, default=str)
+    states = {"file": spec.dataset, "extra_data_file": spec.extra_data, "init_file": spec.init}
+    dumped = json.dumps(
+        spec.model_dump(include=names) | {name: _state(str(path)) for name, path in states.items() if path},
+        default=str,
+    )
     decides: dict[str, Any] = json.loads(dumped)
     return decides
 

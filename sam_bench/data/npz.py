@@ -44,6 +44,16 @@ def load_npz(path: Path, *, test_only: bool = False) -> Dataset:
         return _Reader(Path(path), archive).dataset(test_only)
 
 
+def npz_name(path: Path) -> str:
+    """What `load_npz` calls the data set of a file; its images are not read.
+
+    Raises:
+        InputError: The file cannot be read, or no name can be made.
+    """
+    with _opened(path) as archive:
+        return _Reader(path, archive).name()
+
+
 def load_extra(path: Path, *, shape: tuple[int, ...], num_classes: int) -> Split:
     """Further training images, for example generated ones: `image` and `label`, or x_train and y_train.
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import get_args
 
 from sam_bench.data.digits import load_digits
-from sam_bench.data.images import check_image_size, check_name, resize
-from sam_bench.data.npz import load_npz
+from sam_bench.data.images import check_image_size, check_name, name_from_file, resize
+from sam_bench.data.npz import load_npz, npz_name
 from sam_bench.data.published import (
     corrupted_name,
     is_corrupted,
@@ -131,6 +131,23 @@ def known_name(spec: str, *, name: str | None = None, image_size: int | None = N
         return check_name(name, "name")
     named = _named(spec, image_size)
     return None if named is None else _name_at(*named, plain=_plain_size(named[0]))
+
+
+def name_of(spec: str) -> str:
+    """What a data set will be called, before its images are loaded; a file that is not there, after its stem.
+
+    Args:
+        spec: As for `load_dataset`.
+
+    Raises:
+        InputError: No name can be made of that of the file or folder.
+    """
+    named, path = known_name(spec), Path(spec).expanduser()
+    if named is not None:
+        return named
+    if path.is_file():
+        return npz_name(path)
+    return name_from_file(path.stem if path.suffix == ".npz" else path.resolve().name, spec)
 
 
 def reserved_name(name: str) -> str | None:

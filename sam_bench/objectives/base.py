@@ -17,6 +17,9 @@ class Objective(Component):
     compares_inputs: ClassVar[bool] = False
     """Whether it weighs the clean inputs against the perturbed ones, and so is nothing of its own without those."""
 
+    clean_only: ClassVar[bool] = False
+    """Whether it never looks at the perturbed inputs, whatever its settings."""
+
     compares_start: ClassVar[bool] = False
     """Whether its `x` is where the search of the perturbed inputs began, in place of the clean inputs."""
 

@@ -21,6 +21,7 @@ class InputGradient(Objective):
     activations: the slope of a network of ReLUs is piecewise constant, and penalising it teaches little.
     """
 
+    clean_only = True
     differentiates_slopes = True
 
     gradient_eps: Radius = Field(

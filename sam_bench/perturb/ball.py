@@ -114,6 +114,10 @@ class Ball:
             return gradient.sign().nan_to_num_(nan=0.0)  # in place: this is done in every step of a search
         self._refuse_l1()
         flat = self.usable(gradient).flatten(1)
+        # Where a network is sure, the slope is so short that its squares vanish: its largest entry is made 1 first.
+        short = torch.linalg.vector_norm(flat, dim=1, keepdim=True) < _TINY
+        largest = flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+        flat = flat / torch.where(short, largest, 1.0)
         return (flat / _l2(flat)).view_as(gradient)
 
     def sample(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -41,7 +41,20 @@ def card_of(study: Study, model: Model) -> ModelCard | None:
             f"{first.train_examples}, which are not the same: take out the one that is not trained with `validation=0` "
             "on the study's data, or use another `output`"
         )
+    if first is not None and not _sets_augmentation(study.training(model)):
+        augmented = (each.recipe.augmentation.model_dump() for each in (first, card))
+        other = differences.first_difference(*augmented)
+        if other is not None:
+            raise InputError(
+                f"{model.name} in {study.zoo} was trained with {other.field} {other.now} and {first.name} with "
+                f"{other.before}; take one of them out, or use another `output`"
+            )
     return card
+
+
+def _sets_augmentation(spec: TrainSpec) -> bool:
+    """Whether the plan says how this row's images are augmented; else that suits the images, and is one for all."""
+    return bool(spec.settings.keys() & set(type(spec.method.recipe.augmentation).model_fields))
 
 
 def _in_zoo(study: Study, model: Model) -> ModelCard | None:
@@ -55,7 +68,7 @@ def first_difference(card: ModelCard, spec: TrainSpec, dataset: str) -> str:
     """
     recipe = spec.method.recipe
     compared = set(type(recipe).model_fields) - _SAID
-    if not spec.settings.keys() & set(type(recipe.augmentation).model_fields):
+    if not _sets_augmentation(spec):
         compared.remove("augmentation")
     asked: dict[str, Any] = {
         "dataset": dataset,
@@ -91,7 +104,8 @@ def records_of(study: Study, measurement: Measurement, card: ModelCard) -> list[
     checkpoint = card.weights.sha256
     if evaluation.temperature is not None:
         note = note_of(study, measurement, card, Matched)
-        if note is None:
+        standard = card_of(study, Model(STANDARD, measurement.model.seed))
+        if note is None or standard is None or note.target_sha256 not in (None, standard.weights.sha256):
             return []
         checkpoint = note.module_sha256
     paths = [study.record(measurement, eps) for eps in sorted(evaluation.eps, key=float)]

@@ -90,7 +90,8 @@ class Work:
         spec = self.study.attack(job, **{"dataset": self.study.dataset, "image_size": x.shape[-1]})
         (first, *_) = api.evaluate_curve(tempered, spec, reporter=self.reporter, command=self.command)
         found = {"temperature": temperature, "target": target, "confidence_before": before, "confidence_after": after}
-        self._keep(job, Matched(**shared, **found, module_sha256=first.checkpoint_sha256, **self._made(began)))
+        digests = {"module_sha256": first.checkpoint_sha256, "target_sha256": standard.weights.sha256}
+        self._keep(job, Matched(**shared, **found, **digests, **self._made(began)))
 
     def distances(self, job: Measurement, card: ModelCard) -> None:
         """Minimum-norm distances of each image."""
@@ -117,7 +118,8 @@ class Work:
         self.reporter.say(f"{job.name}: AutoAttack on {len(x):,} normalised images")
         with true_float32():
             found = published.evaluated(self._model(card), x, y, card=card, norm=evaluation.norm, eps=evaluation.eps[0])
-        self._keep(job, Fault(**shared, norm=evaluation.norm, eps=evaluation.eps[0], **found, **self._made(began)))
+        of = {"norm": evaluation.norm, "eps": evaluation.eps[0], "head": self._are_first(shared, card)}
+        self._keep(job, Fault(**shared, **of, **found, **self._made(began)))
 
     def _model(self, card: ModelCard) -> nn.Module:
         return load_model(full_name(card), zoo=self.study.zoo, device=self.device).module
@@ -138,6 +140,11 @@ class Work:
             "n_examples": count,
         }
         return to_float(test.images.to(self.device)), test.labels.to(self.device), shared
+
+    def _are_first(self, shared: dict[str, Any], card: ModelCard) -> bool:
+        """Whether the images of a note are those that the test set begins with."""
+        test = _loaded(self.study.dataset, self.study.data_dir, card.architecture.image_size).test
+        return bool(test.head(shared["n_examples"]).fingerprint == shared["dataset_fingerprint"])
 
     def _made(self, began: float) -> dict[str, Any]:
         return conditions(seconds=time.monotonic() - began, device=device_name(self.device), command=self.command)

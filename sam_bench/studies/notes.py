@@ -46,6 +46,7 @@ class Matched(Note):
     confidence_before: Fraction01
     confidence_after: Fraction01
     module_sha256: Sha256 = Field(description="what the records name as their checkpoint")
+    target_sha256: Sha256 | None = Field(default=None, description="SHA-256 of the weights file of that `standard`")
 
 
 class Distances(Note):
@@ -67,6 +68,7 @@ class Fault(Note):
     std: tuple[float, ...]
     engine: str
     seed: int
+    head: bool = Field(default=True, description="whether the test set begins with these images; a sorted one does not")
     clean: list[bool] = Field(description="right on the normalised image")
     clipped: list[bool] = Field(description="right on the normalised image clipped to [0, 1], without an attack")
     verdicts: list[str] = Field(description="'robust', 'misclassified', or the attack that broke it")

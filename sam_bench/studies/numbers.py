@@ -241,7 +241,8 @@ def _correct(found: Measured, row: str, seed: int, note: Fault) -> float | None:
             continue
         for record in records[seed]:
             same = (record.norm, float(record.eps)) == (note.norm, float(note.eps))
-            if same and record.n_examples >= note.n_examples:
+            alike = record.dataset_fingerprint == note.dataset_fingerprint
+            if same and (alike or (note.head and record.n_examples > note.n_examples)):
                 return _percent([each == ROBUST for each in record.verdicts[: note.n_examples]])
     return None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sam_bench.api import is_named_dataset
 from sam_bench.api.record_files import check_folder
-from sam_bench.data import known_name
+from sam_bench.data import name_of
 from sam_bench.device import choose_device, choose_precision
 from sam_bench.errors import InputError
 from sam_bench.records import write_atomic
@@ -51,7 +51,7 @@ def open_study(
         check_folder(folder, what="nothing")
     if dataset is None and not read_only:
         refuse_unknown_data(planned, scale)
-    called = _called(dataset) if dataset else kept.get("dataset", planned)
+    called = name_of(dataset) if dataset else kept.get("dataset", planned)
     precision = _precision(precision, kept, folder, device)
     decided = {"scale": scale, "dataset": called, "precision": precision}
     for name, value in decided.items():
@@ -98,10 +98,6 @@ def _kept(folder: Path) -> dict[str, Any]:
     if not isinstance(kept, dict):
         raise InputError(f"{path} must hold what was decided for the study, as an object")
     return kept
-
-
-def _called(dataset: str) -> str:
-    return known_name(dataset) or Path(dataset).stem
 
 
 def _precision(asked: str, kept: dict[str, Any], folder: Path, device: str) -> str:

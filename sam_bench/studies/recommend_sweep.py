@@ -9,6 +9,7 @@ from typing import Any
 
 from sam_bench import api
 from sam_bench.api.analyzing import named_records
+from sam_bench.data import open_dataset
 from sam_bench.errors import SamBenchError
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import Radius
@@ -45,6 +46,11 @@ def grids(question: Question) -> list[dict[str, list[Any]]]:
     return found
 
 
+def _test_examples(dataset: str, fields: Mapping[str, Any]) -> int:
+    given = {name: fields[name] for name in ("data_dir", "image_size") if name in fields}
+    return len(open_dataset(dataset, **given).test)
+
+
 def _half(eps: Radius) -> str:
     """Half the radius, written as it was: `4/255` for `8/255`."""
     number, slash, rest = str(eps).partition("/")
@@ -67,7 +73,7 @@ def sweep_for(
         question: What is asked for.
         dataset: As `train` takes it.
         folder: Where models, runs and records go.
-        n_examples: Test images that are attacked.
+        n_examples: Test images that are attacked; all where there are fewer.
         reporter: Where progress goes.
         command: For cards and records.
         fields: Of `TrainSpec`, the same for all runs: `epochs`, `limit_train`, `width`, `device`, ….
@@ -76,6 +82,7 @@ def sweep_for(
         SamBenchError: Plain training failed.
     """
     reporter, zoo = reporter or SilentReporter(), folder / "model_zoo"
+    n_examples = min(n_examples, _test_examples(dataset, fields))
     settings: dict[str, Mapping[str, Any]] = {}
     failures = []
     for grid in grids(question):
@@ -87,7 +94,7 @@ def sweep_for(
         failures += [f"{row.name} failed: {row.error}" for row in result.failed]
     files = []
     for name in settings:
-        attacked = f"{name}-{question.norm}-{question.eps}".replace("/", "over")
+        attacked = f"{name}-{question.norm}-{question.eps}-n{n_examples}".replace("/", "over")
         files.append(folder / "evaluations" / f"{attacked}.json")
         api.evaluate(
             name,

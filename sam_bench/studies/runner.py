@@ -108,6 +108,7 @@ def _work(*, study: Study, jobs: list[Job], command: str, reporter: Reporter, gp
         left = [job for job, state in states.items() if state not in ("done", "failed")]
         if len(left) == len(waiting):
             if "taken" not in states.values():
+                _say_what_waits(work, left, jobs)
                 break  # what is left needs a model that is not trained here, or could not be
             time.sleep(_PATIENCE)
         waiting = left
@@ -148,15 +149,30 @@ def _try(work: Work, job: Job) -> State:
     return "done"
 
 
+def _say_what_waits(work: Work, left: Sequence[Job], jobs: Sequence[Job]) -> None:
+    """Name what needs a model that is none of these jobs: another part trains it."""
+    late = [job.name for job in left if not set(_needed(work.study, job)) <= set(jobs)]
+    if late:
+        work.reporter.say(
+            f"not measured, as models of another part are not trained yet: {', '.join(late)}; give the same command "
+            "again when they are"
+        )
+
+
 def _is_ready(study: Study, job: Job) -> bool:
     """Whether the models that a job needs are trained."""
+    return all(card_of(study, model) is not None for model in _needed(study, job))
+
+
+def _needed(study: Study, job: Job) -> list[Model]:
+    """The models that a job needs."""
     if isinstance(job, Model):
-        return True
+        return []
     needed = [job.model]
     evaluation = study.plan.evaluations.get(job.evaluation)
     if evaluation is not None and evaluation.temperature is not None:
         needed.append(Model(STANDARD, job.model.seed))
-    return all(card_of(study, model) is not None for model in needed)
+    return needed
 
 
 def _do(work: Work, job: Job) -> None:

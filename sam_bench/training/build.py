@@ -82,6 +82,11 @@ def _refuse_impossible(built: BuiltRecipe) -> None:
             f"objective {objective.method!r} compares clean with perturbed inputs, and the recipe {how}; "
             f"choose inputs among {moving}, or objective cross-entropy"
         )
+    if objective.clean_only and built.inputs.method != "none":
+        raise InputError(
+            f"objective {objective.method!r} looks at the clean inputs alone, so the recipe's {built.inputs.method} "
+            "would do nothing; choose inputs none, or another objective"
+        )
     crop = built.recipe.augmentation
     if crop.mixup or crop.cutmix:
         for part in (built.objective, built.weights):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from sam_bench import api
 from sam_bench.api import SweepSpec, sweeping
+from sam_bench.data import load_dataset
 from sam_bench.errors import InputError
 from sam_bench.parallel import Job
 from sam_bench.progress import SilentReporter
@@ -166,6 +168,19 @@ def test_a_run_whose_recipe_was_edited_is_not_taken_for_finished(cli: CommandLin
     recipe.write_text(recipe.read_text().replace("method: sam", "method: asam"))
     edited = cli(*command)
     assert edited.code == 1 and "cannot resume runs/mine-" in edited.err
+
+
+def test_a_run_whose_further_images_were_changed_is_not_taken_for_finished(cli: CommandLine) -> None:
+    digits, file = load_dataset("digits", image_size=8), cli.folder / "more.npz"
+    images = digits.test.images[:20].permute(0, 2, 3, 1).numpy()
+    labels = digits.test.labels[:20].numpy()
+    np.savez(file, image=images, label=labels)
+    command = [*SWEEP, "--extra-data", "more.npz", "--extra-fraction", "0.5"]
+    cli.done(*command)
+    assert "resuming" not in cli.done(*command).err
+    np.savez(file, image=images, label=labels[::-1])
+    changed = cli(*command)
+    assert changed.code == 1 and "cannot resume runs/standard-" in changed.err
 
 
 def test_a_sweep_attacks_its_own_model_whatever_else_has_the_name(cli: CommandLine) -> None:

@@ -136,6 +136,16 @@ def test_a_random_start_is_in_ball_and_box(ball: Ball, seed: int) -> None:
     assert start.min() >= 0 and start.max() <= 1
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_a_direction_in_l2_has_length_one_however_short_the_slope_is(seed: int) -> None:
+    drawn = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    scales = torch.tensor([1e-6, 1e-13, 1e-22, 1e-35]).view(4, 1, 1, 1)
+    ball = Ball("L2", 0.5)
+    found, expected = ball.direction(drawn * scales), ball.direction(drawn.double())
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
+    assert not ball.direction(0 * drawn).any(), "what has no slope stands still"
+
+
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_a_direction_has_length_one_and_raises_a_linear_function_the_most(norm: str) -> None:
     ball = Ball(norm=norm, eps=1.0)  # type: ignore[arg-type]

@@ -104,6 +104,27 @@ def test_a_loss_that_cannot_be_used_is_refused() -> None:
         SAM().step_gradients(model, F.cross_entropy, x, y[1:])
 
 
+def test_a_task_that_is_no_classification_is_learned_too() -> None:
+    x = data()[0]
+    segments = nn.Sequential(nn.Unflatten(1, (1, 6, 1)), nn.Conv2d(1, 3, 1)).double()
+    y = torch.arange(6).view(1, 6, 1).expand(len(x), 6, 1) % 3
+    for model, loss_fn, labels in (
+        (nn.Sequential(nn.Linear(6, 1), nn.Flatten(0)).double(), F.binary_cross_entropy_with_logits, x[:, 0].sigmoid()),
+        (segments, F.cross_entropy, y),
+    ):
+        before = loss_fn(model(x), labels).item()
+        assert SAM(rho=0.1).step_gradients(model, loss_fn, x, labels).item() > before * 0.5
+        assert all(each.grad is not None for each in model.parameters())
+
+
+def test_the_mean_loss_will_do_where_no_examples_are_compared() -> None:
+    model, (x, y) = net(), data()
+    at = StepContext(seed=0, epoch=0, step=0, progress=0.0)
+    means = build("rwp", noisy_weight=1.0).step_gradients(model, F.cross_entropy, x, y, at=at)
+    each = build("rwp", noisy_weight=1.0).step_gradients(model, nn.CrossEntropyLoss(reduction="none"), x, y, at=at)
+    assert means.item() == pytest.approx(each.item())
+
+
 def test_the_mean_over_one_image_is_its_own_loss() -> None:
     model, (x, y) = net(), data()
     at = StepContext(seed=0, epoch=0, step=0, progress=0.0)

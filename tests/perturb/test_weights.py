@@ -222,6 +222,15 @@ def test_every_layer_that_normalises_is_the_part_norm_of_a_transformer() -> None
     assert len(found) + len(rest) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("name", ["levit_128s", "repvit_m0_9"])
+def test_a_convolution_with_a_norm_of_its_own_is_no_norm(name: str) -> None:
+    model = timm.create_model(name, num_classes=3)
+    found = part_of(model, "norm")
+    assert found is not None
+    assert 0 < sum(each.numel() for each in found) < 0.02 * sum(each.numel() for each in model.parameters())
+    assert {each.dim() for each in found} == {1}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_batch_norm_statistics_move_once_a_step(method: str) -> None:
     x, y = data(dtype=torch.float32)

@@ -74,7 +74,9 @@ def written(folder: Path, plan: dict[str, Any]) -> Path:
     return path
 
 
-def opened(folder: Path, plan: dict[str, Any] | None = None, *, read_only: bool = False) -> Study:
+def opened(
+    folder: Path, plan: dict[str, Any] | None = None, *, dataset: str | None = None, read_only: bool = False
+) -> Study:
     """The study in `folder`; the plan lies beside it."""
     path = written(folder.parent / f"{folder.name}-plan", plan or content())
-    return open_study(load_plan(path), "mini", folder=folder, device="cpu", read_only=read_only)
+    return open_study(load_plan(path), "mini", folder=folder, dataset=dataset, device="cpu", read_only=read_only)

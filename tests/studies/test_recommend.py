@@ -225,6 +225,8 @@ def test_a_short_sweep_measures_on_the_users_data_and_names_what_diverged(
     diverges: dict[str, list[Any]] = {"recipe": ["sam"], "rho": [1e30]}
     monkeypatch.setattr(recommend_sweep, "grids", lambda question: [*grids(question), diverges])
     shared = {"epochs": 1, "limit_train": 128, "arch_options": {"width": 4}, "device": "cpu", "n_examples": 20}
+    everything = sweep_for(ask("8/255", 5, 1), "digits", folder=tmp_path, **shared | {"n_examples": 100_000})
+    assert {row.n_examples for row in everything.rows} == {500}, "no more than there are; other counts do not clash"
     swept = sweep_for(ask("8/255", 5, 1), "digits", folder=tmp_path, **shared)
     assert {row.method: row.passes for row in swept.rows}["standard"] == 1
     assert {row.family for row in swept.rows} == {"standard", "SWA"}

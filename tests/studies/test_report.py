@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from study_samples import content, opened
 
+from sam_bench.errors import InputError
 from sam_bench.studies.figures import family_looks, frontier
 from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Study
@@ -161,6 +162,38 @@ def test_a_packed_study_goes_on_where_it_was(reported: Path, tmp_path: Path) -> 
     (alone / "study.json").write_text("mine", encoding="utf-8")
     unpack(alone)
     assert (alone / "study.json").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_study_whose_unpacking_was_stopped_is_unpacked_again(
+    reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(pack(reported), tmp_path)
+    copied = shutil.copy2
+
+    def stopped(source: Any, *rest: Any, **options: Any) -> Any:
+        if "model_zoo" in str(source):
+            raise KeyboardInterrupt
+        return copied(source, *rest, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        # The default of copytree's argument is bound already, so the function behind it is what stops.
+        patched.setattr(shutil.copytree, "__kwdefaults__", None, raising=False)
+        patched.setattr(shutil.copytree, "__defaults__", (False, None, stopped, False, False))
+        unpack(tmp_path)
+    unpack(tmp_path)
+    study = opened(tmp_path)
+    assert all(is_done(study, job) for job in study.jobs())
+
+
+def test_packing_loses_nothing(reported: Path, tmp_path: Path) -> None:
+    archive = Path(shutil.copy(pack(reported), tmp_path))
+    before = archive.read_bytes()
+    assert pack(tmp_path).read_bytes() == before, "nothing is unpacked"
+    unpack(tmp_path)
+    next(tmp_path.glob("evaluations/*/*.json")).unlink()
+    with pytest.raises(InputError, match="has 1 files that its folder lacks, such as evaluations/"):
+        pack(tmp_path)
+    assert archive.read_bytes() == before
 
 
 def test_the_frontier_calls_rows_on_a_curve_by_their_strength_and_standard_by_its_name() -> None:

@@ -48,6 +48,11 @@ def test_a_study_with_every_kind_of_measurement(tmp_path: Path) -> None:
     (fault,) = numbers["fault"]
     assert fault["robust"] <= fault["clean"]
     assert fault["correct"] is not None
+    note_path = study.folder / fault["note"]
+    note_path.write_text(json.dumps({**json.loads(note_path.read_text(encoding="utf-8")), "head": False}))
+    write_report(study, study.folder)
+    (again,) = json.loads((study.folder / "numbers.json").read_text(encoding="utf-8"))["fault"]
+    assert again["correct"] is None, "AutoAttack's first images are not these"
     distances = numbers["rows"]["sam-02"]["evaluations"]["minimum-norm"]
     note = json.loads((study.folder / distances["notes"]["0"]).read_text(encoding="utf-8"))
     middle = sorted(note["distances"])[4:6]

@@ -11,13 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from study_samples import content, opened
 
+from sam_bench.data import load_dataset
 from sam_bench.errors import InputError
 from sam_bench.progress import SilentReporter
 from sam_bench.studies.found import is_done
-from sam_bench.studies.jobs import Model, Study
+from sam_bench.studies.jobs import Measurement, Model, Study
 from sam_bench.studies.runner import run_study
 from sam_bench.zoo import Zoo
 
@@ -119,6 +121,10 @@ def test_a_model_that_started_from_another_or_learned_from_other_images_is_not_t
         ({"init": "standard-s0"}, "its init is standard-s0, not None"),
         ({"extra_data": extra}, "its extra_data is more.npz, not None"),
         ({"train_fingerprint": "0" * 64}, "learned from 256 images and standard-s0 from 256, which are not the same"),
+        (
+            {"recipe": card["recipe"] | {"augmentation": card["recipe"]["augmentation"] | {"flip": True}}},
+            "was trained with flip True and standard-s0 with False",
+        ),
     ):
         path.write_text(json.dumps(card | change))
         with pytest.raises(InputError, match=message):
@@ -134,3 +140,77 @@ def test_measurements_wait_for_a_model_that_another_part_trains(finished: Study,
     assert not any(is_done(study, job) for job in jobs)
     assert run_study(study, reporter=SilentReporter(), part=(2, 4)) == []  # it has nothing to do with that model
     assert not card.exists()
+
+
+class Heard(SilentReporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_measurement_that_needs_a_model_of_another_part_is_named(finished: Study, copied: Path) -> None:
+    plan = content()
+    matched = {"attack": "pgd", "settings": {"steps": 1}, "eps": ["16/255"], "temperature": "matched"}
+    plan["evaluations"]["pgd-matched"] = matched
+    plan["scales"]["mini"]["first"]["pgd-matched"] = 8
+    next(copied.glob("model_zoo/*/*/standard-s0.json")).unlink()
+    study, heard = opened(copied, plan), Heard()
+    parts = len(study.rows) * 2
+    mine = [job for job in study.jobs() if isinstance(job, Model)].index(Model("sam-02", 0)) + 1
+    assert run_study(study, reporter=heard, part=(mine, parts)) == []
+    assert any("sam-02-s0.pgd-matched" in said and "another part" in said for said in heard.said)
+
+
+def test_equal_confidence_is_measured_again_if_standard_was_trained_anew(finished: Study, copied: Path) -> None:
+    plan = content()
+    matched = {"attack": "pgd", "settings": {"steps": 1}, "eps": ["16/255"], "temperature": "matched"}
+    plan["evaluations"]["pgd-matched"] = matched
+    plan["scales"]["mini"]["first"]["pgd-matched"] = 8
+    study, job = opened(copied, plan), Measurement(Model("sam-02", 0), "pgd-matched")
+    assert run_study(study, reporter=SilentReporter()) == []
+    assert is_done(study, job)
+    path = next(copied.glob("model_zoo/*/*/standard-s0.json"))
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {"weights": card["weights"] | {"sha256": "0" * 64}}))
+    assert not is_done(study, job)
+
+
+def _sorted_digits(path: Path, **arrays: object) -> Path:
+    """The digits as a file, those of the test set sorted by class."""
+    digits = load_dataset("digits")
+    found: dict[str, object] = {}
+    for name, split in (("train", digits.train), ("test", digits.test)):
+        assert split is not None
+        order = split.labels.argsort(stable=True) if name == "test" else slice(None)
+        found[f"x_{name}"] = np.asarray(split.images[order].permute(0, 2, 3, 1))
+        found[f"y_{name}"] = np.asarray(split.labels[order])
+    np.savez(path, **found, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def test_a_file_with_a_name_of_its_own_gives_models_of_the_plan(tmp_path: Path) -> None:
+    file, plan = _sorted_digits(tmp_path / "my digits.npz", name="named-within"), content()
+    plan["scales"]["mini"] |= {"epochs": 1, "limit_train": 32, "seeds": {"main": 1, "other": 1}, "rows": ["standard"]}
+    study = opened(tmp_path / "study", plan, dataset=str(file))
+    assert study.dataset_name == "named-within"
+    assert run_study(study, reporter=SilentReporter()) == []
+    assert all(is_done(study, job) for job in study.jobs())
+
+
+def test_a_note_says_whether_its_images_begin_the_test_set(tmp_path: Path) -> None:
+    file, plan = _sorted_digits(tmp_path / "sorted.npz"), content()
+    plan["evaluations"] = {"fault": {"attack": "autoattack", "eps": ["1/255"], "fault": "normalised-inputs"}}
+    plan["claims"].pop("C1")
+    mini = plan["scales"]["mini"]
+    mini |= {"epochs": 1, "limit_train": 32, "seeds": {"main": 1, "other": 1}, "rows": ["standard"]}
+    mini["first"] = {"fault": 2}
+    for dataset, head in (("digits", True), (str(file), False)):
+        study = opened(tmp_path / Path(dataset).stem, plan, dataset=dataset)
+        assert run_study(study, reporter=SilentReporter()) == []
+        (note,) = study.folder.glob("measurements/standard-s0/fault*.json")
+        assert json.loads(note.read_text())["head"] is head

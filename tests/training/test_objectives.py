@@ -157,3 +157,9 @@ def test_an_objective_that_compares_inputs_is_refused_where_nothing_moves_them(
 ) -> None:
     with pytest.raises(InputError, match=f"objective '{name}' compares clean with perturbed inputs, and .*{message}"):
         build_recipe(override(load_recipe("standard"), {"objective": name, **inputs}))
+
+
+def test_a_search_of_inputs_that_the_objective_never_looks_at_is_refused() -> None:
+    with pytest.raises(InputError, match="looks at the clean inputs alone, so the recipe's pgd would do nothing"):
+        build_recipe(override(load_recipe("at"), {"objective": "input-gradient"}))
+    build_recipe(override(load_recipe("at"), {"objective": "input-gradient", "inputs": "none"}))

@@ -142,7 +142,7 @@ def part_of(model: nn.Module, part: Part) -> list[nn.Parameter] | None:
         last = next(own for own in owners if any(each is trainable[-1] for each in own))
         return [parameter for parameter in last if parameter.requires_grad]
     layers = batch_norms(model) if part.endswith("bn") else _normalisations(model)
-    normalising = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    normalising = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
     found = [parameter for parameter in trainable if (id(parameter) in normalising) != part.startswith("all-but")]
     if not found:
         whose = "BatchNorm" if part.endswith("bn") else "normalisation layers"
@@ -155,9 +155,16 @@ def part_of(model: nn.Module, part: Part) -> list[nn.Parameter] | None:
 
 
 def _normalisations(model: nn.Module) -> list[nn.Module]:
-    """The layers that normalise, over whatever dimensions; timm's are recognised by their class names."""
+    """The layers that normalise, over whatever dimensions; timm's are recognised by their class names.
+
+    One that has layers of its own, such as timm's ConvNorm, is a convolution as well. Those inside it are found.
+    """
     known = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-    return [each for each in model.modules() if isinstance(each, known) or type(each).__name__.endswith("Norm")]
+    return [
+        each
+        for each in model.modules()
+        if isinstance(each, known) or (type(each).__name__.endswith("Norm") and not any(each.children()))
+    ]
 
 
 def scale_to(tensors: list[Tensor], rho: float) -> None:

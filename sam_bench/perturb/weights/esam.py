@@ -65,7 +65,7 @@ class ESAM(GroupedAscent):
             super().descent_gradient(batch)
             return
         before = batch.losses
-        rise = batch.evaluate(update_bn=False) - before
+        rise = batch.evaluate(update_bn=False, each=True) - before
         # At least two where there are as many: BatchNorm cannot normalise a single example.
         count = max(min(2, len(batch)), math.ceil(self.example_share * len(batch)))
         rows = rise.topk(count, sorted=False).indices

@@ -100,7 +100,7 @@ class BatchLoss:
         passes: All passes so far.
         losses: Loss of each example in the last pass, float [B] or as many as were chosen; detached.
         hits: Examples classified correctly in the first pass, a scalar on the device. If that pass saw only some,
-            their hits are scaled up to the batch.
+            their hits are scaled up to the batch. None where the logits are no [B, classes].
         ascent_norm: L2 norm of the gradient that the ascent followed, a scalar on the device; None without one.
     """
 
@@ -213,18 +213,22 @@ class BatchLoss:
         passes = PassCount(seen * forward, seen * backward, weight_gradients)
         return Backward(self._finish(found, hits, count, passes).mean(), passes)
 
-    def evaluate(self, *, update_bn: bool = True) -> Tensor:
+    def evaluate(self, *, update_bn: bool = True, each: bool = False) -> Tensor:
         """Loss of each example at the present weights, float [B]: a forward pass without a gradient.
 
         Args:
             update_bn: Whether BatchNorm's running statistics move.
+            each: Whether the examples are compared, so that the batch's mean in the place of each is no use.
+
+        Raises:
+            InputError: The loss is a mean, and examples are compared.
         """
         found: list[Tensor] = []
         hits: list[Tensor] = []
         with torch.no_grad(), self._statistics(update_bn):
             for index, (part, _) in enumerate(self._microbatches.cut(len(self))):
                 found.append(self._forward(part, None, hits, index))
-        if any(len(each) > 1 and each.stride() == (0,) for each in found):  # a mean, in the place of each
+        if each and any(len(losses) > 1 and losses.stride() == (0,) for losses in found):
             raise InputError(
                 "must give one loss per example for this method", field="loss_fn", hint="use reduction='none'"
             )
@@ -305,7 +309,9 @@ class BatchLoss:
 
         losses = self._objective.losses(score, x, x_adv, y) if loss is None else loss(score(x_adv), y)
         if self.hits is None and (loss is None or not self.several_passes):
-            hits.append((seen[0].argmax(1) == (y if y.dim() == 1 else y.argmax(1))).sum())
+            logits = seen[0]
+            if logits.dim() == 2 and y.shape in (logits.shape, logits.shape[:1]):  # a task of another kind has no hits
+                hits.append((logits.argmax(1) == (y if y.dim() == 1 else y.argmax(1))).sum())
         return losses
 
     def _share_of_weights(self, chosen: Sequence[Tensor] | None) -> float:
