@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sam_bench.api.specs.train import TrainSpec
@@ -14,6 +15,8 @@ from sam_bench.data.splits import Stats
 from sam_bench.distributed import main_first
 from sam_bench.errors import InputError, shortened
 from sam_bench.models import NormalizedModel
+from sam_bench.models.check import some_images
+from sam_bench.modes import attacking
 from sam_bench.records import Architecture
 from sam_bench.zoo import load_model, read_state_dict, state_dict_sha256
 from sam_bench.zoo.checkpoint import renamed_for
@@ -46,6 +49,7 @@ class InitialWeights:
         assert spec.init is not None
         self.source = spec.init
         self._state: Mapping[str, Tensor] | None = None
+        self._module: nn.Module | None = None
         with main_first():
             if self.source.startswith(_TIMM):
                 self.stats = _timm_stats(self.source, spec.arch)
@@ -69,8 +73,9 @@ class InitialWeights:
         )
         card, module = loaded.card, loaded.module
         self.clean = card is not None and card.dataset == data.name and not card.additional_data
-        self._state = module.state_dict()
-        # A model of RobustBench that normalises does so by layers of its class, which do not fit into ours.
+        self._state, self._module = module.state_dict(), module
+        # A model of RobustBench normalises by layers of its class, which do not fit into ours; or in its code, of which
+        # `put_into` tells.
         self.stats = ((), ())
         if isinstance(module, NormalizedModel) and module.normalizes:
             self.stats = _numbers(module.mean, module.std)
@@ -108,7 +113,20 @@ class InitialWeights:
             )
         module.load_state_dict(taken, strict=False)
         new = f", with a new last layer for {architecture.num_classes} classes" if head else ""
+        if not head and self._module is not None and not _compute_alike(module, self._module, architecture):
+            new = "; it computes something else than that model: activation, normalisation or another part differs"
         return f"starts from the weights of {self.source}{new}", state_dict_sha256(taken)
+
+
+def _compute_alike(module: nn.Module, other: nn.Module, architecture: Architecture) -> bool:
+    """Whether two modules give the same logits for the same images, or the second cannot be asked."""
+    size = architecture.image_size
+    images = some_images(module, (architecture.in_channels, size, size))
+    try:
+        with torch.no_grad(), attacking(module), attacking(other):
+            return torch.allclose(module(images), other(images), rtol=1e-2, atol=1e-2)
+    except (RuntimeError, ValueError, AssertionError):  # it takes images of another size
+        return True
 
 
 def _is_head(own: Tensor, given: Tensor, num_classes: int) -> bool:

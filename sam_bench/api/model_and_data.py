@@ -60,7 +60,10 @@ def model_and_data(
     if spec.dataset and model.startswith("robustbench:"):
         # RobustBench knows its own data sets only; one's own file says which of them it is like, if it is.
         data = _load(spec.dataset, spec, spec.image_size)
-        hint = data.robustbench or (hint if hint in get_args(RobustBenchDataset) else None)
+        of = [each for each in get_args(RobustBenchDataset) if hint == each or data.name.startswith(f"{each}-c-")]
+        hint = data.robustbench or next(iter(of), None)
+        if data.name == "imagenet":
+            zoos.refuse_other_preprocessing(model.removeprefix("robustbench:"))
     # No model is listed under L1.
     threat: Norm = "Linf" if norm == "L1" else norm
     loaded = zoos.load_model(model, zoo=spec.zoo, dataset=hint, threat=threat, device=device)

@@ -38,6 +38,8 @@ def resize(images: Tensor, size: int) -> Tensor:
         for block, target in zip(images.split(1024), out.split(1024), strict=True):
             shrinks = size < block.shape[2]
             resized = F.interpolate(block.double(), (size, size), mode="bilinear", antialias=shrinks)
+            # Processors differ in the last bit, so a value halfway between two bytes is first made exactly that.
+            resized.mul_(2**20).round_().div_(2**20)
             target.copy_(resized.round_().clamp_(0, 255))
     except RuntimeError as error:
         gigabytes = images.shape[0] * images.shape[1] * size * size / 1e9

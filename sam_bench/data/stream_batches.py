@@ -177,7 +177,7 @@ class StreamedBatches:
             pin_memory=self.split.device.type == "cuda",
             persistent_workers=self.workers > 0,
             prefetch_factor=_AHEAD if self.workers else None,
-            worker_init_fn=_leave_signals_to_parent,
+            worker_init_fn=_leave_interrupts_to_parent,
             generator=torch.Generator(),  # else every epoch would draw from the global one
         )
         return loader, requests
@@ -189,10 +189,9 @@ def default_workers() -> int:
     return min(8, max(allowed - 1, 0))
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    """Workers are born with the handlers of the run, which would write its checkpoint."""
+def _leave_interrupts_to_parent(worker: int) -> None:
+    """Ctrl-C goes to workers, too. PyTorch handles SIGTERM in them, in place of the run's own handler."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def make_batches(split: Split | StreamedSplit, **options: Any) -> Batches | StreamedBatches:

@@ -167,7 +167,8 @@ class StreamedSplit:
     def _key(self) -> str:
         """What decides the images without being them; another version of Pillow may decode another image."""
         shape, resize_to = "x".join(map(str, self.shape)), self.resize_to or self.image_size
-        digest = hashlib.sha256(f"images {shape} resize {resize_to} Pillow {PIL.__version__}\n".encode())
+        start = f"images of {self.root.name} {shape} resize {resize_to} Pillow {PIL.__version__}\n"
+        digest = hashlib.sha256(start.encode())
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for first in range(0, len(self), 1024):  # map() takes all it is given at once
                 for line in pool.map(self._line, range(first, min(first + 1024, len(self)))):
@@ -279,7 +280,10 @@ def stream_folder(
     files = {part: scan_images(path / part, classes) for part in parts}
     everything = [file for part in parts for file in files[part]]
     size = image_size or one_size(everything)
-    channels = 1 if all(file.grey for file in everything) else 3
+    grey = all(file.grey for file in everything)
+    if grey and test_only and (path / "train").is_dir():  # with the training part, one in colour decides for all
+        grey = all(file.grey for file in scan_images(path / "train", classes))
+    channels = 1 if grey else 3
     splits = {part: _streamed(path / part, files[part], size, channels, resize_to) for part in parts}
     return StreamedDataset(
         name=name_from_file(path.resolve().name, str(path)),

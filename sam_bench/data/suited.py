@@ -54,7 +54,8 @@ def suited_augmentation(
     suited = augmentation.model_copy(update=changes)
     if data.mirrors is not None and not changes:
         return suited, ""
-    return suited, f"images of {data.name} are {_described(suited)}; the settings flip and crop_padding change this"
+    change = "setting flip changes" if suited.random_resized_crop else "settings flip and crop_padding change"
+    return suited, f"images of {data.name} are {_described(suited)}; the {change} this"
 
 
 def _described(augmentation: Augmentation) -> str:

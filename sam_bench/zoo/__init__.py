@@ -12,6 +12,7 @@ from sam_bench.zoo.paths import zoo_dir
 
 if TYPE_CHECKING:
     from sam_bench.zoo.checkpoint import read_state_dict
+    from sam_bench.zoo.external import refuse_other_preprocessing
     from sam_bench.zoo.loading import LoadedModel, load_model
     from sam_bench.zoo.names import Place, full_name, robustbench_name, timm_name
     from sam_bench.zoo.register import hidden_robustbench_model, register_zoo
@@ -28,6 +29,7 @@ __all__ = [
     "hidden_robustbench_model",
     "load_model",
     "read_state_dict",
+    "refuse_other_preprocessing",
     "register_zoo",
     "robustbench_name",
     "state_dict_sha256",
@@ -44,6 +46,7 @@ _HOMES = {
     "hidden_robustbench_model": "register",
     "load_model": "loading",
     "read_state_dict": "checkpoint",
+    "refuse_other_preprocessing": "external",
     "register_zoo": "register",
     "robustbench_name": "names",
     "state_dict_sha256": "weights",

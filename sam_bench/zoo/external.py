@@ -75,6 +75,26 @@ def from_robustbench(name: str, dataset: str | None, threat: str) -> External:
     return External(module.eval(), _CLASSES[dataset], _SHAPES[dataset])
 
 
+def refuse_other_preprocessing(name: str) -> None:
+    """Refuse a model of RobustBench's that is evaluated there on images of ImageNet that are cut out otherwise.
+
+    Raises:
+        InputError: It is; says how.
+    """
+    from robustbench.data import PREPROCESSINGS, get_preprocessing
+    from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+
+    try:
+        own = get_preprocessing(BenchmarkDataset.imagenet, ThreatModel.Linf, name, None)
+    except KeyError:
+        return  # loading it says what is wrong
+    if repr(own) != repr(PREPROCESSINGS["Res256Crop224"]):
+        raise InputError(
+            f"RobustBench evaluates {name} on images made by {' '.join(repr(own).split())}, and imagenet here is "
+            "resized to 256 and cut to 224 pixels, bilinear: give images made so as a FILE.npz"
+        )
+
+
 def robustbench_cache() -> Path:
     """Where RobustBench's checkpoints are kept: `$SAM_BENCH_CACHE/robustbench`, else its own default `./models`."""
     cache = os.environ.get(CACHE_VARIABLE)

@@ -199,7 +199,8 @@ def _cfg(zoo: Zoo, card: Listed) -> dict[str, Any]:
         # The model normalises by itself: whoever builds a transform from these feeds it [0, 1].
         "mean": (0.0,) * card.in_channels,
         "std": (1.0,) * card.in_channels,
-        "crop_pct": 1.0,
+        # RobustBench makes a timm model's preprocessing of this. Our ImageNet is the middle 224 of 256 pixels.
+        "crop_pct": 0.875 if card.robustbench_dataset == "imagenet" and card.image_size == 224 else 1.0,
         "interpolation": "bilinear",
         "fixed_input_size": True,
         "license": card.license,

@@ -83,6 +83,14 @@ def test_a_model_of_the_zoo_is_the_start_tensor_by_tensor_and_named_on_the_card(
             torch.testing.assert_close(value, first.model.state_dict()[key], rtol=0, atol=1e-6)
 
 
+def test_a_network_that_computes_something_else_with_the_weights_says_so() -> None:
+    smooth = {"width": 2, "activation": "silu"}
+    trained(name="smooth", arch_options=smooth)
+    (said,) = [each for each in at_the_start(init="smooth")[2] if each.startswith("starts from")]
+    assert "it computes something else than that model" in said
+    assert "starts from the weights of smooth" in at_the_start(init="smooth", arch_options=smooth)[2]
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_bare_file_is_a_start_and_its_bytes_are_part_of_the_run(suffix: str) -> None:
     state = {key: value + 0.5 for key, value in trained(name="first").model.state_dict().items()}

@@ -55,13 +55,22 @@ def test_one_coloured_image_makes_all_rgb_and_none_makes_all_grey(tmp_path):
             draw(tmp_path / part / name / "1.png", mode="L")
     draw(tmp_path / "test" / "a" / "2.png", mode="LA")
     grey = load_dataset(str(tmp_path))
-    assert grey.in_channels == 1
+    assert grey.in_channels == 1 == load_dataset(str(tmp_path), test_only=True).in_channels
     pixels = np.asarray(Image.open(tmp_path / "train" / "a" / "1.png"))
     np.testing.assert_array_equal(grey.train.images[0, 0].numpy(), pixels)
     draw(tmp_path / "test" / "b" / "2.png", mode="RGBA")
     coloured = load_dataset(str(tmp_path))
     assert coloured.in_channels == 3
     np.testing.assert_array_equal(coloured.train.images[0].numpy(), np.stack([pixels] * 3))
+
+
+def test_a_coloured_training_image_decides_for_grey_test_images_loaded_alone(tmp_path):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            draw(tmp_path / part / name / "1.png", mode="L")
+    draw(tmp_path / "train" / "b" / "2.png", mode="RGB")
+    whole, alone = load_dataset(str(tmp_path)), load_dataset(str(tmp_path), test_only=True)
+    assert alone.in_channels == 3 and alone.test.fingerprint == whole.test.fingerprint
 
 
 def test_image_size_resizes_the_shorter_side_and_cuts_the_middle_out(pets):

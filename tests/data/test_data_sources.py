@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +96,20 @@ class TestNames:
         assert resized.name == "digits-32px" and resized.image_size == 32
         again = load_dataset("digits-32px")
         assert again.name == "digits-32px" and again.test.fingerprint == resized.test.fingerprint
+
+    def test_a_resized_image_is_the_same_on_processors_that_round_differently(self):
+        script = "from sam_bench.data import load_dataset; print(load_dataset('digits-28px').test.fingerprint)"
+        found = {
+            subprocess.run(
+                [sys.executable, "-c", script],
+                env={**os.environ, "ATEN_CPU_CAPABILITY": kernels},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            for kernels in ("default", "avx2")
+        }
+        assert len(found) == 1
         with pytest.raises(
             InputError, match=r"images of 9000000x9000000 need [\d,]+ GB of memory .*give a smaller image_size"
         ):

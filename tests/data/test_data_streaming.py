@@ -318,7 +318,7 @@ def test_workers_do_not_take_over_the_handlers_of_the_run(pets: StreamedDataset,
             worker.terminate()
             worker.join(20)
         worker.join(20)
-        assert worker.exitcode == -signal.SIGTERM and not called.exists()
+        assert worker.exitcode == 0 and not called.exists(), "PyTorch's own handler in a worker leaves quietly"
     finally:
         signal.signal(signal.SIGTERM, before)
 

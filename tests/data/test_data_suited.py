@@ -58,6 +58,7 @@ def test_a_random_part_of_the_image_is_left_as_it_is() -> None:
     whole = Augmentation(random_resized_crop=True)
     suited, said = suited_augmentation(_data(image_size=8), whole, ())
     assert suited == whole and "cut to a random part" in said
+    assert said.endswith("the setting flip changes this"), "crop_padding does nothing here"
 
 
 def test_a_resized_or_renamed_data_set_keeps_what_it_shows() -> None:

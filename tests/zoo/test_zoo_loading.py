@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import sam_bench
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.records import Architecture, sha256_file
-from sam_bench.zoo import Zoo, load_model, read_state_dict, state_dict_sha256, zoo_dir
+from sam_bench.zoo import Zoo, load_model, read_state_dict, refuse_other_preprocessing, state_dict_sha256, zoo_dir
 
 Fields = Callable[..., dict[str, Any]]
 Networks = Callable[..., nn.Module]
@@ -299,6 +299,15 @@ def test_unknown_robustbench_names_are_met_with_the_nearest() -> None:
         load_model("robustbench:Wong2020Fast", dataset="digits")
     with pytest.raises(InputError, match="unknown RobustBench threat model 'L1'"):
         load_model("robustbench:Wong2020Fast", threat="L1")
+
+
+def test_a_model_that_robustbench_gives_other_images_is_refused() -> None:
+    refuse_other_preprocessing("Standard_R50")
+    refuse_other_preprocessing("no such model")
+    with pytest.raises(InputError, match=r"Wong2020Fast on images made by Compose\( CenterCrop\(size=\(288, 288\)\)"):
+        refuse_other_preprocessing("Wong2020Fast")
+    with pytest.raises(InputError, match="interpolation=bicubic"):
+        refuse_other_preprocessing("Liu2023Comprehensive_Swin-L")
 
 
 # timm

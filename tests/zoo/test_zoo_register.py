@@ -11,15 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor, nn
 
 import sam_bench.integrations
 from sam_bench.errors import InputError, SamBenchError
+from sam_bench.models import architecture_for, create_model
 from sam_bench.records import ModelCard
 from sam_bench.zoo import Zoo, hidden_robustbench_model, hooks, load_model, register_zoo, robustbench_name, timm_name
 from sam_bench.zoo.names import dotted_names, timm_names
@@ -69,6 +72,22 @@ def test_a_transform_built_by_timm_feeds_the_unit_interval(zoo: Zoo, network: Ne
     register_zoo(zoo.root)
     settings = timm.data.resolve_model_data_config(timm.create_model("reg_cfg_cifar10_linf", pretrained=True))
     assert (settings["mean"], settings["std"], settings["input_size"]) == ((0, 0, 0), (1, 1, 1), (3, 32, 32))
+
+
+def test_robustbench_gives_an_imagenet_model_the_images_that_our_imagenet_has(zoo: Zoo, fields: Fields) -> None:
+    from robustbench.data import PREPROCESSINGS, get_preprocessing
+    from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+
+    architecture = architecture_for(
+        "preactresnet10", num_classes=1000, in_channels=3, image_size=224, options={"width": 1}
+    )
+    imagenet = {"dataset": "imagenet", "robustbench_dataset": "imagenet", "architecture": architecture}
+    zoo.save(create_model(architecture), fields(name="reg-large", **imagenet))
+    register_zoo(zoo.root)
+    found = get_preprocessing(BenchmarkDataset.imagenet, ThreatModel.Linf, "reg-large", None)
+    expected = PREPROCESSINGS["Res256Crop224"]
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (300, 400, 3), dtype=np.uint8))
+    assert torch.equal(found(image), expected(image))
 
 
 def test_registering_again_is_silent_and_takes_in_what_changed(
