@@ -94,7 +94,7 @@ class Attack(Component):
         return True
 
     def keyed(self, key: str) -> Attack:
-        """The attack for one evaluation; here: itself.
+        """The attack for one evaluation, which stays keyed as it is; here: itself.
 
         Args:
             key: A digest of the model, the images and the ball, which nobody can choose, as a seed can be.

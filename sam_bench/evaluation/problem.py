@@ -81,7 +81,8 @@ class Problem:
     def key(self) -> str:
         """A digest of the model, the images and the ball: what the evaluation is of, and not how it is done."""
         model = self.model
-        parts = [model.sha256, model.architecture_sha256, self.test.fingerprint, self.norm, str(self.eps)]
+        # The number: 8/255 and 16/510 are one ball.
+        parts = [model.sha256, model.architecture_sha256, self.test.fingerprint, self.norm, float(self.eps).hex()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def identity(self) -> dict[str, Any]:

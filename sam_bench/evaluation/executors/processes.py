@@ -75,7 +75,8 @@ def travelling(problem: Problem) -> Problem:
     """The problem as it is sent to other processes: its module on the CPU, and none of its images."""
     # A copy, because `cpu` moves a module where it stands, and the caller goes on with its own.
     model = replace(problem.model, module=copy.deepcopy(problem.model.module).cpu(), card=None)
-    return replace(problem, model=model, test=_none_of(problem))
+    # Keyed here: without its images, the problem's key would be another one.
+    return replace(problem, model=model, attack=problem.attack.keyed(problem.key), test=_none_of(problem))
 
 
 def _none_of(problem: Problem) -> Split:
