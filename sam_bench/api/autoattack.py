@@ -248,7 +248,7 @@ class AutoAttack:
         Raises:
             InputError: Inputs or labels are not as for `run_standard_evaluation`.
         """
-        check_tensors(x_orig, y_orig)
+        check_tensors(x_orig, y_orig, bs)
         accuracy = float((self._predicted(x_orig, bs) == y_orig.cpu()).float().mean())
         self._say(f"clean accuracy: {accuracy:.2%}")
         return accuracy
@@ -276,7 +276,7 @@ class AutoAttack:
         return AttackConfig(attack, trials, iterations, eot=part.eot_iter, widened=part.use_largereps)
 
     def _problem(self, x: Tensor, y: Tensor, bs: int, state: Path | None) -> Problem:
-        check_tensors(x, y)
+        check_tensors(x, y, bs)
         module = self._module()
         inputs = Inputs(x.detach().cpu().float(), y.detach().cpu().long())
         sha256, classes = identified(module, (x.shape[1], x.shape[2], x.shape[3]))

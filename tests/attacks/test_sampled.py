@@ -15,11 +15,12 @@ from torch import Tensor, nn
 import sam_bench
 from sam_bench.attacks import ATTACKS
 from sam_bench.attacks.autoattack.sampled import SAMPLED, AutoAttackSampled, Sample
+from sam_bench.attacks.warnings import square_warnings
 from sam_bench.data import load_dataset
 from sam_bench.errors import InputError
 from sam_bench.evaluation import Problem
 from sam_bench.evaluation.executors.processes import travelling
-from sam_bench.records import ComponentSpec, EvaluationRecord, Radius, read_record
+from sam_bench.records import ComponentSpec, EvaluationRecord, Radius, read_record, sampling_of
 from sam_bench.zoo import LoadedModel
 
 
@@ -105,6 +106,15 @@ def test_other_processes_attack_the_sample_that_the_record_names() -> None:
 def test_the_sample_is_the_balls_however_its_radius_is_written() -> None:
     samples = [chosen(problem_of(eps)) for eps in ("8/255", "8.0/255", "08/255", "16/510", "9/255")]
     assert samples[:4] == [samples[0]] * 4 and samples[4] != samples[0]
+
+
+def test_what_square_breaks_in_the_sample_stands_for_all_that_apgd_left() -> None:
+    verdicts = ["apgd-ce"] * 500 + ["square"] * 1 + ["robust"] * 499
+    attacks = AutoAttackSampled().attacks
+    half, tenth = (sampling_of(verdicts, SAMPLED, [place < 500 + n for place in range(1000)]) for n in (400, 50))
+    assert square_warnings(verdicts, attacks) == [] == square_warnings(verdicts, attacks, half)
+    (doubt,) = square_warnings(verdicts, attacks, tenth)
+    assert "1.00% of all examples" in doubt.text
 
 
 def test_several_radii_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation_samples import CPU, Dying, Nearest, attacked, digits, log_of, problem_of
+from torch import Tensor
 
 from sam_bench import api
 from sam_bench.attacks.autoattack import AutoAttack
@@ -22,6 +23,7 @@ from sam_bench.device import device_name
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import Local, Processes
 from sam_bench.evaluation.executors.local import attack_here
+from sam_bench.evaluation.executors.processes import travelling
 
 SUITE = AutoAttack(version="custom", suite=("apgd-ce", "apgd-dlr"))
 
@@ -38,6 +40,24 @@ def test_processes_that_share_the_examples_find_what_one_finds(nearest: Nearest,
     shared = attacked(problem, tmp_path / "shared", Processes(2, CPU))
     assert shared.verdicts == alone.verdicts and shared.warnings == alone.warnings
     assert Processes(2, CPU).ran_on() == device_name(CPU)
+
+
+class Keeping(Nearest):
+    """Keeps what it computed, as a network keeps its attention maps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = super().forward(x)
+        self.maps = [self.last * 2]
+        return self.last
+
+
+def test_a_module_that_keeps_what_it_computed_is_sent_without_what_was_computed_from() -> None:
+    module = Keeping()
+    module(torch.rand(2, 64))
+    sent = travelling(problem_of(module, digits(4))).model.module
+    assert isinstance(sent, Keeping) and sent is not module
+    assert torch.equal(sent.means, module.means) and torch.equal(sent.maps[0], module.maps[0])
+    assert sent.maps[0].is_leaf and not module.maps[0].is_leaf
 
 
 @pytest.mark.slow

@@ -299,6 +299,9 @@ def test_a_setting_that_would_change_nothing_is_refused(model: nn.Module, batch:
         adversary.run_standard_evaluation(*batch)
     with pytest.raises(InputError, match="unknown search precision 'fp16'"):
         quick(model, search_precision="fp16").run_standard_evaluation(*batch)
+    for call in (adversary.run_standard_evaluation, adversary.clean_accuracy):
+        with pytest.raises(InputError, match="bs=0 must be at least 1"):
+            call(*batch, bs=0)
     with pytest.raises(InputError, match="x_orig must be float"):
         adversary.run_standard_evaluation((batch[0] * 255).byte(), batch[1])
 
