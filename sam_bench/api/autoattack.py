@@ -31,7 +31,7 @@ from sam_bench.device import choose_device
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.evaluation import Executor, Local, Processes
 from sam_bench.evaluation.log import Log
-from sam_bench.evaluation.problem import Problem
+from sam_bench.evaluation.problem import UNASKED, Problem
 from sam_bench.integrations.state import EvaluationState
 from sam_bench.modes import attacking
 from sam_bench.records import MISCLASSIFIED, ROBUST, Norm, Radius
@@ -308,7 +308,7 @@ class AutoAttack:
             executor = Processes(self.workers, self.device)
         executor.check(problem)
         with ExitStack() as stack:
-            log, todo = None, dict.fromkeys(range(len(problem.test)), 0)
+            log, todo = None, dict.fromkeys(range(len(problem.test)), UNASKED)
             if state is not None:
                 log = Log(_journal(state), problem)
                 stack.enter_context(log.claimed())

@@ -24,6 +24,7 @@ from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import Local, Processes
 from sam_bench.evaluation.executors.local import attack_here
 from sam_bench.evaluation.executors.processes import travelling
+from sam_bench.evaluation.problem import UNASKED
 
 SUITE = AutoAttack(version="custom", suite=("apgd-ce", "apgd-dlr"))
 
@@ -81,7 +82,7 @@ def test_the_gpu_that_a_worker_is_given_is_its_current_one(nearest: Nearest, mon
     problem = problem_of(nearest, digits(2))
     for device in ("cuda:99", "cpu"):
         try:
-            next(iter(attack_here(problem, problem.stored({0: 0}), torch.device(device))))
+            next(iter(attack_here(problem, problem.stored({0: UNASKED}), torch.device(device))))
         except (RuntimeError, AssertionError):  # no machine has that many
             assert device == "cuda:99"
     assert became == ["cuda:99"]
@@ -116,7 +117,7 @@ def test_what_depends_on_the_batch_is_not_shared(nearest: Nearest, tmp_path: Pat
 @pytest.mark.parametrize("setting", [{"engine": "reference"}, {"rng": "upstream"}], ids=str)
 def test_verdicts_that_depend_on_the_batch_are_told_at_the_end(setting: dict[str, Any], nearest: Nearest) -> None:
     problem = problem_of(nearest, digits(30), AutoAttack(version="custom", suite=("apgd-ce",), **setting))
-    events = list(Local(CPU).run(problem, dict.fromkeys(range(30), 0)))
+    events = list(Local(CPU).run(problem, dict.fromkeys(range(30), UNASKED)))
     told = [event for event in events if isinstance(event, Verdict)]
     assert {each.outcome for each in told} > {"apgd-ce"} and len({each.example for each in told}) == 30
     assert events[-len(told) :] == told
