@@ -29,6 +29,7 @@ from sam_bench.attacks.events import Verdict
 from sam_bench.data import load_dataset
 from sam_bench.device import device_name
 from sam_bench.evaluation import Executor, Local, OnRay, Problem, Processes
+from sam_bench.evaluation.problem import UNASKED
 from sam_bench.integrations.ray import connected
 from sam_bench.parallel import usable_cores
 from sam_bench.records import ComponentSpec, Radius
@@ -81,7 +82,7 @@ def main() -> None:
             if way == "Ray":
                 executor = OnRay(cluster, device="cpu", workers=workers, task_size=given.task_size)
             started, found = time.perf_counter(), dict[int, str | None]()
-            for event in executor.run(what, dict.fromkeys(range(len(what.test)), 0)):
+            for event in executor.run(what, dict.fromkeys(range(len(what.test)), UNASKED)):
                 if isinstance(event, Verdict):
                     found[event.example] = event.outcome
             return time.perf_counter() - started, [found[place] for place in sorted(found)]

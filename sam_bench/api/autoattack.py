@@ -31,7 +31,7 @@ from sam_bench.device import choose_device
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.evaluation import Executor, Local, Processes
 from sam_bench.evaluation.log import Log
-from sam_bench.evaluation.problem import Problem
+from sam_bench.evaluation.problem import UNASKED, Problem
 from sam_bench.integrations.state import EvaluationState
 from sam_bench.modes import attacking
 from sam_bench.records import MISCLASSIFIED, ROBUST, Norm, Radius
@@ -40,19 +40,26 @@ from sam_bench.zoo import LoadedModel
 _VERSIONS = (*ATTACKS_OF, "custom")
 
 
+_APGD = ("n_restarts", "n_iter", "eot_iter", "use_largereps")
+_FAB = ("n_restarts", "n_iter", "n_target_classes")
+_SQUARE = ("n_restarts", "n_queries")
+
+
 @dataclass
 class Part:
-    """The settings of one attack of the ensemble, under upstream's names. Only these can be set.
+    """The settings of one attack of the ensemble, under upstream's names. Only those that it has can be set.
 
     Attributes:
+        has: Which of the following the attack has.
         n_restarts: Random starts, one after the other.
-        n_iter: Steps of one start; for Square see `n_queries`.
+        n_iter: Steps of one start.
         n_target_classes: Classes that a targeted attack aims at.
         n_queries: Queries of Square.
         eot_iter: Passes over which APGD averages a gradient, for models that are random.
         use_largereps: In L1, APGD begins in larger balls.
     """
 
+    has: tuple[str, ...]
     n_restarts: int = 1
     n_iter: int = 100
     n_target_classes: int = 9
@@ -62,8 +69,9 @@ class Part:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse what would change nothing."""
-        if name not in Part.__dataclass_fields__:
-            raise InputError(f"cannot be set here; what can be: {', '.join(Part.__dataclass_fields__)}", field=name)
+        unchanged = name in Part.__dataclass_fields__ and value == getattr(Part, name, value)
+        if name not in self.__dict__.get("has", ()) and not unchanged:
+            raise InputError(f"cannot be set here; what can be: {', '.join(self.has)}", field=name)
         super().__setattr__(name, value)
 
 
@@ -158,9 +166,11 @@ class AutoAttack:
         self.version = version
         restarts = 5 if version in ("plus", "custom") else 1
         larger = version == "standard" and self.norm == "L1"
-        self.apgd = Part(5 if larger else restarts, eot_iter=20 if version == "rand" else 1, use_largereps=larger)
-        self.apgd_targeted = Part(n_target_classes=5 if larger else 9, use_largereps=larger)
-        self.fab, self.square = Part(restarts), Part()
+        eot = 20 if version == "rand" else 1
+        self.apgd = Part(_APGD, 5 if larger else restarts, eot_iter=eot, use_largereps=larger)
+        targeted = (*_APGD, "n_target_classes")
+        self.apgd_targeted = Part(targeted, n_target_classes=5 if larger else 9, use_largereps=larger)
+        self.fab, self.square = Part(_FAB, restarts), Part(_SQUARE)
         if version != "custom":
             self.attacks_to_run = list(ATTACKS_OF[version])
 
@@ -238,7 +248,7 @@ class AutoAttack:
         Raises:
             InputError: Inputs or labels are not as for `run_standard_evaluation`.
         """
-        check_tensors(x_orig, y_orig)
+        check_tensors(x_orig, y_orig, bs)
         accuracy = float((self._predicted(x_orig, bs) == y_orig.cpu()).float().mean())
         self._say(f"clean accuracy: {accuracy:.2%}")
         return accuracy
@@ -257,6 +267,8 @@ class AutoAttack:
         part = parts.get(attack, self.apgd)
         if attack == "apgd-t" and part.n_restarts != 1:
             raise InputError("is 1 for the targeted APGD, which goes through the classes instead", field="n_restarts")
+        if part.use_largereps and self.norm != "L1":
+            raise InputError("is for norm 'L1' only", field="use_largereps")
         trials = part.n_target_classes if attack.endswith("-t") else part.n_restarts
         if attack == "fab" and "fab-t" in before:
             trials = 1  # upstream's is one object, in which `fab-t` sets the restarts to one
@@ -264,7 +276,7 @@ class AutoAttack:
         return AttackConfig(attack, trials, iterations, eot=part.eot_iter, widened=part.use_largereps)
 
     def _problem(self, x: Tensor, y: Tensor, bs: int, state: Path | None) -> Problem:
-        check_tensors(x, y)
+        check_tensors(x, y, bs)
         module = self._module()
         inputs = Inputs(x.detach().cpu().float(), y.detach().cpu().long())
         sha256, classes = identified(module, (x.shape[1], x.shape[2], x.shape[3]))
@@ -296,7 +308,7 @@ class AutoAttack:
             executor = Processes(self.workers, self.device)
         executor.check(problem)
         with ExitStack() as stack:
-            log, todo = None, dict.fromkeys(range(len(problem.test)), 0)
+            log, todo = None, dict.fromkeys(range(len(problem.test)), UNASKED)
             if state is not None:
                 log = Log(_journal(state), problem)
                 stack.enter_context(log.claimed())

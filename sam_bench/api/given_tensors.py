@@ -48,8 +48,8 @@ class Called(nn.Module):
         return self._function(x.to(self._device))
 
 
-def check_tensors(x: Tensor, y: Tensor) -> None:
-    """Refuse what is no float [N, C, H, W] with N integers as labels, N at least 1.
+def check_tensors(x: Tensor, y: Tensor, bs: int) -> None:
+    """Refuse what is no float [N, C, H, W] with N integers as labels, N at least 1, and no images at a time.
 
     Raises:
         InputError: Says what was given.
@@ -60,3 +60,5 @@ def check_tensors(x: Tensor, y: Tensor) -> None:
         raise InputError("x_orig must hold at least one image")
     if y.shape != x.shape[:1] or y.is_floating_point():
         raise InputError(f"y_orig must be {len(x)} integers, not {y.dtype} {list(y.shape)}")
+    if bs < 1:
+        raise InputError("must be at least 1", field="bs", value=bs)

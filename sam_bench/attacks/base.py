@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sam_bench._version import __version__
 from sam_bench.attacks.events import AttackWarning, Event, Examples, Progress, Verdict
 from sam_bench.attacks.random_state import random_state_kept, seed_generators
-from sam_bench.attacks.verify import Verifier, misclassified
+from sam_bench.attacks.verify import Verifier, without_attack
 from sam_bench.attacks.warnings import square_warnings, warning
 from sam_bench.device import repeatable_convolutions
 from sam_bench.errors import InputError
@@ -94,7 +94,7 @@ class Attack(Component):
         return True
 
     def keyed(self, key: str) -> Attack:
-        """The attack for one evaluation; here: itself.
+        """The attack for one evaluation, which stays keyed as it is; here: itself.
 
         Args:
             key: A digest of the model, the images and the ball, which nobody can choose, as a seed can be.
@@ -200,8 +200,8 @@ class Attack(Component):
             device: Where the model is.
 
         Yields:
-            One final verdict for each example, and others before where an ensemble's attack was survived; each
-            warning once; progress.
+            One final verdict for each example, and others before where it was found right without an attack or an
+            ensemble's attack was survived; each warning once; progress.
 
         Raises:
             InputError: The attack does not search such a ball, or inputs and labels are not as `Examples` says.
@@ -223,7 +223,7 @@ class Attack(Component):
             seed_generators(derive_seed(seed, "clean", int(examples.index[0])))
             right = verifier.clean(examples)
             yield from new([*([warning("changes-input")] if inputs.changed else []), *verifier.warnings])
-            yield from misclassified(examples, right)
+            yield from without_attack(examples, right, continued=self.per_example)
             seed_generators(seed)
             if bool(right.any()):
                 for event in self.events(
@@ -317,6 +317,7 @@ def _checked(model: nn.Module, examples: Examples) -> Examples:
         y=y.to("cpu", torch.int64),
         index=examples.index.cpu(),
         attacks_survived=examples.attacks_survived.cpu(),
+        right=None if examples.right is None else examples.right.cpu(),
     )
 
 

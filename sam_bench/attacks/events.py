@@ -19,12 +19,15 @@ class Examples:
         index: Their places in the data set, int64 [N], on the CPU: what random numbers may depend on.
         attacks_survived: How many attacks of an ensemble each has survived already, int64 [N]; those are not
             run on it again.
+        right: Which of them the model is known to get right without an attack, bool [N]: it is not asked again, as
+            one that is random would lose some each time. None: of none.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor
     attacks_survived: Tensor
+    right: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -36,7 +39,8 @@ class Examples:
 
     def take(self, rows: Tensor) -> Examples:
         """The examples at `rows`: int64 [K], or a mask, bool [N]."""
-        return Examples(**{each.name: getattr(self, each.name)[rows] for each in fields(self)})
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return Examples(**{name: value[rows] for name, value in given.items() if value is not None})
 
     def verdicts(self, rows: Tensor, outcome: str | None, attacks_survived: int = 0) -> Iterator[Verdict]:
         """One verdict for each example at `rows`, int64 [K] or bool [N]; the rest as in `Verdict`."""
@@ -51,7 +55,7 @@ class Verdict:
     Attributes:
         example: Its place in the data set.
         outcome: 'robust', 'misclassified' (without an attack), or the name of the attack that broke it; None
-            while attacks are left that may break it.
+            while attacks are left that may break it, and the model gets it right without one.
         attacks_survived: How many attacks of an ensemble, in their order, it has survived.
         x_adv: float32 [C, H, W] on the CPU: the adversarial example; None where there is none. The verifier
             supplies it, never the attack.

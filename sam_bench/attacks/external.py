@@ -158,6 +158,10 @@ class FoolboxAttack(ExternalAttack):
     def _set_up(self, **given: Any) -> Any:
         try:
             return self.theirs(**given, **self.model_dump())
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"`attack='{self.method}'` needs the package {error.name}: pip install {error.name}"
+            ) from error
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.method} does not take these settings: {error}") from error
 

@@ -99,8 +99,11 @@ class Verifier:
         self._survived: dict[int, int] = {}  # row to attacks survived, of examples without a final verdict
 
     def clean(self, examples: Examples) -> Tensor:
-        """Which examples the model gets right, bool [N]. In `check`, a row counts those."""
-        right = self._predict(examples.x) == examples.y
+        """Which examples the model gets right, bool [N]; asked where not known yet. In `check`, a row counts those."""
+        right = known_right(examples)
+        asked = ~right
+        if bool(asked.any()):
+            right[asked] = self._predict(examples.x[asked]) == examples.y[asked]
         # The attack is given a copy: it cannot move what its result is compared with.
         self._rows = right.nonzero().flatten()
         self._x, self._y, self._index = examples.x, examples.y, examples.index[self._rows].tolist()
@@ -190,7 +193,20 @@ class Verifier:
         return classes
 
 
-def misclassified(examples: Examples, right: Tensor) -> Iterator[Verdict]:
-    """The verdicts of the examples that the model gets wrong without an attack; `right` bool [N]."""
-    for row in (~right).nonzero().flatten().tolist():
-        yield Verdict(int(examples.index[row]), MISCLASSIFIED, int(examples.attacks_survived[row]))
+def known_right(examples: Examples) -> Tensor:
+    """A copy of `examples.right`, bool [N]."""
+    return torch.zeros(len(examples), dtype=torch.bool) if examples.right is None else examples.right.clone()
+
+
+def without_attack(examples: Examples, right: Tensor, *, continued: bool) -> Iterator[Verdict]:
+    """The verdicts of the examples that the model gets wrong without an attack.
+
+    Args:
+        examples: What it was asked about.
+        right: Which it gets right, bool [N].
+        continued: Also say which it was found to get right now, for a run that goes on with what this one leaves.
+    """
+    told = ~known_right(examples) if continued else ~right
+    for row in told.nonzero().flatten().tolist():
+        outcome = None if right[row] else MISCLASSIFIED
+        yield Verdict(int(examples.index[row]), outcome, int(examples.attacks_survived[row]))

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from sam_bench.attacks.events import AttackWarning
-from sam_bench.records import accuracies
+from sam_bench.records import Sampled, accuracies
 
 _SENTENCES = {
     "randomized": "the model gives different outputs for the same input, so the accuracy shown means little, as an "
@@ -85,20 +85,22 @@ def _explain_one(message: str) -> AttackWarning:
     return AttackWarning("upstream", " ".join(message.split()))
 
 
-def square_warnings(verdicts: list[str], attacks: list[str]) -> list[AttackWarning]:
+def square_warnings(verdicts: list[str], attacks: list[str], sampled: Sampled | None = None) -> list[AttackWarning]:
     """The warning about gradients where Square lowered the accuracy and attacks that follow them did not.
 
     Args:
         verdicts: Of all examples, those that are misclassified without an attack among them.
         attacks: What ran, in order.
+        sampled: The sample, if Square ran on no others: what it broke there stands for all that APGD left.
     """
     if not verdicts or "square" not in attacks or len(attacks) < 2:
         return []
     after = accuracies(verdicts, attacks)["accuracy_after"]
     others = min(share for name, share in after.items() if name != "square")
-    if after["square"] >= others - _SQUARE_GAIN:
+    each = sampled.of / len(sampled.examples) if sampled is not None and sampled.examples else 1.0
+    if after["square"] >= others - _SQUARE_GAIN / each:
         return []
-    return [warning("square-better", drop=f"{others - after['square']:.2%}")]
+    return [warning("square-better", drop=f"{(others - after['square']) * each:.2%}")]
 
 
 def few_classes(classes: int, attacks: list[str]) -> AttackWarning:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sam_bench.attacks.events import AttackWarning, Event, Verdict
 from sam_bench.errors import InputError, SamBenchError, shortened
-from sam_bench.evaluation.problem import Problem, differences, in_words
+from sam_bench.evaluation.problem import UNASKED, Problem, differences, in_words
 from sam_bench.locks import claimed
 from sam_bench.records import MISCLASSIFIED, ROBUST, write_atomic
 
@@ -151,10 +151,10 @@ class Log:
         return found
 
     def todo(self) -> dict[int, int]:
-        """The examples that are not settled: place in the data set to how many attacks each has survived."""
+        """The examples that are not settled, as `Executor.run` takes them."""
         known = self.verdicts
         return {
-            place: known[place].attacks_survived if place in known else 0
+            place: known[place].attacks_survived if place in known else UNASKED
             for place in range(len(self._problem.test))
             if place not in self._problem.carried and (place not in known or known[place].outcome is None)
         }

@@ -21,6 +21,9 @@ from sam_bench.perturb.ball import Ball
 from sam_bench.records import Norm, Radius
 from sam_bench.zoo import LoadedModel
 
+UNASKED = -1
+"""Attacks survived by an example of which it is not known whether the model gets it right without one."""
+
 
 class Tested(Protocol):
     """The examples of an evaluation: a `Split`, or inputs that are no bytes.
@@ -81,7 +84,8 @@ class Problem:
     def key(self) -> str:
         """A digest of the model, the images and the ball: what the evaluation is of, and not how it is done."""
         model = self.model
-        parts = [model.sha256, model.architecture_sha256, self.test.fingerprint, self.norm, str(self.eps)]
+        # The number: 8/255 and 16/510 are one ball.
+        parts = [model.sha256, model.architecture_sha256, self.test.fingerprint, self.norm, float(self.eps).hex()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def identity(self) -> dict[str, Any]:
@@ -128,11 +132,12 @@ class Problem:
         """Examples with `x` as it is stored; bytes are a quarter of what the inputs take to send.
 
         Args:
-            todo: Place in the data set to how many of the attacks the example has survived.
+            todo: As for `Executor.run`.
         """
         index = torch.tensor(list(todo), dtype=torch.int64)
         survived = torch.tensor(list(todo.values()), dtype=torch.int64)
-        return Examples(self.test.images.cpu()[index], self.test.labels.cpu()[index], index, survived)
+        images, labels = self.test.images.cpu()[index], self.test.labels.cpu()[index]
+        return Examples(images, labels, index, survived.clamp(min=0), right=survived != UNASKED)
 
 
 def check_fit(model: LoadedModel, test: Tested, dataset: str) -> tuple[int, int, int]:

@@ -80,12 +80,13 @@ def record_of(problem: Problem, found: Found, *, device: str) -> EvaluationRecor
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=problem.command,
         verdicts=found.verdicts,
-        sampled=_sampled(problem, found.verdicts),
+        sampled=sampled_of(problem, found.verdicts),
         **accuracies(found.verdicts, attack.attacks),
     )
 
 
-def _sampled(problem: Problem, verdicts: list[str]) -> Sampled | None:
+def sampled_of(problem: Problem, verdicts: list[str]) -> Sampled | None:
+    """The block of a record about its sample; None where the attack runs on all examples."""
     attack = problem.attack.keyed(problem.key)
     if not isinstance(attack, AutoAttackSampled):
         return None

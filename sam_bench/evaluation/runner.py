@@ -16,7 +16,16 @@ from sam_bench.evaluation.adversarial import has_adversarial, write_adversarial
 from sam_bench.evaluation.executors import Executor
 from sam_bench.evaluation.log import Log
 from sam_bench.evaluation.problem import Problem
-from sam_bench.evaluation.results import Found, broken, existing, left_by, record_of, recounted, with_second_attack
+from sam_bench.evaluation.results import (
+    Found,
+    broken,
+    existing,
+    left_by,
+    record_of,
+    recounted,
+    sampled_of,
+    with_second_attack,
+)
 from sam_bench.progress import Reporter, SilentReporter, Stage
 from sam_bench.records import (
     MISCLASSIFIED,
@@ -264,7 +273,8 @@ def _found(problem: Problem, log: Log) -> Found:
     known = {place: str(verdict.outcome) for place, verdict in log.verdicts.items()} | dict(problem.carried)
     verdicts = [known[place] for place in range(len(problem.test))]
     told = [*problem.attack.warnings, *log.warnings]
-    warnings = [*dict.fromkeys(map(str, told)), *map(str, square_warnings(verdicts, problem.attack.attacks))]
+    square = square_warnings(verdicts, problem.attack.attacks, sampled_of(problem, verdicts))
+    warnings = [*dict.fromkeys(map(str, told)), *map(str, square)]
     return Found(verdicts, warnings, log.seconds)
 
 

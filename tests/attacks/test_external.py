@@ -304,3 +304,12 @@ def test_a_setting_may_choose_the_norm() -> None:
 def test_what_goes_wrong_in_their_code_is_one_sentence(model: nn.Module, examples: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(SamBenchError, match=r"^foolbox:GenAttack failed: ValueError: unsupported criterion$"):
         build("foolbox:GenAttack").run(model, *examples, norm="Linf", eps=0.1)
+
+
+def test_a_package_that_one_attack_of_theirs_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError("No module named 'numba'", name="numba")
+
+    monkeypatch.setattr(foolbox.attacks.L2BrendelBethgeAttack, "__init__", lacking)
+    with pytest.raises(InputError, match="attack='foolbox:L2BrendelBethgeAttack' needs the package numba: pip install"):
+        build("foolbox:L2BrendelBethgeAttack").check("L2")

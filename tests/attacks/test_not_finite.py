@@ -11,7 +11,7 @@ from autoattack_samples import CPU, Conv, Short, examples, make_search, run_whol
 from torch import Tensor, nn
 
 from sam_bench.attacks.base import Attack
-from sam_bench.attacks.events import AttackWarning, Examples, Progress
+from sam_bench.attacks.events import AttackWarning, Examples, Progress, Verdict
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.attacks.margin import PGDMarginAttack
 from sam_bench.attacks.rng import CounterRNG
@@ -92,6 +92,8 @@ def test_it_is_said_before_the_verdicts_that_depend_on_it() -> None:
     for attack in (PGDAttack(random_start=False), one_of_autoattack("apgd-ce")):
         events = run_whole(attack, model, *partly_black(model), norm="L2", eps=EPS["L2"]).events
         told = [each for each in events if not isinstance(each, Progress)]
+        while isinstance(told[0], Verdict) and told[0].outcome is None and not told[0].attacks_survived:
+            del told[0]  # right without an attack
         assert isinstance(told[0], AttackWarning) and not any(isinstance(each, AttackWarning) for each in told[1:])
 
 

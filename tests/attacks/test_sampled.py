@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from torch import Tensor, nn
 import sam_bench
 from sam_bench.attacks import ATTACKS
 from sam_bench.attacks.autoattack.sampled import SAMPLED, AutoAttackSampled, Sample
+from sam_bench.attacks.warnings import square_warnings
+from sam_bench.data import load_dataset
 from sam_bench.errors import InputError
-from sam_bench.records import ComponentSpec, EvaluationRecord, read_record
+from sam_bench.evaluation import Problem
+from sam_bench.evaluation.executors.processes import travelling
+from sam_bench.records import ComponentSpec, EvaluationRecord, Radius, read_record, sampling_of
+from sam_bench.zoo import LoadedModel
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +64,7 @@ def test_the_sample_depends_on_the_key_alone_and_has_the_share_asked_for() -> No
 
 def test_the_record_says_what_was_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     asked: dict[str, Any] = {"dataset": "digits", "image_size": 8, "n_examples": 40, "settings": {"sample": 0.5}}
     records = []
@@ -76,6 +82,39 @@ def test_the_record_says_what_was_sampled(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "0.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="sampled does not follow from the verdicts"):
         read_record(tmp_path / "0.json", EvaluationRecord)
+
+
+def problem_of(eps: str) -> Problem:
+    model = LoadedModel(nn.Flatten(), "flat", "a" * 64, None, 10, None)
+    test = load_dataset("digits", image_size=8, test_only=True).test.head(40)
+    return Problem(model, test, "digits", AutoAttackSampled(sample=0.5), "Linf", Radius(eps), seed=0, batch_size=8)
+
+
+def chosen(problem: Problem) -> list[bool]:
+    """What a process that is given the problem attacks."""
+    attack = problem.attack.keyed(problem.key)
+    assert isinstance(attack, AutoAttackSampled)
+    return attack.chosen.contains(torch.arange(40)).tolist()
+
+
+def test_other_processes_attack_the_sample_that_the_record_names() -> None:
+    problem = problem_of("8/255")
+    assert chosen(pickle.loads(pickle.dumps(travelling(problem)))) == chosen(problem)
+    assert set(chosen(problem)) == {True, False}
+
+
+def test_the_sample_is_the_balls_however_its_radius_is_written() -> None:
+    samples = [chosen(problem_of(eps)) for eps in ("8/255", "8.0/255", "08/255", "16/510", "9/255")]
+    assert samples[:4] == [samples[0]] * 4 and samples[4] != samples[0]
+
+
+def test_what_square_breaks_in_the_sample_stands_for_all_that_apgd_left() -> None:
+    verdicts = ["apgd-ce"] * 500 + ["square"] * 1 + ["robust"] * 499
+    attacks = AutoAttackSampled().attacks
+    half, tenth = (sampling_of(verdicts, SAMPLED, [place < 500 + n for place in range(1000)]) for n in (400, 50))
+    assert square_warnings(verdicts, attacks) == [] == square_warnings(verdicts, attacks, half)
+    (doubt,) = square_warnings(verdicts, attacks, tenth)
+    assert "1.00% of all examples" in doubt.text
 
 
 def test_several_radii_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,3 +91,20 @@ def test_a_model_that_takes_no_such_weights_keeps_its_own() -> None:
         model.layers[0], model.layers[2] = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 32, 3)
         with frozen(model):
             assert runs_channels_last(model, grey, device=CPU, gradients=True) is takes
+
+
+class Asserts(Network):
+    """Its own code refuses another layout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.layers[0](x)
+        assert hidden.is_contiguous(), "this kernel takes rows"
+        logits: Tensor = self.layers[2](hidden).flatten(1)[:, :10]
+        return logits
+
+
+def test_a_model_whose_own_code_refuses_a_layout_is_run_without_it() -> None:
+    model = Asserts().eval()
+    model.layers[0], model.layers[2] = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3)
+    with frozen(model):
+        assert runs_channels_last(model, torch.rand(1, 3, 12, 12), device=CPU, gradients=True) is False

@@ -56,13 +56,13 @@ def recorded(
 
 
 def stop_after(lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the process stop instead of writing another verdict."""
+    """Have the process stop instead of writing another verdict; that an image is right as it is does not count."""
     written = 0
     add = Log.add
 
     def counted(self: Log, event: Event) -> None:
         nonlocal written
-        if isinstance(event, Verdict):
+        if isinstance(event, Verdict) and (event.outcome is not None or event.attacks_survived):
             if written == lines:
                 raise KeyboardInterrupt
             written += 1

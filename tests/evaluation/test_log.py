@@ -127,7 +127,7 @@ def test_a_line_that_makes_no_sense_is_named_and_costs_its_example_alone(
     whole = attacked(problem, tmp_path)
     (part,) = tmp_path.glob("part-*")
     lines = part.read_text().splitlines(keepends=True)
-    (place,) = (number for number, each in enumerate(lines) if json.loads(each).get("example") == 9)
+    *_, place = (number for number, each in enumerate(lines) if json.loads(each).get("example") == 9)
     assert whole.verdicts[9] == "pgd"
     part.write_text("".join([*lines[:place], line, *lines[place + 1 :]]))
     reporter = Heard()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation_samples import CPU, Dying, Nearest, attacked, digits, log_of, problem_of
+from torch import Tensor
 
 from sam_bench import api
 from sam_bench.attacks.autoattack import AutoAttack
@@ -22,6 +23,8 @@ from sam_bench.device import device_name
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import Local, Processes
 from sam_bench.evaluation.executors.local import attack_here
+from sam_bench.evaluation.executors.processes import travelling
+from sam_bench.evaluation.problem import UNASKED
 
 SUITE = AutoAttack(version="custom", suite=("apgd-ce", "apgd-dlr"))
 
@@ -38,6 +41,24 @@ def test_processes_that_share_the_examples_find_what_one_finds(nearest: Nearest,
     shared = attacked(problem, tmp_path / "shared", Processes(2, CPU))
     assert shared.verdicts == alone.verdicts and shared.warnings == alone.warnings
     assert Processes(2, CPU).ran_on() == device_name(CPU)
+
+
+class Keeping(Nearest):
+    """Keeps what it computed, as a network keeps its attention maps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = super().forward(x)
+        self.maps = [self.last * 2]
+        return self.last
+
+
+def test_a_module_that_keeps_what_it_computed_is_sent_without_what_was_computed_from() -> None:
+    module = Keeping()
+    module(torch.rand(2, 64))
+    sent = travelling(problem_of(module, digits(4))).model.module
+    assert isinstance(sent, Keeping) and sent is not module
+    assert torch.equal(sent.means, module.means) and torch.equal(sent.maps[0], module.maps[0])
+    assert sent.maps[0].is_leaf and not module.maps[0].is_leaf
 
 
 @pytest.mark.slow
@@ -61,7 +82,7 @@ def test_the_gpu_that_a_worker_is_given_is_its_current_one(nearest: Nearest, mon
     problem = problem_of(nearest, digits(2))
     for device in ("cuda:99", "cpu"):
         try:
-            next(iter(attack_here(problem, problem.stored({0: 0}), torch.device(device))))
+            next(iter(attack_here(problem, problem.stored({0: UNASKED}), torch.device(device))))
         except (RuntimeError, AssertionError):  # no machine has that many
             assert device == "cuda:99"
     assert became == ["cuda:99"]
@@ -96,7 +117,7 @@ def test_what_depends_on_the_batch_is_not_shared(nearest: Nearest, tmp_path: Pat
 @pytest.mark.parametrize("setting", [{"engine": "reference"}, {"rng": "upstream"}], ids=str)
 def test_verdicts_that_depend_on_the_batch_are_told_at_the_end(setting: dict[str, Any], nearest: Nearest) -> None:
     problem = problem_of(nearest, digits(30), AutoAttack(version="custom", suite=("apgd-ce",), **setting))
-    events = list(Local(CPU).run(problem, dict.fromkeys(range(30), 0)))
+    events = list(Local(CPU).run(problem, dict.fromkeys(range(30), UNASKED)))
     told = [event for event in events if isinstance(event, Verdict)]
     assert {each.outcome for each in told} > {"apgd-ce"} and len({each.example for each in told}) == 30
     assert events[-len(told) :] == told

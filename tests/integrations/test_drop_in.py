@@ -299,8 +299,37 @@ def test_a_setting_that_would_change_nothing_is_refused(model: nn.Module, batch:
         adversary.run_standard_evaluation(*batch)
     with pytest.raises(InputError, match="unknown search precision 'fp16'"):
         quick(model, search_precision="fp16").run_standard_evaluation(*batch)
+    for call in (adversary.run_standard_evaluation, adversary.clean_accuracy):
+        with pytest.raises(InputError, match="bs=0 must be at least 1"):
+            call(*batch, bs=0)
     with pytest.raises(InputError, match="x_orig must be float"):
         adversary.run_standard_evaluation((batch[0] * 255).byte(), batch[1])
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("apgd", "n_target_classes", 3),
+        ("apgd_targeted", "n_queries", 10),
+        ("fab", "eot_iter", 2),
+        ("fab", "n_queries", 1),
+        ("fab", "use_largereps", True),
+        ("square", "eot_iter", 2),
+        ("square", "n_iter", 1),
+    ],
+)
+def test_a_setting_that_an_attack_ignores_is_refused(model: nn.Module, part: str, name: str, value: Any) -> None:
+    settings = getattr(AutoAttack(model, verbose=False, device="cpu"), part)
+    with pytest.raises(InputError, match=f"{name} cannot be set here; what can be: n_restarts, "):
+        setattr(settings, name, value)
+    setattr(settings, name, getattr(settings, name))
+
+
+def test_larger_balls_are_for_l1(model: nn.Module, batch: Batch) -> None:
+    adversary = AutoAttack(model, verbose=False, device="cpu")
+    adversary.apgd.use_largereps = True
+    with pytest.raises(InputError, match="use_largereps is for norm 'L1' only"):
+        adversary.run_standard_evaluation(*batch)
 
 
 def test_benchmark_runs_on_it_when_asked(

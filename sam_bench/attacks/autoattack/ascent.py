@@ -44,6 +44,7 @@ class Ascent(Search[R]):
         loss: What to ascend on.
         iterations: Steps of a trial.
         eot: Passes whose gradients are averaged; more than one is for models that are random.
+        verified_once: The model is random, though one pass is to do.
     """
 
     def __init__(
@@ -55,10 +56,11 @@ class Ascent(Search[R]):
         restarts_or_targets: int,
         iterations: int = 100,
         eot: int = 1,
+        verified_once: bool = False,
     ) -> None:
         super().__init__(problem, rng, restarts_or_targets=restarts_or_targets)
         self._loss, self._iterations, self._eot = loss, iterations, eot
-        self.verified_once = eot > 1
+        self.verified_once = verified_once or eot > 1
 
     @abstractmethod
     def advance(self, state: R, loss: Tensor, gradient: Tensor, start: Tensor) -> None:

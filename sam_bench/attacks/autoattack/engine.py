@@ -81,10 +81,10 @@ class Engine:
         """
         with room_for_graphs(self.compiled, model):
             self.check_images(ball.norm, examples.x.shape[-2], examples.x.shape[-1])
-            averaged = any(config.eot > 1 for config in self.suite)
+            averaged = all(config.eot > 1 for config in self.suite)
             warnings = model_warnings(model, examples, batch_size=batch_size, device=device, random_expected=averaged)
-            # A random model that the version is not made for: one candidate an example is verified, as upstream does.
-            once = warning("randomized") in warnings
+            # A random model that an attack is not made for: one candidate an example is verified, as upstream does.
+            randomized = warning("randomized") in warnings
             calls = self._calls(model, examples.x[:1], batch_size=batch_size, device=device)
             problem = _problem(model, examples, ball=ball, calls=calls, batch_size=batch_size, device=device)
             suite, limited = fit_to_classes(self.suite, problem.ranked.shape[1])
@@ -100,12 +100,13 @@ class Engine:
                 stage = (robust & seen).nonzero().flatten()
                 done, standing = 0, int(robust.sum())
                 yield Progress(name, 0, len(stage), standing, 0.0)
+                once = randomized and config.eot == 1
                 pool = Pool(capacity, check=_Once(verifier.check, len(examples)) if once else verifier.check)
                 for outcome in (
-                    pool.run_in_batches(lambda: _search(config, problem, UpstreamRNG(seed)), stage)  # noqa: B023
+                    pool.run_in_batches(lambda: _search(config, problem, UpstreamRNG(seed), once), stage)  # noqa: B023
                     if self.rng == "upstream"
                     else pool.run_refilling(
-                        _search(config, problem, CounterRNG(seed, name, examples.index.to(device))), stage
+                        _search(config, problem, CounterRNG(seed, name, examples.index.to(device)), once), stage
                     )
                 ):
                     if isinstance(outcome, float):
@@ -191,7 +192,8 @@ class _GradientWarnings:
         return [warning(code) for code in found]
 
 
-def _search(config: AttackConfig, problem: Problem, rng: RNG) -> Search[Any]:
+def _search(config: AttackConfig, problem: Problem, rng: RNG, once: bool) -> Search[Any]:
+    """The search of an attack; `once`: the model is random, and the attack does not average."""
     trials = config.restarts_or_targets
     if config.attack == "square":
         return Square(problem, rng, queries=config.iterations, restarts_or_targets=trials)
@@ -202,6 +204,7 @@ def _search(config: AttackConfig, problem: Problem, rng: RNG) -> Search[Any]:
         "iterations": config.iterations,
         "eot": config.eot,
         "restarts_or_targets": trials,
+        "verified_once": once,
     }
     if problem.ball.norm == "L1":
         return SparseAPGD(problem, rng, widened=config.widened, **ascent)

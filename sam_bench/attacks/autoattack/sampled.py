@@ -17,7 +17,7 @@ from torch import Tensor
 from sam_bench.attacks.autoattack.attack import FastAttack
 from sam_bench.attacks.autoattack.engine import Engine
 from sam_bench.attacks.autoattack.suite import attacks_of, build_suite
-from sam_bench.attacks.base import ATTACKS
+from sam_bench.attacks.base import ATTACKS, ENGINE_REVISION
 from sam_bench.attacks.events import AttackWarning
 from sam_bench.attacks.warnings import warning
 from sam_bench.records import Norm
@@ -87,12 +87,19 @@ class AutoAttackSampled(FastAttack):
         return [warning("sampled")]
 
     @property
+    def engine_revision(self) -> int | None:
+        """One more: the first drew its sample by how eps was written, and another one in other processes."""
+        return ENGINE_REVISION + 1
+
+    @property
     def curves(self) -> bool:
         """No: what a smaller ball broke is in no sample of this one."""
         return False
 
     def keyed(self, key: str) -> AutoAttackSampled:
         """See `Attack.keyed`."""
+        if self._key:
+            return self
         copy = self.model_copy()
         copy._key = key
         return copy

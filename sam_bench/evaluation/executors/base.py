@@ -36,7 +36,7 @@ class Executor(ABC):
 
         Args:
             problem: What is evaluated.
-            todo: Place in the data set to how many of the attacks the example has survived.
+            todo: Place in the data set to how many of the attacks the example has survived, or `UNASKED`.
 
         Yields:
             Verdicts, warnings and progress as they come; in the end, an outcome for every example.

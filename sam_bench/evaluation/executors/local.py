@@ -10,12 +10,12 @@ from torch import Tensor
 
 from sam_bench.allocator import freed_memory_kept
 from sam_bench.attacks.events import Event, Examples, Progress, Verdict
-from sam_bench.attacks.verify import SMALLEST_BATCH
+from sam_bench.attacks.verify import SMALLEST_BATCH, known_right
 from sam_bench.data import to_float
 from sam_bench.device import device_name, out_of_memory
 from sam_bench.errors import SamBenchError
 from sam_bench.evaluation.executors.base import Executor
-from sam_bench.evaluation.problem import Problem
+from sam_bench.evaluation.problem import UNASKED, Problem
 from sam_bench.records import ROBUST
 
 _PIECE = 2**29
@@ -80,7 +80,7 @@ def attack_here(problem: Problem, stored: Examples, device: torch.device) -> Ite
                 behind = torch.tensor([survived[place] for place in piece])
                 events = attack.run_events(
                     module,
-                    replace(rows, x=_inputs(rows.x), attacks_survived=behind),
+                    replace(rows, x=_inputs(rows.x), attacks_survived=behind.clamp(min=0), right=behind != UNASKED),
                     ball=problem.ball,
                     seed=problem.seed,
                     batch_size=batch_size,
@@ -125,7 +125,9 @@ def _of_all(event: Event, others: int, *, x_adv: bool) -> Event:
 
 
 def _survived(stored: Examples) -> dict[int, int]:
-    return dict(zip(stored.index.tolist(), stored.attacks_survived.tolist(), strict=True))
+    """As `todo` of `Executor.run`."""
+    survived = torch.where(known_right(stored), stored.attacks_survived, UNASKED)
+    return dict(zip(stored.index.tolist(), survived.tolist(), strict=True))
 
 
 def _halved(problem: Problem, batch_size: int) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import cloudpickle
 import torch
 
 from sam_bench.attacks.events import Event, Progress
@@ -73,9 +73,12 @@ class Processes(Executor):
 
 def travelling(problem: Problem) -> Problem:
     """The problem as it is sent to other processes: its module on the CPU, and none of its images."""
-    # A copy, because `cpu` moves a module where it stands, and the caller goes on with its own.
-    model = replace(problem.model, module=copy.deepcopy(problem.model.module).cpu(), card=None)
-    return replace(problem, model=model, test=_none_of(problem))
+    # A copy, because `cpu` moves a module where it stands, and the caller goes on with its own. `deepcopy` fails on
+    # what a module keeps of its last pass, such as attention maps.
+    module = cloudpickle.loads(cloudpickle.dumps(problem.model.module)).cpu()
+    model = replace(problem.model, module=module, card=None)
+    # Keyed here: without its images, the problem's key would be another one.
+    return replace(problem, model=model, attack=problem.attack.keyed(problem.key), test=_none_of(problem))
 
 
 def _none_of(problem: Problem) -> Split:
