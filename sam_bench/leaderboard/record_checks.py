@@ -53,14 +53,9 @@ def check_record(evidence: Evidence) -> None:
             f"{path} carries {examples_text(record.carried)} over from smaller radii, but only {broken:,} were broken: "
             "evaluate again"
         )
-    follow = (
-        []
-        if attack is None
-        else [
-            *attack.warnings,
-            *square_warnings(record.verdicts, attack.attacks, record.sampled),
-        ]
-    )
+    follow = []
+    if attack is not None:
+        follow = [*attack.warnings, *square_warnings(record.verdicts, attack.attacks, record.sampled)]
     if record.second_opinion is not None:
         opinion = record.second_opinion
         follow += second_attack_warnings(record.attack, opinion.attack, opinion.gap)
