@@ -39,7 +39,10 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"weights {name}": {"weights": name, **_QUICK.get(name, {})} for name in PARTS["weights"].names()},
     **{f"inputs {name}": {"inputs": name, **_QUICK.get(name, {})} for name in PARTS["inputs"].names()},
     **{f"averaging {name}": {"averaging": name, **_QUICK.get(name, {})} for name in PARTS["averaging"].names()},
-    **{f"objective {name}": {"objective": name, **PGD} for name in PARTS["objective"].names()},
+    **{
+        f"objective {name}": {"objective": name, **({} if name == "input-gradient" else PGD)}
+        for name in PARTS["objective"].names()
+    },
     "restarts": {**PGD, "restarts": 2},
     "kl": {**PGD, "loss": "kl", "start": "gaussian", "objective": "trades", "weights": "awp"},
     "best in L2": {**PGD, "norm": "L2", "eps": 0.5, "iterate": "best", "weights": "sam"},
