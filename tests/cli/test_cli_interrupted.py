@@ -92,8 +92,9 @@ def test_an_evaluation_that_finds_the_disk_full_leaves_the_old_record(with_tiny:
     assert outcome.err == f"sam-bench: cannot write {journal}: File too large; what was written is whole\n"
     assert (with_tiny.folder / "record.json").read_bytes() == before
     # What was found until then is not lost.
-    parts = (part.read_text().splitlines() for part in (with_tiny.folder / "record.progress").glob("*.jsonl"))
-    found = sum(tells_more_than_clean(json.loads(line)) for lines in parts for line in lines)
+    parts = (part.read_text() for part in (with_tiny.folder / "record.progress").glob("*.jsonl"))
+    whole = [line for part in parts for line in part.splitlines(keepends=True) if line.endswith("\n")]
+    found = sum(tells_more_than_clean(json.loads(line)) for line in whole)
     assert found > 5
     (with_tiny.folder / "record.json").unlink()
     resumed = with_tiny.done(*evaluate[:-1], "--resume").err
