@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from evaluation_samples import Nearest, attacked, digits, problem_of
-from interruptions import interrupted_after
+from interruptions import interrupted_after, tells_more_than_clean
 
 from sam_bench import api
 from sam_bench.errors import InputError
@@ -31,7 +31,9 @@ def _edit(folder: Path, engine: str) -> None:
 
 
 def _sessions(folder: Path) -> list[int]:
-    return [len(part.read_text().splitlines()) for part in sorted(folder.glob("part-*"))]
+    """Lines of each session, but for those of a clean image."""
+    parts = (part.read_text().splitlines() for part in sorted(folder.glob("part-*")))
+    return [sum(tells_more_than_clean(json.loads(line)) for line in lines) for lines in parts]
 
 
 @pytest.mark.parametrize("engine", ["sam-bench revision 1", "sam-bench 0.1.0"])
