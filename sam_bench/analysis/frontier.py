@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_bench.analysis.base import ANALYSES, Json, NamedRecord, RecordAnalysis
@@ -220,14 +221,17 @@ def _corresponding(point: _Point, curve: Sequence[_Point]) -> Json:
     (radius,) = point.verdicts.robust
     values = np.array([each.strength.value for each in curve], dtype=np.float64)
     scores: list[Scores] = [each.verdicts.at(radius) for each in (point, *curve)]
-    observed = [float(each.values.mean()) for each in scores]
+    observed = np.array([each.values.mean() for each in scores])[:, None]
     if observed[0] < observed[1]:
         return {"reason": "it is less robust than plain training"}
+    # The strength lies between two points of the curve. How many seeds the others have does not matter.
+    left = int(_segment(observed[0], observed[1:])[0][0])
     found = interval_of(
         lambda means: strength_of(means[0], means[1:], values),
         scores,
         _BOOTSTRAP,
         missing="no strength of the curve is as robust, or plain training is the most robust of it",
+        fewest=min(len(each.verdicts.seeds) for each in (point, *curve[left : left + 2])),
     )
     if isinstance(found, Interval):
         found = Interval(found.estimate, max(0.0, found.low), found.high)
@@ -248,14 +252,20 @@ def strength_of(target: Floats, robust: Floats, values: Floats) -> Floats:
     Returns:
         float [draws]; NaN where the curve is nowhere so robust.
     """
+    at, there = _segment(target, robust)
+    columns = np.arange(len(target))
+    start, length = robust[at, columns], robust[at + 1, columns] - robust[at, columns]
+    share = np.divide(target - start, length, out=np.zeros_like(length), where=length != 0)
+    found: Floats = np.where(there, values[at] + share * (values[at + 1] - values[at]), np.nan)
+    return found
+
+
+def _segment(target: Floats, robust: Floats) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Between which points a curve first is as robust as a target: index of the left one, and whether it ever is."""
     left, right = robust[:-1], robust[1:]
     inside = (left <= target) & (target <= right)
     inside[0] |= (target < left[0]) & (left[0] < right[0])
-    at, columns = inside.argmax(axis=0), np.arange(len(target))
-    start, length = left[at, columns], (right - left)[at, columns]
-    share = np.divide(target - start, length, out=np.zeros_like(length), where=length != 0)
-    found: Floats = np.where(inside.any(axis=0), values[at] + share * (values[at + 1] - values[at]), np.nan)
-    return found
+    return inside.argmax(axis=0), np.asarray(inside.any(axis=0))
 
 
 def _json(found: Interval | NotComparable) -> Json:

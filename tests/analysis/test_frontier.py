@@ -100,6 +100,22 @@ def test_seeds_of_one_strength_are_one_point() -> None:
         combine([model("a", 160, 80), model("b", 150, 80)])
 
 
+def test_seeds_of_a_point_that_does_not_matter_do_not_lengthen_the_interval() -> None:
+    def models(seeds_of_the_strongest: int) -> list[Any]:
+        found = []
+        for seed in range(3):
+            found += [
+                model(f"standard-{seed}", 160, 80 + seed, seed=seed),
+                model(f"at-1-{seed}", 140, 100 + seed, seed=seed, inputs={**AT, "eps": "1/255"}),
+                model(f"sam-{seed}", 150, (90, 96, 86)[seed], seed=seed, weights={"method": "sam", "rho": 0.1}),
+            ]
+        far = range(seeds_of_the_strongest)
+        return found + [model(f"at-8-{seed}", 130, 125, seed=seed, inputs={**AT, "eps": "8/255"}) for seed in far]
+
+    first, second = (combine(models(seeds))["comparisons"][0]["corresponding"][0] for seeds in (3, 2))
+    assert first == pytest.approx(second)
+
+
 def test_two_trainings_of_one_strength_are_no_seeds_of_one_point() -> None:
     inputs = {**AT, "eps": "1/255"}
     ten, five = ({**inputs, "steps": steps} for steps in (10, 5))
