@@ -29,7 +29,8 @@ def card_of(study: Study, model: Model) -> ModelCard | None:
     card = _in_zoo(study, model)
     if card is None:
         return None
-    difference = first_difference(card, study.training(model), study.dataset_name)
+    spec = study.training(model)
+    difference = first_difference(card, spec, study.dataset_name)
     if difference:
         raise InputError(
             f"{model.name} in {study.zoo} is of another run: {difference}; take it out, or use another `output`"
@@ -41,7 +42,7 @@ def card_of(study: Study, model: Model) -> ModelCard | None:
             f"{first.train_examples}, which are not the same: take out the one that is not trained with `validation=0` "
             "on the study's data, or use another `output`"
         )
-    if first is not None and not _sets_augmentation(study.training(model)):
+    if first is not None and not _sets_augmentation(spec):
         augmented = (each.recipe.augmentation.model_dump() for each in (first, card))
         other = differences.first_difference(*augmented)
         if other is not None:
