@@ -14,7 +14,7 @@ from sam_bench.device import choose_device
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.parallel import usable_cores
 from sam_bench.studies.estimate import Estimate, Line, estimate
-from sam_bench.studies.opening import open_study
+from sam_bench.studies.opening import open_study, refuse_missing_data
 from sam_bench.studies.packing import ARCHIVE, pack, unpack, unpacked
 from sam_bench.studies.plan import WEI2023, load_plan
 from sam_bench.studies.report import write_report
@@ -81,6 +81,7 @@ def command(study: str, quiet: bool, **options: Any) -> None:
         return
     failures: list[Failure] = []
     if not options["report_only"]:
+        refuse_missing_data(options["dataset"])
         unpack(folder)
         failures = run_study(
             open_study(plan, scale, folder=folder, **shared),

@@ -8,7 +8,7 @@ from typing import Any
 
 from sam_bench.api import is_named_dataset
 from sam_bench.api.record_files import check_folder
-from sam_bench.data import name_of
+from sam_bench.data import known_name, name_of
 from sam_bench.device import choose_device, choose_precision
 from sam_bench.errors import InputError
 from sam_bench.records import write_atomic
@@ -82,6 +82,16 @@ def refuse_unknown_data(dataset: str, scale: str) -> None:
     if not is_named_dataset(dataset):
         known = "or another data set, such as cifar10, "
         raise InputError(f"scale {scale} is on {dataset}: give its FILE.npz or FOLDER, {known}with `dataset`")
+
+
+def refuse_missing_data(dataset: str | None) -> None:
+    """Refuse data that are not there, before a folder is made for them.
+
+    Raises:
+        InputError: It is neither known by name, nor a file or folder.
+    """
+    if dataset is not None and known_name(dataset) is None and not Path(dataset).expanduser().exists():
+        raise InputError("is no file, folder or known name", field="dataset", value=dataset)
 
 
 def plan_of(folder: Path) -> str | None:

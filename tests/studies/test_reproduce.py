@@ -87,6 +87,7 @@ def test_a_report_can_be_had_of_an_empty_folder(tmp_path: Path) -> None:
     [
         (["--scale", "huge"], "scale='huge' is no scale that is known"),
         (["--scale", "tiny"], "give its FILE.npz or FOLDER, or another data set"),
+        (["--scale", "tiny", "--dataset", "nothing.npz"], "dataset='nothing.npz' is no file, folder or known name"),
         (["--part", "3"], "part='3' must be like 1/3"),
         (["--part", "0/3"], "part='0/3' must be 1/3 to 3/3"),
     ],
