@@ -19,7 +19,7 @@ from sam_bench.analysis.statistics import (
 )
 from sam_bench.errors import InputError
 from sam_bench.records import Radius
-from sam_bench.studies.claims import CLEAN, Claim, Comparison, Family, Part, Passes, Verdict
+from sam_bench.studies.claims import CLEAN, Claim, Comparison, Family, NoLess, Part, Passes, Verdict
 
 FEWEST_SEEDS = 2
 """A claim is inconclusive if a row of it has fewer."""
@@ -184,7 +184,19 @@ def _point(part: Comparison, eps: Radius | None, measurements: Measurements, boo
         return Point(eps, None, "inconclusive", f"no comparison{at}, because {found.reason}")
     unit = "levels of 255" if eps is None and part.of != CLEAN else "points"
     numbers = f"{found.estimate:+.2f} {unit} ({found.low:+.2f} to {found.high:+.2f}){at}"
-    return Point(eps, found, part.judge(found), numbers)
+    verdict = part.judge(found)
+    if verdict == "supported" and _at_floor(part, eps, found, measurements):
+        numbers += ", where any method meets the rule: the other side keeps no more than the margin"
+    return Point(eps, found, verdict, numbers)
+
+
+def _at_floor(part: Comparison, eps: Radius | None, found: Interval, measurements: Measurements) -> bool:
+    """Whether the second side of a rule with a margin is so low that a side with no image right is within it."""
+    if not isinstance(part, NoLess) or eps is None:
+        return False
+    first = _measured(part.a, part.of, eps, measurements)
+    assert isinstance(first, Verdicts)
+    return 100 * float(first.at(eps).values.mean()) - found.estimate <= part.margin
 
 
 def _difference(

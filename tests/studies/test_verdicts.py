@@ -194,6 +194,16 @@ def test_passes_are_counted(ratio: float, verdict: str) -> None:
     assert f"Passes of sam over those of standard: 2. It must be {ratio:g}" in decision.sentence
 
 
+def test_a_rule_that_any_method_meets_says_so() -> None:
+    rows = Measured({name: {**each, TWO: 0.0} for name, each in measured(0.5, 0.3).rows.items()})
+    part = {"rule": "no-less", "a": "sam", "b": {"family": "at"}, "of": "pgd", "eps": ["1/255", "2/255"], "margin": 1}
+    (found,) = decide(claim({**part, "where": "any"}), rows, FEW).parts
+    assert [point.verdict for point in found.points] == ["not supported", "supported"]
+    assert ["any method meets the rule" in point.sentence for point in found.points] == [False, True]
+    ahead = decide(claim({**part, "margin": 25}), measured(0.6, 0.4), FEW).parts[0]
+    assert ahead.verdict == "supported" and "any method" not in ahead.sentence
+
+
 CURVE = {"rule": "equal", "a": "sam", "b": {"family": "at"}, "of": "pgd", "eps": ["1/255"], "margin": 4}
 PASSES = {"rule": "passes", "a": "sam", "b": "standard", "ratio": 2}
 
