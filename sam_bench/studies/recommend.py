@@ -213,6 +213,8 @@ def _alternatives(near: Sequence[MeasuredPoint], question: Question, gain: float
 def _warnings(chosen: MeasuredPoint, near: Sequence[MeasuredPoint], question: Question) -> Iterator[str]:
     if chosen.family != STANDARD and chosen.clean_change.low < -question.max_clean_loss:
         yield "The loss of clean accuracy may be larger than accepted: its interval reaches further."
+    if chosen.family != STANDARD and len(chosen.models) == 1:
+        yield "It was measured with one seed: the intervals know nothing of another seed, which moves a gain by points."
     yield from _tuning_warnings(chosen.family, near)
     if chosen.family != "SAM":
         yield from _tuning_warnings("SAM", near)
@@ -223,23 +225,27 @@ def _warnings(chosen: MeasuredPoint, near: Sequence[MeasuredPoint], question: Qu
 
 
 def _tuning_warnings(family: str, near: Sequence[MeasuredPoint]) -> Iterator[str]:
-    """Where a greater strength of a family costs clean accuracy, or buys no robust accuracy."""
+    """Where a greater strength of a family costs clean accuracy, or buys no robust accuracy.
+
+    Strengths may have been measured on different images. So changes from plain training on the same images count.
+    """
     curve = sorted((row for row in near if row.family == family and row.strength), key=lambda row: row.strength or 0)
     if len(curve) < 2:
         return
     strengths = " to ".join(row.method.removeprefix(f"{family} ") for row in (curve[0], curve[-1]))
-    clean = [100 * row.clean for row in curve]
+    clean = [row.clean_change.estimate for row in curve]
     if all(later < earlier for earlier, later in pairwise(clean)):
         yield (
-            f"{family}: clean accuracy falls from {clean[0]:.1f} to {clean[-1]:.1f} % from {strengths}. "
-            "Raise the strength in small steps and stop at the first that costs too much."
+            f"{family}: clean accuracy less that of plain training falls from {clean[0]:+.1f} to {clean[-1]:+.1f} "
+            f"points from {strengths}. Raise the strength in small steps and stop at the first that costs too much."
         )
+    robust = [row.robust_change.estimate for row in curve]
     for place, row in enumerate(curve[:-1]):
-        best = max(curve[place + 1 :], key=lambda later: later.robust)
-        if 100 * (best.robust - row.robust) < _PLATEAU:
+        best = max(robust[place + 1 :])
+        if best - robust[place] < _PLATEAU:
             yield (
                 f"{family}: robust accuracy is on a plateau from {row.method.removeprefix(f'{family} ')} on, "
-                f"{row.robust:.1%} there and at most {best.robust:.1%} beyond. A greater strength buys nothing at this "
-                "radius."
+                f"{robust[place]:+.1f} points against plain training there and at most {best:+.1f} beyond. A greater "
+                "strength buys nothing at this radius."
             )
             return

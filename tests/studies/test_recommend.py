@@ -99,12 +99,32 @@ def test_it_warns_of_clean_accuracy_that_falls_and_of_a_plateau() -> None:
         point("SAM rho 0.2", 2, 75, 45.5),
         point("SAM rho 0.4", 2, 60, 44),
     ]
-    falls, plateau, last = recommend(rows, ask(loss=2)).warnings
-    assert falls.startswith("SAM: clean accuracy falls from 79.5 to 60.0 % from rho 0.1 to rho 0.4.")
+    one_seed, falls, plateau, last = recommend(rows, ask(loss=2)).warnings
+    assert "one seed" in one_seed
+    assert falls.startswith(
+        "SAM: clean accuracy less that of plain training falls from -0.5 to -20.0 points from rho 0.1 to rho 0.4."
+    )
     assert plateau.startswith(
-        "SAM: robust accuracy is on a plateau from rho 0.1 on, 45.0% there and at most 45.5% beyond"
+        "SAM: robust accuracy is on a plateau from rho 0.1 on, +5.0 points against plain training there and at most "
+        "+5.5 beyond"
     )
     assert "small networks in short runs" in last
+
+
+def test_strengths_from_harder_images_are_compared_by_what_they_change() -> None:
+    # On the images of rho 0.2 plain training has 70 and 30: it loses no more clean accuracy, and gains more.
+    changes = {
+        "clean_change": Change(estimate=-0.5, low=-1, high=0),
+        "robust_change": Change(estimate=9, low=8, high=10),
+    }
+    rows = [
+        STANDARD,
+        point("SAM rho 0.1", 2, 79.5, 45),
+        point("SAM rho 0.2", 2, 69.5, 39, **changes, models=("a", "b")),
+    ]
+    answer = recommend(rows, ask())
+    assert answer.row.method == "SAM rho 0.2"
+    assert not any("falls" in each or "plateau" in each or "one seed" in each for each in answer.warnings)
 
 
 def test_a_curve_that_rises_later_is_no_plateau() -> None:
