@@ -1,6 +1,8 @@
-"""What a script gives to `sam_bench.AutoAttack`: the autocast block that it is called in."""
+"""What a script gives to `sam_bench.AutoAttack`: tensors, settings, and the autocast block that it is called in."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +11,47 @@ from torch import Tensor, nn
 from sam_bench import AutoAttack
 from sam_bench.attacks import ATTACKS
 from sam_bench.attacks.autoattack.model_calls import ModelCalls
+from sam_bench.errors import InputError
 from sam_bench.records import ComponentSpec
 
 Batch = tuple[Tensor, Tensor]
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("apgd", "n_iter", 0),
+        ("apgd", "n_iter", -3),
+        ("apgd", "eot_iter", 0),
+        ("apgd", "n_restarts", 1.5),
+        ("apgd_targeted", "n_target_classes", 0),
+        ("fab", "n_restarts", 0),
+        ("square", "n_queries", 0),
+    ],
+)
+def test_a_setting_with_which_nothing_is_attacked_is_refused(
+    model: nn.Module, part: str, name: str, value: Any
+) -> None:
+    settings = getattr(AutoAttack(model, verbose=False, device="cpu"), part)
+    with pytest.raises(InputError, match=f"{name}={value} must be a whole number of at least 1"):
+        setattr(settings, name, value)
+
+
+def test_labels_below_0_are_refused_not_counted_as_misclassified(model: nn.Module, batch: Batch) -> None:
+    x, y = batch
+    adversary = AutoAttack(model, verbose=False, device="cpu")
+    for call in (adversary.run_standard_evaluation, adversary.clean_accuracy):
+        with pytest.raises(InputError, match="y_orig must be classes from 0 on, but holds -1"):
+            call(x, torch.full_like(y, -1))
+
+
+def test_what_is_no_tensor_is_named(model: nn.Module, batch: Batch) -> None:
+    x, y = batch
+    adversary: Any = AutoAttack(model, verbose=False, device="cpu")
+    with pytest.raises(InputError, match="y_orig must be a tensor, not list"):
+        adversary.run_standard_evaluation(x, y.tolist())
+    with pytest.raises(InputError, match="x_orig must be a tensor, not ndarray"):
+        adversary.clean_accuracy(x.numpy(), y)
 
 
 class Close(nn.Module):
