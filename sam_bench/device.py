@@ -143,7 +143,7 @@ def true_float32() -> Iterator[None]:
 
     PyTorch lets a GPU round the inputs of convolutions to TF32, with a mantissa of 10 bits, unless it is told
     otherwise, and can be told to do the same and worse to matrix products: enough to decide an example that
-    lies at the decision boundary.
+    lies at the decision boundary. A caller's `torch.autocast` is off in the block, the model's own is left alone.
     """
     switches = _float32_switches()
     before: list[tuple[Callable[[Any], None], Any]] = []
@@ -154,7 +154,8 @@ def true_float32() -> Iterator[None]:
     try:
         for _, write, exact in switches:
             write(exact)
-        yield
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
     finally:
         for write, value in before:
             write(value)

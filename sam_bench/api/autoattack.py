@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
 
@@ -68,10 +69,13 @@ class Part:
     use_largereps: bool = False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse what would change nothing."""
+        """Refuse what would change nothing, and what would attack nothing."""
         unchanged = name in Part.__dataclass_fields__ and value == getattr(Part, name, value)
         if name not in self.__dict__.get("has", ()) and not unchanged:
             raise InputError(f"cannot be set here; what can be: {', '.join(self.has)}", field=name)
+        # No step and no query would leave every example robust.
+        if name not in ("has", "use_largereps") and not (isinstance(value, Integral) and int(value) >= 1):
+            raise InputError("must be a whole number of at least 1", field=name, value=value)
         super().__setattr__(name, value)
 
 

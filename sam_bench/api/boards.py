@@ -42,7 +42,8 @@ def submit(
         records: EvaluationRecords of exactly that checkpoint.
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
         folder: Folder of the leaderboards.
-        replace: Let a record take the place of a row over more or other test examples, too.
+        replace: Let a record take the place of a row over more or other test examples, too, or of one of another
+            package's attack with other settings.
         dataset: The model's data, FILE.npz or FOLDER: a record over its first examples is held against them. A data
             set with a name is found by itself, unless it would have to be downloaded.
         data_dir: Where downloads are looked for.
@@ -52,7 +53,7 @@ def submit(
 
     Raises:
         InputError: A record is of another checkpoint, architecture or data set, it contradicts itself or another
-            record, it would replace a row over more or other test examples, or there is none by AutoAttack.
+            record, it would replace such a row without `replace`, or there is none by AutoAttack.
     """
     store = zoos.Zoo(zoos.zoo_dir(None if zoo is None else Path(zoo)))
     card = store.find(model)

@@ -49,16 +49,21 @@ class Called(nn.Module):
 
 
 def check_tensors(x: Tensor, y: Tensor, bs: int) -> None:
-    """Refuse what is no float [N, C, H, W] with N integers as labels, N at least 1, and no images at a time.
+    """Refuse what is no float [N, C, H, W] with N integers from 0 as labels, N at least 1, and no images at a time.
 
     Raises:
         InputError: Says what was given.
     """
+    for name, given in (("x_orig", x), ("y_orig", y)):
+        if not isinstance(given, Tensor):
+            raise InputError(f"{name} must be a tensor, not {type(given).__name__}")
     if x.ndim != 4 or not x.is_floating_point():
         raise InputError(f"x_orig must be float [N, C, H, W] in [0, 1], not {x.dtype} {list(x.shape)}")
     if not len(x):
         raise InputError("x_orig must hold at least one image")
     if y.shape != x.shape[:1] or y.is_floating_point():
         raise InputError(f"y_orig must be {len(x)} integers, not {y.dtype} {list(y.shape)}")
+    if y.min() < 0:  # such an image would count as misclassified
+        raise InputError(f"y_orig must be classes from 0 on, but holds {int(y.min())}")
     if bs < 1:
         raise InputError("must be at least 1", field="bs", value=bs)

@@ -117,7 +117,7 @@ def serve(folder: Path, zoo: Path | None, port: int) -> None:
 @click.option(
     "--replace",
     is_flag=True,
-    help="Let a record replace a row of the entry that is over more test examples, or over other images.",
+    help="Let a record replace a row over more or other test examples, or of a plug-in attack with other settings.",
 )
 @click.option(
     "--dataset", help="The model's data, FILE.npz or FOLDER, to hold records over its first examples against."

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, shortened
 from sam_bench.leaderboard.checks import checked_records
 from sam_bench.leaderboard.entries import (
     RowKey,
@@ -31,6 +31,7 @@ from sam_bench.leaderboard.record_checks import (
     check_record,
     check_test_set,
     check_together,
+    our_attacks,
     whole_test_set,
 )
 from sam_bench.leaderboard.robustbench_issue import Condition, conditions, issue_text, issue_title, model_info
@@ -97,10 +98,10 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Replaced:
-    """A row that a given record replaces, and the fingerprint of its images, '' where that cannot be told."""
+    """A row that a given record replaces, and the record behind it, None where that cannot be read."""
 
     row: EntryRow
-    fingerprint: str
+    record: EvaluationRecord | None
 
 
 def submit_entry(
@@ -119,8 +120,8 @@ def submit_entry(
     that the entry rests on.
 
     A record for an attack, norm and radius that the entry already has replaces that row, but for one
-    over fewer or other test examples; other rows stay, checked against their own records again. Rows
-    of other weights under the same name go.
+    over fewer or other test examples, or of another package's attack with other settings. Other rows stay, checked
+    against their own records again. Rows of other weights under the same name go.
 
     A record over the whole test set has the card's test fingerprint. One over its first n examples
     has a fingerprint of its own, which card and record alone cannot check: it is compared with other
@@ -132,7 +133,7 @@ def submit_entry(
         record_paths: One or more EvaluationRecords of the card's checkpoint.
         folder: The leaderboards folder.
         fingerprint_of_first: Fingerprint of the first n test examples of the card's data set.
-        replace: Let a record replace a row over more or other test examples, too.
+        replace: Let a record replace a row over more or other test examples, or with other settings, too.
         compact: Makes the file of a record's adversarial examples smaller; default they are copied as they are.
 
     Returns:
@@ -141,7 +142,7 @@ def submit_entry(
     Raises:
         InputError: A record is of another checkpoint, data set or test set, or not of the attack that
             it names, two records are for the same row, one would replace a row over more or other
-            test examples, or the model has no AutoAttack record. Nothing is written then.
+            test examples or with other settings, or the model has no AutoAttack record. Nothing is written then.
     """
     if read_checked(card_path, ModelCard)[0] != card:
         raise InputError(f"{card_path} is not the card of {card.name} that is being submitted: read it again")
@@ -238,7 +239,7 @@ def _existing(
         f"robust {100 * row.robust_accuracy:.2f} %)"
         for row in going
     ]
-    return kept, [_Replaced(row, _fingerprint(stored, row)) for row in going], notes, _copies(stored, going)
+    return kept, [_Replaced(row, _record_behind(stored, row)) for row in going], notes, _copies(stored, going)
 
 
 def _with_rows(stored: StoredEntry, rows: Sequence[EntryRow]) -> StoredEntry:
@@ -246,25 +247,32 @@ def _with_rows(stored: StoredEntry, rows: Sequence[EntryRow]) -> StoredEntry:
     return StoredEntry(stored.path, stored.entry.model_copy(update={"sam_bench": evidence}))
 
 
-def _fingerprint(stored: StoredEntry, row: EntryRow) -> str:
-    """Of the images behind a row; '' where its record is missing or is not the one it was computed from."""
+def _record_behind(stored: StoredEntry, row: EntryRow) -> EvaluationRecord | None:
+    """The record of a row; None where it is missing or is not the one that the row was computed from."""
     try:
-        return next(record.dataset_fingerprint for _, record in checked_records(_with_rows(stored, [row])))
+        return next(record for _, record in checked_records(_with_rows(stored, [row])))
     except InputError:
-        return ""
+        return None
 
 
 def _check_replaced(path: Path, going: Sequence[_Replaced], given: Sequence[_Source]) -> None:
-    """Refuse a record that would replace a row over more, or over other, test examples."""
+    """Refuse a record that would replace a row over more or other test examples, or of other settings.
+
+    All that decides the strength of one of our attacks is in its row's name. Of another package's it is not: a weaker
+    run would take the place of a stronger one.
+    """
     by_key = {row_key(source.row): source for source in given}
     for old in going:
         new = by_key[row_key(old.row)]
-        count, before = new.row.n_examples, old.row.n_examples
+        count, before, record = new.row.n_examples, old.row.n_examples, old.record
         if count < before:
             new_over, old_over = f"only {examples_text(count)}", f"{before:,}"
-        elif count == before and old.fingerprint not in ("", new.record.dataset_fingerprint):
+        elif record and count == before and record.dataset_fingerprint != new.record.dataset_fingerprint:
             new_over = f"images with fingerprint {new.record.dataset_fingerprint}"
-            old_over = f"others ({old.fingerprint})"
+            old_over = f"others ({record.dataset_fingerprint})"
+        elif record and record.attack not in our_attacks() and record.settings != new.record.settings:
+            new_over = f"{examples_text(count)} with {shortened(str(new.record.settings))}"
+            old_over = f"{before:,} with {shortened(str(record.settings))}"
         else:
             continue
         raise InputError(

@@ -195,7 +195,8 @@ class ModelCalls:
         return logits.detach(), torch.stack(gradients, 1)
 
     def _precision(self) -> AbstractContextManager[object]:
-        return torch.autocast(self._device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
+        # Off where it is not asked for: in a caller's block of autocast the search would be in bfloat16, unsaid.
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
     def _padded(self, x: Tensor) -> Tensor:
         padded = pad(x, self.least_rows)
