@@ -148,7 +148,14 @@ class Ball:
             )
 
 
-def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False, field: str = "eps") -> None:
+def check_eps(
+    norm: Norm,
+    eps: Radius,
+    *,
+    allow_large: bool = False,
+    field: str = "eps",
+    hint: str = "add `allow_large_eps=True` to insist",
+) -> None:
     """Refuse a radius that was surely meant in units of 1/255.
 
     Args:
@@ -156,6 +163,7 @@ def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False, field: str 
         eps: Its radius.
         allow_large: Accept it all the same.
         field: The field it was given for.
+        hint: What to do if it was meant.
 
     Raises:
         InputError: `eps` is at least 1 in Linf, where the ball holds every image, 10 in L2, or 1000 in L1.
@@ -167,5 +175,5 @@ def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False, field: str 
         f"is too large for {norm}: inputs are in [0, 1], so you probably mean {fraction}",
         field=field,
         value=str(eps),
-        hint="add `allow_large_eps=True` to insist",
+        hint=hint,
     )
