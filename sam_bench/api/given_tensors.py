@@ -54,6 +54,9 @@ def check_tensors(x: Tensor, y: Tensor, bs: int) -> None:
     Raises:
         InputError: Says what was given.
     """
+    for name, given in (("x_orig", x), ("y_orig", y)):
+        if not isinstance(given, Tensor):
+            raise InputError(f"must be a tensor, not {type(given).__name__}", field=name)
     if x.ndim != 4 or not x.is_floating_point():
         raise InputError(f"x_orig must be float [N, C, H, W] in [0, 1], not {x.dtype} {list(x.shape)}")
     if not len(x):
