@@ -42,13 +42,18 @@ class Team:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
 
-    def average_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of the same dtype and device by their means over the processes, in place."""
+    def average_(self, tensors: Sequence[Tensor], group: dist.ProcessGroup | None = None) -> None:
+        """Replace tensors of the same dtype and device by their means over the processes, in place.
+
+        Args:
+            tensors: Of the same shapes in every process.
+            group: The processes; None for all.
+        """
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat)
-        flat /= self.size
+        dist.all_reduce(flat, group=group)
+        flat /= dist.get_world_size(group)
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 

@@ -61,6 +61,13 @@ def import_all(package: str, path: Iterable[str]) -> None:
         importlib.import_module(f"{package}.{module.name}")
 
 
+def defined_again(known: Any, found: Any) -> bool:
+    """Whether a name is free, or its owner is run once more: a notebook's cell, or a module that is reloaded."""
+    if known is None or known is found:
+        return known is None
+    return (known.__module__, known.__qualname__) == (found.__module__, found.__qualname__)
+
+
 C = TypeVar("C", bound=Component)
 
 
@@ -84,7 +91,7 @@ class Registry(Generic[C]):
         """Class decorator: make the class available as `name`."""
 
         def decorate(cls: type[C]) -> type[C]:
-            if name in self._classes:
+            if not defined_again(self._classes.get(name), cls):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             cls.method = name
             self._classes[name] = cls

@@ -56,7 +56,7 @@ def check_tensors(x: Tensor, y: Tensor, bs: int) -> None:
     """
     for name, given in (("x_orig", x), ("y_orig", y)):
         if not isinstance(given, Tensor):
-            raise InputError(f"{name} must be a tensor, not {type(given).__name__}")
+            raise InputError(f"must be a tensor, not {type(given).__name__}", field=name)
     if x.ndim != 4 or not x.is_floating_point():
         raise InputError(f"x_orig must be float [N, C, H, W] in [0, 1], not {x.dtype} {list(x.shape)}")
     if not len(x):

@@ -308,6 +308,8 @@ def _checked(model: nn.Module, examples: Examples) -> Examples:
         raise InputError("x holds no examples; give at least one")
     if y.shape != x.shape[:1] or y.is_floating_point():
         raise InputError(f"y must be {len(x)} integers, a label for each of x, not {_named(y)}")
+    if y.min() < 0:
+        raise InputError(f"y must be labels from 0, not from {int(y.min())}")
     if not (x.min() >= 0 and x.max() <= 1):
         raise InputError(f"x must be in [0, 1], not in [{float(x.min()):g}, {float(x.max()):g}]")
     # A model in float64 may be attacked in float64; any other takes float32.

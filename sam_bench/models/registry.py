@@ -23,6 +23,7 @@ from torch import nn
 from sam_bench.errors import InputError, shortened, unknown_name
 from sam_bench.plugins import PlugIns
 from sam_bench.records import first_problem
+from sam_bench.registry import defined_again
 
 FROM_DATA = ("num_classes", "in_channels", "image_size")
 ENTRY_POINTS = "sam_bench.architectures"
@@ -77,7 +78,7 @@ def register_architecture(name: str) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        if name in _ENTRIES:
+        if name in _ENTRIES and not defined_again(_ENTRIES[name].build, function):
             raise ValueError(f"architecture {name!r} is registered twice")
         if ":" in name:
             raise ValueError(f"architecture {name!r}: ':' is kept for prefixes such as 'timm:'")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, unknown_name
 from sam_bench.perturb.l1 import l1_correction
 from sam_bench.records import Norm, Radius
 from sam_bench.seeds import draw_rows
@@ -51,10 +51,20 @@ class Ball:
     Args:
         norm: "Linf", "L2" or "L1"; in L1 there are projections only, no steps and no random points.
         eps: Radius, in the units of inputs in [0, 1].
+
+    Raises:
+        InputError: There is no such norm, or the radius is negative or not finite.
     """
 
     norm: Norm
     eps: float
+
+    def __post_init__(self) -> None:
+        """Another spelling of a norm, such as "linf", would be taken for L2 by whoever asks for the others first."""
+        if self.norm not in _LARGEST_SENSIBLE:
+            raise unknown_name("norm", str(self.norm), _LARGEST_SENSIBLE)
+        if isinstance(self.eps, str) or not 0 <= self.eps < math.inf:
+            raise InputError("must be a finite number of at least 0", field="eps", value=self.eps)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """`x_adv` moved into the ball around `x` and clipped to the box; in L1 to the nearest point of both.
@@ -148,7 +158,14 @@ class Ball:
             )
 
 
-def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False, field: str = "eps") -> None:
+def check_eps(
+    norm: Norm,
+    eps: Radius,
+    *,
+    allow_large: bool = False,
+    field: str = "eps",
+    hint: str = "add `allow_large_eps=True` to insist",
+) -> None:
     """Refuse a radius that was surely meant in units of 1/255.
 
     Args:
@@ -156,6 +173,7 @@ def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False, field: str 
         eps: Its radius.
         allow_large: Accept it all the same.
         field: The field it was given for.
+        hint: What to do if it was meant.
 
     Raises:
         InputError: `eps` is at least 1 in Linf, where the ball holds every image, 10 in L2, or 1000 in L1.
@@ -167,5 +185,5 @@ def check_eps(norm: Norm, eps: Radius, *, allow_large: bool = False, field: str 
         f"is too large for {norm}: inputs are in [0, 1], so you probably mean {fraction}",
         field=field,
         value=str(eps),
-        hint="add `allow_large_eps=True` to insist",
+        hint=hint,
     )

@@ -276,9 +276,19 @@ def test_what_is_judged_is_computed_in_float32_and_the_search_is_left_what_it_wa
         (lambda x, y: ((x * 255).byte(), y), r"x must be float \[N, C, H, W\] in \[0, 1\], not uint8 \[100, 1, 8, 8\]"),
         (lambda x, y: (x[0], y), r"not float32 \[1, 8, 8\]"),
         (lambda x, y: (x, y[:5]), r"y must be 100 integers, a label for each of x, not int64 \[5\]"),
+        (lambda x, y: (x, y - 3), "y must be labels from 0, not from -3"),
         (lambda x, y: (x, y.float()), r"not float32 \[100\]"),
     ],
-    ids=["0..255", "-0.5..0.5", "nan", "bytes", "one image", "too few labels", "labels of another type"],
+    ids=[
+        "0..255",
+        "-0.5..0.5",
+        "nan",
+        "bytes",
+        "one image",
+        "too few labels",
+        "labels below 0",
+        "labels of another type",
+    ],
 )
 def test_inputs_that_would_look_robust_are_refused(
     change: Any, message: str, net: nn.Module, examples: tuple[Tensor, Tensor]

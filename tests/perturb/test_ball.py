@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -191,3 +192,17 @@ def test_coordinates_whose_slope_is_not_finite_keep_none_of_the_others_from_movi
     expected = expected.sign() if norm == "Linf" else expected / 5
     expected[1, 1], expected[1, 3] = infinite, -infinite
     torch.testing.assert_close(steps, expected)
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "message"),
+    [
+        ("linf", 0.1, "unknown norm 'linf'. Did you mean 'Linf'"),
+        ("Linf", -0.1, "eps=-0.1 must be a finite number of at least 0"),
+        ("L2", float("nan"), "eps=nan must be a finite number"),
+        ("L2", "0.5", "eps='0.5' must be a finite number"),
+    ],
+)
+def test_a_ball_that_is_none_is_refused(norm: Any, eps: Any, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        Ball(norm, eps)

@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sam_bench.errors import InputError
 from sam_bench.modes import batch_norm_statistics_kept, frozen, training_mode
-from sam_bench.perturb.ball import Ball
+from sam_bench.perturb.ball import Ball, check_eps
 from sam_bench.records import Radius
 from sam_bench.registry import Component, Registry
 
@@ -91,7 +92,15 @@ class InputPerturbation(Component):
             x: Clean inputs, float [B, C, H, W] in [0, 1].
             y: Labels, int64 [B].
             generator: Decides the random draws; by default seeded from PyTorch's global one.
+
+        Raises:
+            InputError: The inputs are no floats in [0, 1], so that the box would cut them to other images; or the
+                radius was surely meant in units of 1/255.
         """
+        if self.reach:
+            _check_images(x)
+        if self.ball:
+            check_eps(self.ball.norm, Radius(self.ball.eps), hint="")
         if generator is None:
             seed = int(torch.empty((), dtype=torch.int64).random_())
             generator = torch.Generator(x.device).manual_seed(seed)
@@ -99,6 +108,16 @@ class InputPerturbation(Component):
         # DDP would wait for gradients of parameters, which are frozen here.
         searched = inner.module if isinstance(inner, DistributedDataParallel) else model
         return self.perturb(searched, x, y, generator=generator)
+
+
+def _check_images(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise InputError(f"must be floats in [0, 1], not {str(x.dtype).removeprefix('torch.')}", field="x")
+    low, high = (float(end) for end in x.aminmax()) if x.numel() else (0.0, 1.0)
+    if not 0 <= low <= high <= 1:
+        raise InputError(
+            f"must be in [0, 1], not in [{low:g}, {high:g}]", field="x", hint="let the model normalise its inputs"
+        )
 
 
 INPUT_PERTURBATIONS: Registry[InputPerturbation] = Registry(

@@ -172,8 +172,9 @@ class WeightPerturbation(Component):
                 the loss or model does not fit.
         """
         self.check_step(optimizer, sync_ascent=sync_ascent)
+        objective = OwnLoss(loss_fn, model)
         with runner_for(model, x.device, optimizer, micro_batch=micro_batch, sync_ascent=sync_ascent) as runner:
-            return self.backward(BatchLoss(model, x, y, objective=OwnLoss(loss_fn), runner=runner, at=at))
+            return self.backward(BatchLoss(model, x, y, objective=objective, runner=runner, at=at))
 
 
 WEIGHT_PERTURBATIONS: Registry[WeightPerturbation] = Registry(

@@ -209,6 +209,9 @@ class BatchLoss:
             for parameter in self.parameters:
                 if id(parameter) not in kept:
                     parameter.grad = None
+        if sync and self.runner.lends_gradients:  # a method may need them after its next pass
+            for found_one, gradient in zip(*self.gradients(), strict=True):
+                found_one.grad = gradient.clone()
         seen = count / len(self)
         passes = PassCount(seen * forward, seen * backward, weight_gradients)
         return Backward(self._finish(found, hits, count, passes).mean(), passes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,28 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 class OwnLoss:
-    """A PyTorch loss as an objective."""
+    """A PyTorch loss as an objective.
+
+    Args:
+        loss_fn: The loss.
+        model: The network.
+
+    Raises:
+        InputError: The loss has parameters that learn. Their gradients would be summed over all passes of all steps.
+    """
 
     passes = (1.0, 1.0)
 
-    def __init__(self, loss_fn: LossFunction) -> None:
+    def __init__(self, loss_fn: LossFunction, model: nn.Module) -> None:
         self._loss_fn = loss_fn
+        known = set(map(id, model.parameters()))
+        for name, parameter in loss_fn.named_parameters() if isinstance(loss_fn, nn.Module) else []:
+            if parameter.requires_grad and id(parameter) not in known:
+                raise InputError(
+                    f"has a parameter that learns ({name}), and the model does not have it",
+                    field="loss_fn",
+                    hint="make it a part of the model",
+                )
 
     def losses(self, score: Score, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         """The loss of every example, [B]; the mean in each place if the function gives the mean."""
@@ -59,8 +76,11 @@ def runner_for(
         sync_ascent: See `Runner`.
 
     Raises:
-        InputError: The model is sharded, so that no device has all of the weights.
+        InputError: The model is sharded, so that no device has all of the weights. Or there is no example in a
+            microbatch.
     """
+    if micro_batch is not None and micro_batch < 1:
+        raise InputError("must be at least 1", field="micro_batch", value=micro_batch)
     kind = device.type
     enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 
@@ -68,10 +88,18 @@ def runner_for(
         # Autocast keeps its copies of the weights for a whole region. The second pass would see those of the first.
         with torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False):
             logits: Tensor = model(images)
+        if not isinstance(logits, Tensor):
+            raise InputError(
+                f"must return the logits as a tensor, not as {type(logits).__name__}",
+                field="model",
+                hint="wrap it in a module that does",
+            )
         return logits
 
     inner = getattr(model, "_orig_mod", model)  # of a compiled model
-    if hasattr(inner, "no_sync") and not isinstance(inner, DistributedDataParallel):
+    # FSDP and `fully_shard`, which has the second name.
+    sharded = hasattr(inner, "no_sync") or hasattr(inner, "set_requires_gradient_sync")
+    if sharded and not isinstance(inner, DistributedDataParallel):
         raise InputError("a perturbation of the weights needs all of them on every device; use DistributedDataParallel")
     how = Runner(
         score=score,
@@ -81,7 +109,12 @@ def runner_for(
         optimizer=optimizer,
     )
     if isinstance(inner, DistributedDataParallel):
-        how = replace(how, no_sync=inner.no_sync, average=current_team().average_)
+        how = replace(
+            how,
+            no_sync=inner.no_sync,
+            average=partial(current_team().average_, group=inner.process_group),
+            lends_gradients=inner.gradient_as_bucket_view,
+        )
     with torch.autocast(kind, enabled=False) if enabled else nullcontext():
         yield how
 

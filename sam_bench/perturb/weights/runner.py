@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sam_bench.errors import InputError
+
 Score = Callable[[Tensor], Tensor]
 """Maps images [B, C, H, W] to logits [B, classes]."""
 
@@ -38,7 +40,14 @@ class StepContext:
             epochs: Epochs of the run.
             steps_per_epoch: Steps in each of them.
             seed: The run's.
+
+        Raises:
+            InputError: The run has no such step.
         """
+        if not 0 <= step < epochs * steps_per_epoch:
+            raise InputError(
+                f"is not in a run of {epochs} epochs with {steps_per_epoch} steps each", field="step", value=step
+            )
         return cls(seed=seed, epoch=step // steps_per_epoch, step=step, progress=step / (epochs * steps_per_epoch))
 
 
@@ -61,6 +70,7 @@ class Runner:
         redraw: Called with (microbatch, draw) before each pass. It seeds dropout and stochastic depth, so that
             passes whose gradients or losses are compared have equal masks.
         optimizer: Takes the step that the gradient is for; None if it is not known.
+        lends_gradients: Whether averaged gradients lie in memory that the next pass writes to.
     """
 
     score: Score | None = None
@@ -72,3 +82,4 @@ class Runner:
     average: Callable[[Sequence[Tensor]], None] = _keep
     redraw: Callable[[int, int], None] | None = None
     optimizer: torch.optim.Optimizer | None = None
+    lends_gradients: bool = False

@@ -1,0 +1,102 @@
+"""What a loop of one's own can get wrong is refused; before, it went on with other images, weights or steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from weights_samples import data, net
+
+from sam_bench.errors import InputError
+from sam_bench.perturb import FGSM, INPUT_PERTURBATIONS, LESAM, PGD, SAM, GaussianNoise, InputPerturbation, StepContext
+from sam_bench.records import ComponentSpec
+
+
+def step(model: nn.Module | None = None, loss_fn: Any = F.cross_entropy, **how: Any) -> Tensor:
+    return SAM(rho=0.1).step_gradients(model or net(), loss_fn, *data(), **how)
+
+
+class Temperature(nn.Module):
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.temperature = value
+
+    def forward(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits * self.temperature, y)
+
+
+def test_a_loss_that_learns_is_refused_unless_the_model_has_its_parameters() -> None:
+    learns = Temperature(nn.Parameter(torch.ones(())))
+    with pytest.raises(InputError, match=r"loss_fn has a parameter that learns \(temperature\).*part of the model"):
+        step(loss_fn=learns)
+    step(loss_fn=Temperature(nn.Parameter(torch.ones(()), requires_grad=False)))
+    model = net()
+    model.register_parameter("temperature", learns.temperature)  # type: ignore[arg-type]
+    step(model, learns)
+    assert learns.temperature.grad is not None
+
+
+class Wrapped(nn.Module):
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.inner, self.kind = net(), kind
+
+    def forward(self, x: Tensor) -> Any:
+        return self.kind([("logits", self.inner(x))])
+
+
+@pytest.mark.parametrize("kind", [dict, tuple])
+def test_a_model_that_returns_no_tensor_is_refused(kind: type) -> None:
+    with pytest.raises(InputError, match=f"model must return the logits as a tensor, not as {kind.__name__}"):
+        step(Wrapped(kind))
+
+
+@pytest.mark.parametrize("micro_batch", [0, -1])
+def test_a_microbatch_without_an_example_is_refused(micro_batch: int) -> None:
+    with pytest.raises(InputError, match=f"micro_batch={micro_batch} must be at least 1"):
+        step(micro_batch=micro_batch)
+
+
+def test_a_step_outside_of_the_run_is_refused() -> None:
+    inside = {"epochs": 2, "steps_per_epoch": 3, "seed": 0}
+    for place in (-1, 6):
+        with pytest.raises(InputError, match=f"step={place} is not in a run of 2 epochs with 3 steps each"):
+            StepContext.at(place, **inside)
+    LESAM().step_gradients(net(), F.cross_entropy, *data(), at=StepContext.at(5, **inside))
+
+
+IMAGES = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+METHODS = [PGD(steps=1), FGSM(), GaussianNoise()]
+
+
+def perturbed(method: InputPerturbation, x: Tensor) -> Tensor:
+    return method(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), x, torch.arange(4) % 3)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda each: each.method)
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ((IMAGES - 0.5) / 0.25, r"x must be in \[0, 1\], not in \[-[12].*let the model normalise its inputs"),
+        (IMAGES * 255, r"x must be in \[0, 1\], not in"),
+        (IMAGES.where(IMAGES < 0.5, torch.nan), r"x must be in \[0, 1\], not in \[nan, nan\]"),
+        ((IMAGES * 255).byte(), r"x must be floats in \[0, 1\], not uint8"),
+    ],
+    ids=["normalised", "0 to 255", "NaN", "bytes"],
+)
+def test_inputs_outside_of_the_box_are_refused(method: InputPerturbation, x: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        perturbed(method, x)
+
+
+def test_no_perturbation_takes_inputs_of_any_range() -> None:
+    x = (IMAGES - 0.5) / 0.25
+    assert torch.equal(perturbed(INPUT_PERTURBATIONS.build(ComponentSpec(method="none")), x), x)
+
+
+def test_a_radius_in_units_of_255_is_refused() -> None:
+    with pytest.raises(InputError, match=r"eps='8' is too large for Linf: .*, so you probably mean 8/255"):
+        perturbed(PGD(eps=8), IMAGES)
