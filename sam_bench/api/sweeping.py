@@ -28,8 +28,6 @@ from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import ModelCard, read_record, write_atomic
 from sam_bench.zoo.names import full_name
 
-_DECIDES_NOTHING = {"keep", "save_every", "authors", "allow_large_eps"}
-
 
 @dataclass(frozen=True)
 class SweepRow:
