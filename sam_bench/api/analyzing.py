@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from sam_bench.evaluation import check_fit
 from sam_bench.modes import inputs_copied
 from sam_bench.progress import Reporter, SilentReporter, Stage
 from sam_bench.records import EvaluationRecord, ModelCard, read_record, write_atomic
-from sam_bench.versions import package_versions
+from sam_bench.versions import package_versions, timestamp
 from sam_bench.zoo import LoadedModel, Zoo, load_model, zoo_dir
 from sam_bench.zoo.names import full_name
 
@@ -231,7 +230,7 @@ def _written(spec: AnalyzeSpec, analysis: Analysis, measured: Json, findings: Js
         "analysis": spec.analysis,
         "settings": analysis.model_dump(mode="json"),
         **about,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": timestamp(),
         "packages": package_versions(),
         "measured": measured,
         "findings": findings,

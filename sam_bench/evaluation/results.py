@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from sam_bench.records import (
     read_record,
     sampling_of,
 )
-from sam_bench.versions import package_versions
+from sam_bench.versions import package_versions, timestamp
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def record_of(problem: Problem, found: Found, *, device: str) -> EvaluationRecor
         seconds=found.seconds,
         device=device,
         packages=package_versions(),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=timestamp(),
         command=problem.command,
         verdicts=found.verdicts,
         sampled=sampled_of(problem, found.verdicts),

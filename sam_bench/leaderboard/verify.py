@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ from sam_bench.records import (
     write_record,
 )
 from sam_bench.records.sampling import LEVEL, clopper_pearson
-from sam_bench.versions import package_versions
+from sam_bench.versions import package_versions, timestamp
 
 if TYPE_CHECKING:
     from sam_bench.data import Split
@@ -208,7 +207,7 @@ def write_report(verification: Verification) -> Path:
         manifest_sha256=verification.manifest_sha256,
         rows=rows,
         packages=package_versions(),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=timestamp(),
     )
     path = report_path(verification.path)
     write_record(path, report)
