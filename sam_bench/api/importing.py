@@ -115,7 +115,7 @@ def import_model(
         std=std,
         options=arch_options,
     )
-    store = zoos.Zoo(zoos.zoo_dir(None if zoo is None else Path(zoo)))
+    store = zoos.Zoo(zoos.zoo_dir(zoo))
     about = {"robustbench_dataset": data.robustbench, "threat": "Linf", "license": "unknown", **about}
     place = zoos.Place(name, data.name, about["threat"], about["robustbench_dataset"])
     _refuse_present(store, place)
