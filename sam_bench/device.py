@@ -228,27 +228,19 @@ def missing_for_compile(device: torch.device) -> str | None:
     return None
 
 
-@cache
 def cpu_flags() -> frozenset[str]:
     """The CPU's feature flags as Linux names them; empty where they cannot be read."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return frozenset(line.split(":", 1)[1].split())
-    except OSError:
-        pass
-    return frozenset()
+    return frozenset(_cpuinfo("flags"))
 
 
 @cache
-def _cpu_name() -> str:
-    try:
+def _cpuinfo(field: str) -> list[str]:
+    """The words that Linux says of the first core's field; none where it cannot be read."""
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.split(":", 1)[1].split())
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+            if line.startswith(field):
+                return line.split(":", 1)[1].split()
+    return []
 
 
 def device_name(device: torch.device) -> str:
@@ -257,5 +249,6 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+        name = " ".join(_cpuinfo("model name")) or platform.processor() or platform.machine()
+        return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
     return str(device)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sam_bench.errors import InputError
 from sam_bench.records import Norm, Radius
+from sam_bench.records.io import nearest_existing
 
 
 def check_folder(folder: Path, *, option: str = "output", what: str = "no record") -> None:
@@ -23,9 +24,7 @@ def check_folder(folder: Path, *, option: str = "output", what: str = "no record
     Raises:
         InputError: A file is in its place, or there is no permission.
     """
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
+    there = nearest_existing(folder)
     if not there.is_dir():
         raise InputError(f"`{option}`: {what} can be written into {folder}, because {there} is a file")
     if not os.access(there, os.W_OK):
