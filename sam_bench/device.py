@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sam_bench.distributed import local_rank, team_size
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, first_line
 from sam_bench.records import Precision
 
 _PAYS = 1.2
@@ -56,9 +56,8 @@ def choose_device(name: str = "auto") -> tuple[torch.device, str]:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # reading a value back tells a real device from `meta`
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"cannot be used here ({reason})", field="device", value=name, hint="use auto, cpu or cuda"
+            f"cannot be used here ({first_line(error)})", field="device", value=name, hint="use auto, cpu or cuda"
         ) from error
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)

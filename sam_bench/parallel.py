@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 
 import cloudpickle
 
-from sam_bench.errors import SamBenchError
+from sam_bench.errors import SamBenchError, first_line
 from sam_bench.progress import Reporter, Stage
 
 T = TypeVar("T", covariant=True)
@@ -65,7 +65,7 @@ def why_not_sent(thing: object) -> str | None:
     try:
         _Trial(io.BytesIO()).dump(thing)
     except Exception as error:  # a class's own way of being pickled may raise anything
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     return None
 
 
