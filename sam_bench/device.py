@@ -64,6 +64,18 @@ def choose_device(name: str = "auto") -> tuple[torch.device, str]:
     return device, "asked for"
 
 
+def gpu_of_worker(worker: int, *, device: str) -> dict[str, int]:
+    """`gpu` for a worker, one to each in turn; nothing where there is none, or one was named.
+
+    Args:
+        worker: Its number, from 0.
+        device: What was asked for, as for `choose_device`.
+    """
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return {}
+    return {"gpu": worker % torch.cuda.device_count()}
+
+
 def choose_precision(name: str, device: torch.device, gain: Callable[[], float] | None = None) -> tuple[Precision, str]:
     """The precision of training's matrix work, and why. Weights, BatchNorm and losses stay float32.
 
