@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sam_bench.distributed import local_rank, team_size
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, first_line
 from sam_bench.records import Precision
 
 _PAYS = 1.2
@@ -56,13 +56,24 @@ def choose_device(name: str = "auto") -> tuple[torch.device, str]:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # reading a value back tells a real device from `meta`
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"cannot be used here ({reason})", field="device", value=name, hint="use auto, cpu or cuda"
+            f"cannot be used here ({first_line(error)})", field="device", value=name, hint="use auto, cpu or cuda"
         ) from error
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     return device, "asked for"
+
+
+def gpu_of_worker(worker: int, *, device: str) -> dict[str, int]:
+    """`gpu` for a worker, one to each in turn; nothing where there is none, or one was named.
+
+    Args:
+        worker: Its number, from 0.
+        device: What was asked for, as for `choose_device`.
+    """
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return {}
+    return {"gpu": worker % torch.cuda.device_count()}
 
 
 def choose_precision(name: str, device: torch.device, gain: Callable[[], float] | None = None) -> tuple[Precision, str]:
@@ -229,27 +240,19 @@ def missing_for_compile(device: torch.device) -> str | None:
     return None
 
 
-@cache
 def cpu_flags() -> frozenset[str]:
     """The CPU's feature flags as Linux names them; empty where they cannot be read."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return frozenset(line.split(":", 1)[1].split())
-    except OSError:
-        pass
-    return frozenset()
+    return frozenset(_cpuinfo("flags"))
 
 
 @cache
-def _cpu_name() -> str:
-    try:
+def _cpuinfo(field: str) -> list[str]:
+    """The words that Linux says of the first core's field; none where it cannot be read."""
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.split(":", 1)[1].split())
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+            if line.startswith(field):
+                return line.split(":", 1)[1].split()
+    return []
 
 
 def device_name(device: torch.device) -> str:
@@ -258,5 +261,6 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+        name = " ".join(_cpuinfo("model name")) or platform.processor() or platform.machine()
+        return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
     return str(device)

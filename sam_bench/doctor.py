@@ -19,6 +19,7 @@ from sam_bench.device import choose_precision, cpu_flags, device_name
 from sam_bench.errors import InputError
 from sam_bench.integrations.shadowing import FIX, detect_shadowing
 from sam_bench.models.registry import PLUGINS, architectures
+from sam_bench.records.io import nearest_existing
 from sam_bench.training import PARTS
 from sam_bench.versions import package_versions
 from sam_bench.zoo import Zoo, zoo_dir
@@ -111,15 +112,8 @@ def _robustbench() -> Finding:
     return _package("robustbench", "robustbench.benchmark", "pip install 'robustbench>=1.1.1'")
 
 
-def _nearest_existing(path: Path) -> Path:
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
-
-
 def _writable(what: str, path: Path, option: str) -> Finding:
-    there = _nearest_existing(path)
+    there = nearest_existing(path)
     free = shutil.disk_usage(there).free / 1e9
     state = "is there" if path.exists() else "will be made when needed"
     if not there.is_dir() or not os.access(there, os.W_OK):

@@ -11,6 +11,8 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
+from sam_bench.errors import first_line
+
 # Whole batches and their parts, with and without gradients and statistics: far fewer than this.
 _GRAPHS = 64
 _LIMITS = ("recompile_limit", "cache_size_limit")  # the name and, in older versions, the only one
@@ -48,10 +50,9 @@ def in_one_graph(function: Callable[..., Tensor], model: nn.Module, *arguments: 
     try:
         return _whole[model](_inside[model], *arguments)
     except TorchDynamoException as error:
-        reason = str(error).strip().splitlines()[0]
         name = type(_inside.pop(model)).__name__
         del _whole[model]
-        warnings.warn(f"a step of the search through {name} runs as several graphs: {reason}", stacklevel=2)
+        warnings.warn(f"a step of the search through {name} runs as several graphs: {first_line(error)}", stacklevel=2)
         return None
 
 

@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 
 import cloudpickle
 
-from sam_bench.errors import SamBenchError
+from sam_bench.errors import SamBenchError, first_line
 from sam_bench.progress import Reporter, Stage
 
 T = TypeVar("T", covariant=True)
@@ -65,7 +65,7 @@ def why_not_sent(thing: object) -> str | None:
     try:
         _Trial(io.BytesIO()).dump(thing)
     except Exception as error:  # a class's own way of being pickled may raise anything
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     return None
 
 
@@ -122,7 +122,6 @@ def stream_jobs(
     jobs: Sequence[Job[Iterable[T]]],
     *,
     workers: int,
-    own: Callable[[int], Mapping[str, Any]] | None = None,
 ) -> Iterator[tuple[str, T]]:
     """Run every job, at most `workers` at a time, and yield what their functions yield, as it comes.
 
@@ -131,7 +130,6 @@ def stream_jobs(
     Args:
         jobs: Started in this order. Their functions are generator functions.
         workers: See `run_jobs`.
-        own: See `run_jobs`.
 
     Yields:
         A job's name, and a value that it yielded.
@@ -141,10 +139,10 @@ def stream_jobs(
     """
     if workers <= 1:
         for job in jobs:
-            for value in job.function(**job.arguments, **(own(0) if own else {})):
+            for value in job.function(**job.arguments):
                 yield job.name, value
         return
-    for job, content in _in_processes(jobs, _iterate, workers=workers, own=own):
+    for job, content in _in_processes(jobs, _iterate, workers=workers):
         if isinstance(content, _Died):
             raise SamBenchError(content.reason)
         if not isinstance(content, _Result):
@@ -180,7 +178,7 @@ def _in_processes(
     work: Callable[[Job[Any], Send], Any],
     *,
     workers: int,
-    own: Callable[[int], Mapping[str, Any]] | None,
+    own: Callable[[int], Mapping[str, Any]] | None = None,
 ) -> Iterator[tuple[Job[Any], Any]]:
     """Do `work(job, send)` for each job; yield what it sends and then a `_Result` or `_Died`; raise what it raises."""
     from loky.backend import get_context

@@ -1,9 +1,10 @@
-"""Which code made a number: the versions of packages, and the commit of this one."""
+"""Which code made a number, and when: the versions of packages, the commit of this one, the time."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +21,11 @@ def package_versions() -> dict[str, str]:
     if (commit := source_commit()) is not None and "sam-bench" in versions:
         versions["sam-bench"] += f"+{commit}"
     return versions
+
+
+def timestamp() -> str:
+    """Now, as records have it: UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 @cache

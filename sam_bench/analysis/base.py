@@ -10,16 +10,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from sam_bench.data import Split
 from sam_bench.errors import InputError
 from sam_bench.modes import inputs_copied
 from sam_bench.progress import Stage
-from sam_bench.records import EvaluationRecord, ModelCard
+from sam_bench.records import EvaluationRecord, ModelCard, Radius
 from sam_bench.registry import Component, Registry
 from sam_bench.zoo import LoadedModel
 
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 """What is written as JSON: text, numbers, lists and dictionaries. No NaN."""
+
+
+def _within_images(eps: Radius) -> Radius:
+    if eps >= 1:
+        raise ValueError(f"eps: images are in [0, 1], so {eps} holds all of them; give a radius such as {eps}/255")
+    return eps
+
+
+LinfRadius = Annotated[Radius, AfterValidator(_within_images)]
+"""A Linf radius that does not hold all images."""
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,17 @@ FEWEST = 6
 
 
 def correlation(
-    a: list[float], b: list[float], *, ranks: bool = False, given: list[float] | None = None, level: float = 0.95
+    a: list[float], b: list[float], *, ranks: bool = False, given: list[float] | None = None
 ) -> Json | None:
-    """Pearson's or Spearman's correlation, partial if a confounder is given, with its interval.
+    """Pearson's or Spearman's correlation, partial if a confounder is given, with its 95 % interval.
+
+    The interval is Fisher's for Pearson's, and Bonett and Wright's (2000) for Spearman's.
 
     Args:
         a: One quantity, a value a model.
         b: The other.
         ranks: Spearman's: all quantities are replaced by their ranks.
         given: Regressed out of both, linearly.
-        level: Of the interval. Fisher's for Pearson's; Bonett and Wright's (2000) for Spearman's.
 
     Returns:
         `estimate`, `low`, `high`; None for fewer than six models, or where a quantity does not vary.
@@ -42,7 +43,7 @@ def correlation(
     r = float(np.clip(one @ other / math.sqrt((one @ one) * (other @ other)), -1, 1))
     z = math.atanh(min(max(r, -1 + 1e-15), 1 - 1e-15))
     deviation = math.sqrt((1 + r**2 / 2 if ranks else 1) / (n - 3 - len(confounders)))
-    reach = float(norm.ppf((1 + level) / 2)) * deviation
+    reach = float(norm.ppf(0.975)) * deviation
     return {"estimate": r, "low": math.tanh(z - reach), "high": math.tanh(z + reach)}
 
 

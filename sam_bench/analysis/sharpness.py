@@ -9,10 +9,9 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from sam_bench.analysis.base import ANALYSES, Context, Json, ModelAnalysis
+from sam_bench.analysis.base import ANALYSES, Context, Json, LinfRadius, ModelAnalysis
 from sam_bench.analysis.correlation import FEWEST, correlation
 from sam_bench.analysis.hessian import WeightHessian, input_curvature, top_eigenvalues, trace
-from sam_bench.analysis.kinds import KINDS, kinds_of
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.perturb.inputs import cross_entropy
 from sam_bench.perturb.weights import Ascent, BatchLoss, Runner, displaced
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NAMED = 8  # models up to which points carry names
+_KINDS = {"neither": "C7", "weights": "C0", "inputs": "C1", "both": "C3", "unknown": "C4"}
+"""What was perturbed while the model learned, with its colour in the cycle of `figures.COLOURS`."""
 
 
 @ANALYSES.register("sharpness")
@@ -42,7 +43,7 @@ class Sharpness(ModelAnalysis):
     rho: tuple[float, ...] = Field(default=(0.05, 0.1, 0.2), description="lengths of SAM's ascent step")
     rho_adaptive: tuple[float, ...] = Field(default=(0.5,), description="lengths of ASAM's ascent step")
     m: int = Field(default=128, ge=1, description="examples of a group whose sharpness is averaged")
-    eps: Radius = Field(default=Radius("2/255"), description="Linf radius of the attack, e.g. 2/255")
+    eps: LinfRadius = Field(default=Radius("2/255"), description="Linf radius of the attack, e.g. 2/255")
     eigenvalues: int = Field(default=2, ge=1, description="largest eigenvalues of the Hessian by the weights")
     probes: int = Field(default=20, ge=2, description="random vectors of the estimate of its trace")
     hessian_examples: int = Field(default=200, ge=1, description="the first so many examples, for both Hessians")
@@ -54,13 +55,6 @@ class Sharpness(ModelAnalysis):
         if not values or min(values) <= 0:
             raise ValueError("give at least one length, all above 0")
         return values
-
-    @field_validator("eps")
-    @classmethod
-    def _fits_images(cls, eps: Radius) -> Radius:
-        if eps >= 1:
-            raise ValueError(f"eps: images are in [0, 1], so {eps} holds all of them; give a radius such as {eps}/255")
-        return eps
 
     def measure(self, model: LoadedModel, context: Context) -> Json:
         """Everything of one model; the Hessians on the first `hessian_examples`."""
@@ -149,7 +143,7 @@ class Sharpness(ModelAnalysis):
             "fewest_models": FEWEST,
             "correlations": found if len(names) >= FEWEST else {},
             "confidence_with_robust_accuracy": correlation(confidence, robust, ranks=True),
-            "kinds": kinds_of(names, cards),
+            "kinds": _kinds_of(names, cards),
         }
 
     def draw(self, measured: Json, findings: Json, figure: Figure) -> None:
@@ -169,7 +163,7 @@ class Sharpness(ModelAnalysis):
             for name, each in every.items():
                 kind = findings["kinds"][name]
                 accuracy = 100 * measured[name]["robust_accuracy"]
-                axes.plot(each[key], accuracy, "o", color=KINDS[kind], markersize=5)
+                axes.plot(each[key], accuracy, "o", color=_KINDS[kind], markersize=5)
                 if len(every) <= _NAMED:
                     axes.annotate(name, (each[key], accuracy), textcoords="offset points", xytext=(5, 4), fontsize=7.5)
             axes.set(xlabel=key, ylabel=f"PGD-10 accuracy at {self.eps}, %" if at % 2 == 0 else "")
@@ -180,7 +174,7 @@ class Sharpness(ModelAnalysis):
             if told and told["spearman"]:
                 axes.set_title(_titled(told), fontsize=9)
         for kind in dict.fromkeys(findings["kinds"].values()):
-            figure.axes[0].plot([], [], "o", color=KINDS[kind], label=f"perturbed in training: {kind}")
+            figure.axes[0].plot([], [], "o", color=_KINDS[kind], label=f"perturbed in training: {kind}")
         figure.legend(loc="outside lower center", ncols=4)
 
     def lines(self, measured: Json, findings: Json) -> list[str]:
@@ -276,3 +270,16 @@ def _titled(told: Json) -> str:
     if partial is None:
         return text
     return f"{text}; given confidence {partial['estimate']:.2f} [{partial['low']:.2f}, {partial['high']:.2f}]"
+
+
+def _kinds_of(names: list[str], cards: Mapping[str, ModelCard]) -> dict[str, str]:
+    """The kind of each model, a key of `_KINDS`."""
+    found = {}
+    for name in names:
+        card = cards.get(name)
+        if card is None or card.imported:
+            found[name] = "unknown"
+            continue
+        perturbed = [axis for axis in ("inputs", "weights") if getattr(card.recipe, axis).method != "none"]
+        found[name] = "both" if len(perturbed) == 2 else perturbed[0] if perturbed else "neither"
+    return found

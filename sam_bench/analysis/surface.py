@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from sam_bench.analysis.base import ANALYSES, Context, Json, ModelAnalysis
+from sam_bench.analysis.base import ANALYSES, Context, Json, LinfRadius, ModelAnalysis
 from sam_bench.analysis.loss_surface import filter_normalised, input_surface, mean_loss, weight_surface
 from sam_bench.attacks.minimum_norm import minimum_norms
 from sam_bench.perturb.inputs import PGD
@@ -41,7 +41,7 @@ class Surface(ModelAnalysis):
     span: float = Field(
         default=1.0, gt=0, description="how far a grid reaches on either side, in lengths of a direction"
     )
-    eps: Radius = Field(default=Radius("8/255"), description="Linf radius of the attack, e.g. 2/255")
+    eps: LinfRadius = Field(default=Radius("8/255"), description="Linf radius of the attack, e.g. 2/255")
     distance_steps: int = Field(
         default=100, ge=1, description="steps of the search for the nearest adversarial example"
     )
@@ -52,13 +52,6 @@ class Surface(ModelAnalysis):
         if points % 2 == 0:
             raise ValueError(f"{points} points have none in the centre; give an odd number")
         return points
-
-    @field_validator("eps")
-    @classmethod
-    def _fits_images(cls, eps: Radius) -> Radius:
-        if eps >= 1:
-            raise ValueError(f"eps: images are in [0, 1], so {eps} holds all of them; give a radius such as {eps}/255")
-        return eps
 
     @property
     def coordinates(self) -> list[float]:

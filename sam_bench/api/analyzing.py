@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from sam_bench.device import choose_device, device_name, true_float32
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation import check_fit
 from sam_bench.modes import inputs_copied
-from sam_bench.progress import Reporter, SilentReporter, Stage
+from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import EvaluationRecord, ModelCard, read_record, write_atomic
-from sam_bench.versions import package_versions
+from sam_bench.versions import package_versions, timestamp
 from sam_bench.zoo import LoadedModel, Zoo, load_model, zoo_dir
 from sam_bench.zoo.names import full_name
 
@@ -133,7 +132,8 @@ def _measure(
         measured[name] = _kept(kept)
         if measured[name] is None:
             with reporter.stage(f"{spec.analysis} {name}", len(test)) as stage:
-                context, model = _context(spec, models, x, y, stage, train), load()
+                context = Context(x, y, models.data.classes, spec.batch_size, spec.seed, stage, models.loaders, train)
+                model = load()
                 with true_float32(), inputs_copied(model.module):
                     measured[name] = analysis.measure(model, context)
             write_atomic(kept, _json(measured[name]))
@@ -157,21 +157,6 @@ def _kept(path: Path) -> Json | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _context(
-    spec: AnalyzeSpec, models: _Models, x: torch.Tensor, y: torch.Tensor, stage: Stage, train: Split | None
-) -> Context:
-    return Context(
-        x=x,
-        y=y,
-        classes=models.data.classes,
-        batch_size=spec.batch_size,
-        seed=spec.seed,
-        stage=stage,
-        models=models.loaders,
-        train=train,
-    )
 
 
 def _records(spec: AnalyzeSpec) -> list[NamedRecord]:
@@ -231,7 +216,7 @@ def _written(spec: AnalyzeSpec, analysis: Analysis, measured: Json, findings: Js
         "analysis": spec.analysis,
         "settings": analysis.model_dump(mode="json"),
         **about,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": timestamp(),
         "packages": package_versions(),
         "measured": measured,
         "findings": findings,

@@ -224,7 +224,7 @@ class AutoAttack:
         for index, verdict in final.items():
             if verdict.x_adv is not None:
                 x_adv[index] = verdict.x_adv.to(x_adv)
-        self._summarise(x_orig, x_adv, problem.attack.attacks)
+        self._summarise(x_orig, x_adv)
         if state is not None:
             self._write_state(state)
         return (x_adv, self._predicted(x_adv, bs).to(y_orig.device)) if return_labels else x_adv
@@ -352,7 +352,7 @@ class AutoAttack:
             say(event)
             yield event
 
-    def _summarise(self, x: Tensor, x_adv: Tensor, attacks: list[str]) -> None:
+    def _summarise(self, x: Tensor, x_adv: Tensor) -> None:
         order = {"Linf": float("inf"), "L2": 2.0, "L1": 1.0}[self.norm]
         size = torch.linalg.vector_norm((x_adv - x).flatten(1), ord=order, dim=1).max()
         self._say(

@@ -55,7 +55,7 @@ def submit(
         InputError: A record is of another checkpoint, architecture or data set, it contradicts itself or another
             record, it would replace such a row without `replace`, or there is none by AutoAttack.
     """
-    store = zoos.Zoo(zoos.zoo_dir(None if zoo is None else Path(zoo)))
+    store = zoos.Zoo(zoos.zoo_dir(zoo))
     card = store.find(model)
     of_first = first_examples_of(card, dataset, Path(data_dir))
     return submit_entry(
@@ -185,4 +185,4 @@ def serve(
     Raises:
         InputError: There are no pages, or the port is taken.
     """
-    return server(Path(folder), zoo=zoos.zoo_dir(None if zoo is None else Path(zoo)), port=port)
+    return server(Path(folder), zoo=zoos.zoo_dir(zoo), port=port)

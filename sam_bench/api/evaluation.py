@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from torch import nn
 from sam_bench.api.model_and_data import model_and_data, model_of
 from sam_bench.api.record_files import check_folder, check_record_file, default_record_folder
 from sam_bench.api.specs.evaluate import EvalSpec
-from sam_bench.attacks import Attack
 from sam_bench.attacks.autoattack.attack import AutoAttackBF16
 from sam_bench.cores import take_spare_cores
 from sam_bench.data import Dataset, Split, first_examples
@@ -34,27 +33,8 @@ from sam_bench.evaluation import (
 )
 from sam_bench.evaluation.batch_size import USUAL, choose_batch_size
 from sam_bench.progress import Reporter, SilentReporter
-from sam_bench.records import EvaluationRecord, Radius
+from sam_bench.records import EvaluationRecord
 from sam_bench.zoo import LoadedModel
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An evaluation that can begin: the model and the data are loaded, checked and fit each other.
-
-    Attributes:
-        problem: What is attacked with the smallest radius.
-        paths: Radius to the file of its record, the smallest radius first.
-        executor: Who does the work.
-        second: The attack on what is left standing, if any.
-        why_batch_size: Why there are so many examples at a time.
-    """
-
-    problem: Problem
-    paths: dict[Radius, Path]
-    executor: Executor
-    second: Attack | None
-    why_batch_size: str
 
 
 @contextmanager
@@ -79,24 +59,13 @@ def prepared_evaluation(
     )
     with joined(LONG_PATIENCE) as team, chosen as away:
         reporter = reporter if reporter is not None and team.is_main else SilentReporter()
-        ready = prepare(model, spec, team=team, away=away, reporter=reporter, command=command)
-        yield partial(
-            evaluate_curve_of,
-            ready.problem,
-            [*ready.paths],
-            [*ready.paths.values()],
-            executor=ready.executor,
-            resume=spec.resume,
-            reporter=reporter,
-            second_attack=ready.second,
-            why_batch_size=ready.why_batch_size,
-        )
+        yield prepare(model, spec, team=team, away=away, reporter=reporter, command=command)
 
 
 def prepare(
     model: str | nn.Module, spec: EvalSpec, *, team: Team, away: OnRay | None, reporter: Reporter, command: str
-) -> Prepared:
-    """Load the model and the data, and decide everything that an evaluation needs.
+) -> Callable[[], list[EvaluationRecord]]:
+    """Load the model and the data, decide everything that an evaluation needs, and give what runs it.
 
     Args:
         model: As `evaluate` takes it.
@@ -135,8 +104,17 @@ def prepare(
     size, why_size = _batch_size(spec, problem, device, away is not None, team)
     if not (spec.resume and all(path.exists() for path in paths.values())):
         check_folder(next(iter(paths.values())).parent)  # before the attack: nobody wants to learn it after hours
-    executor = _executor(away, team, spec.workers or 1, device, why_device)
-    return Prepared(replace(problem, batch_size=size), paths, executor, second, why_size)
+    return partial(
+        evaluate_curve_of,
+        replace(problem, batch_size=size),
+        [*paths],
+        [*paths.values()],
+        executor=_executor(away, team, spec.workers or 1, device, why_device),
+        resume=spec.resume,
+        reporter=reporter,
+        second_attack=second,
+        why_batch_size=why_size,
+    )
 
 
 def _executor(away: OnRay | None, team: Team, workers: int, device: torch.device, why: str) -> Executor:

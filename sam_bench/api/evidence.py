@@ -13,7 +13,7 @@ from sam_bench.device import choose_device
 from sam_bench.errors import InputError
 from sam_bench.evaluation.adversarial import packed
 from sam_bench.evaluation.refinding import find_again
-from sam_bench.evaluation.replay import broken_places, tested_by
+from sam_bench.evaluation.replay import tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
 from sam_bench.leaderboard.entries import read_entry
 from sam_bench.leaderboard.evidence import check_places, write_manifest
@@ -60,7 +60,7 @@ def add_evidence(
     files = {}
     for at in sorted(range(len(found)), key=lambda at: checked.rows[at][1].eps):
         row, record = checked.rows[at]
-        if broken_places(record) <= found[at].keys() or (records and row.record not in records):
+        if record.broken.keys() <= found[at].keys() or (records and row.record not in records):
             continue
         test = tested_by(record, images)
         again = find_again(module, test, record, known=found[at], device=where)

@@ -77,7 +77,7 @@ def export_robustbench(
         raise unknown_name("field of the paper", unknown[0], PAPER)
     folder = Path(folder)
     check_folder(folder, what="nothing")
-    store = zoos.Zoo(zoos.zoo_dir(None if zoo is None else Path(zoo)))
+    store = zoos.Zoo(zoos.zoo_dir(zoo))
     found = store.find(model)
     card = found.model_copy(update={name: value for name, value in paper.items() if value})
     paths = own_records(card) if records is None else [Path(each) for each in records]

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from sam_bench.errors import InputError, shortened, unknown_name
 from sam_bench.models import architecture_for, check_model, create_model
 from sam_bench.models.own_code import PYTHON, allow
 from sam_bench.records import Architecture, Cost, Imported, ModelCard, Recipe, sha256_file
-from sam_bench.versions import package_versions
+from sam_bench.versions import package_versions, timestamp
 from sam_bench.zoo.checkpoint import fit_external
 
 CHECKED = 1000
@@ -116,7 +115,7 @@ def import_model(
         std=std,
         options=arch_options,
     )
-    store = zoos.Zoo(zoos.zoo_dir(None if zoo is None else Path(zoo)))
+    store = zoos.Zoo(zoos.zoo_dir(zoo))
     about = {"robustbench_dataset": data.robustbench, "threat": "Linf", "license": "unknown", **about}
     place = zoos.Place(name, data.name, about["threat"], about["robustbench_dataset"])
     _refuse_present(store, place)
@@ -154,7 +153,7 @@ def import_model(
             "packages": package_versions(),
             "classes": data.classes,
             "imported": Imported(file=path.name, sha256=sha256_file(path)),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": timestamp(),
         },
     )
     return ImportResult(card, store.card_path(card), asked, otherwise, note)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sam_bench.errors import InputError
 from sam_bench.records import Norm, Radius
+from sam_bench.records.io import nearest_existing
 
 
 def check_folder(folder: Path, *, option: str = "output", what: str = "no record") -> None:
@@ -23,21 +24,18 @@ def check_folder(folder: Path, *, option: str = "output", what: str = "no record
     Raises:
         InputError: A file is in its place, or there is no permission.
     """
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
+    there = nearest_existing(folder)
     if not there.is_dir():
         raise InputError(f"`{option}`: {what} can be written into {folder}, because {there} is a file")
     if not os.access(there, os.W_OK):
         raise InputError(f"`{option}`: {what} can be written into {folder}: no permission to write to {there}")
 
 
-def check_record_file(path: Path | None, *, option: str = "output") -> None:
+def check_record_file(path: Path | None) -> None:
     """Refuse a name that is no record's: its journal and its adversarial examples take the place of `.json`.
 
     Args:
-        path: The file that was asked for; None if none was.
-        option: The field that named it.
+        path: `output`; None if it was not given.
 
     Raises:
         InputError: It is a folder, or does not end in `.json`.
@@ -45,9 +43,9 @@ def check_record_file(path: Path | None, *, option: str = "output") -> None:
     if path is None:
         return
     if path.is_dir():
-        raise InputError(f"`{option}={path}` is a folder; give the file to write, as in {path / 'record.json'}")
+        raise InputError(f"`output={path}` is a folder; give the file to write, as in {path / 'record.json'}")
     if path.suffix != ".json":
-        raise InputError(f"`{option}={path}` must be a file that ends in .json, as in {path}.json")
+        raise InputError(f"`output={path}` must be a file that ends in .json, as in {path}.json")
 
 
 def record_name(

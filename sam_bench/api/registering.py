@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +16,7 @@ from sam_bench.modes import attacking
 from sam_bench.records import Cost, ModelCard
 from sam_bench.training import Trained
 from sam_bench.training.validate import examples_at_a_time
-from sam_bench.versions import package_versions
+from sam_bench.versions import package_versions, timestamp
 
 if TYPE_CHECKING:
     from sam_bench.api.training import Prepared
@@ -74,7 +73,7 @@ def register(trained: Trained, ready: Prepared, store: zoos.Zoo, *, command: str
             ),
             "packages": package_versions(),
             "classes": data.classes,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": timestamp(),
             "command": command,
             "authors": spec.authors,
         },

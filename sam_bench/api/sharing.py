@@ -77,7 +77,7 @@ def pull_model(
 
 
 def _store(zoo: StrPath | None) -> zoos.Zoo:
-    return zoos.Zoo(zoos.zoo_dir(None if zoo is None else Path(zoo)))
+    return zoos.Zoo(zoos.zoo_dir(zoo))
 
 
 def own_records(card: ModelCard) -> list[Path]:

@@ -21,14 +21,13 @@ from sam_bench.api.model_and_data import is_named_dataset
 from sam_bench.api.specs.sweep import Run, SweepSpec
 from sam_bench.api.specs.train import TrainSpec
 from sam_bench.api.training import run_training
+from sam_bench.device import gpu_of_worker
 from sam_bench.errors import SamBenchError, StoppedError
 from sam_bench.evaluation import OnRay, chosen_executor
 from sam_bench.parallel import Job, run_jobs
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import ModelCard, read_record, write_atomic
 from sam_bench.zoo.names import full_name
-
-_DECIDES_NOTHING = {"keep", "save_every", "authors", "allow_large_eps"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def run_sweep(spec: SweepSpec, *, reporter: Reporter | None = None, command: str
                 workers=side_by_side,
                 reporter=reporter,
                 died=lambda name, why: SweepRow(name, differing[name], error=why),
-                own=partial(_gpu_of, device=device) if side_by_side > 1 else None,
+                own=partial(gpu_of_worker, device=device) if side_by_side > 1 else None,
             )
         else:
             rows = _on_cluster(runs, plan, away, reporter)
@@ -120,13 +119,6 @@ class _Plan:
         evaluation = self.spec.evaluation and self.spec.evaluation.but(**there)
         spec = self.spec.but(train=train.but(**there), evaluation=evaluation, run_dir=here / self.spec.run_dir)
         return replace(self, spec=spec)
-
-
-def _gpu_of(worker: int, *, device: str) -> dict[str, int]:
-    """A GPU to each worker in turn, where there are several and none was named."""
-    if device not in ("auto", "cuda") or not torch.cuda.is_available():
-        return {}
-    return {"gpu": worker % torch.cuda.device_count()}
 
 
 def _do(run: Run, plan: _Plan, *, gpu: int | None = None, reporter: Reporter) -> SweepRow:

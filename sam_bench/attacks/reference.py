@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from sam_bench.attacks.autoattack.square import refuse_what_upstreams_square_cannot
 from sam_bench.attacks.autoattack.suite import Version, attacks_of, build_suite, fit_to_classes
-from sam_bench.attacks.base import ExampleAttack
 from sam_bench.attacks.events import AttackWarning, Event, Examples, Progress
 from sam_bench.attacks.verify import Verifier
 from sam_bench.attacks.warnings import explain
@@ -103,34 +102,3 @@ class ReferenceAutoAttack:
                 attacker = suite.apgd_targeted if config.attack == "apgd-t" else suite.fab
                 attacker.n_target_classes = config.restarts_or_targets
         return warnings
-
-
-class AutoAttack(ExampleAttack):
-    """AutoAttack by upstream's code; the registered `autoattack` runs it as its engine `reference`."""
-
-    method: ClassVar[str] = "autoattack"
-    version: Version = "standard"
-    suite: tuple[str, ...] = ()
-
-    @property
-    def _reference(self) -> ReferenceAutoAttack:
-        return ReferenceAutoAttack(self.version, self.suite)
-
-    @property
-    def implementation(self) -> str:
-        """The package that runs, with its version: 'pyautoattack 0.2.0'."""
-        return self._reference.engine
-
-    @property
-    def attacks(self) -> list[str]:
-        """Names of the attacks of this version, in order."""
-        return self._reference.attacks
-
-    @property
-    def per_example(self) -> bool:
-        """No: upstream's draws depend on the batch."""
-        return False
-
-    def events(self, model: nn.Module, examples: Examples, verifier: Verifier, **how: Any) -> Iterator[Event]:
-        """See `ReferenceAutoAttack.events`."""
-        return self._reference.events(model, examples, verifier, **how)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,10 @@ from sam_bench.cli.groups import Group
 
 _folder_option = click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=common.FOLDER,
     default=Path("leaderboards"),
     show_default=True,
     help="Folder of the leaderboards.",
-)
-_data_dir_option = click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("data"),
-    show_default=True,
-    help="Where torchvision's data sets are kept; nothing is downloaded.",
 )
 
 
@@ -33,18 +25,13 @@ def command() -> None:
     """Tables and pages of what the records say."""
 
 
-_data_options = [
+_for_data = common.together(
     click.option("--dataset", help="The data, FILE.npz or FOLDER; default: DATA_DIR/<dataset>.npz, or by name."),
-    click.option(
-        "--data-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("data"),
-        show_default=True,
-        help="Where data are looked for, and downloaded to.",
-    ),
+    common.data_dir_option("Where data are looked for, and downloaded to."),
     common.device_option,
-]
-_audit_options = [
+)
+_verifying = common.together(
+    _for_data,
     click.option(
         "--audit", type=int, metavar="M", help="Run AutoAttack again on M of the examples that are claimed robust."
     ),
@@ -56,21 +43,7 @@ _audit_options = [
         is_flag=True,
         help="Run AutoAttack on what rows without adversarial examples call broken, so that these are replayed, too.",
     ),
-]
-
-
-def _for_data(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of what needs a model and its data."""
-    for option in reversed(_data_options):
-        function = option(function)
-    return function
-
-
-def _verifying(function: Callable[..., int]) -> Callable[..., int]:
-    """The options of what verifies."""
-    for option in reversed(_audit_options):
-        function = option(function)
-    return _for_data(function)
+)
 
 
 @command.command("build")
@@ -83,7 +56,7 @@ def _verifying(function: Callable[..., int]) -> Callable[..., int]:
     help="RobustBench's model_info folder, or a checkout that has one: its entries are shown beside ours.",
 )
 @click.option("--dataset", help="Data of the boards, FILE.npz or FOLDER, for the accuracy of each class.")
-@_data_dir_option
+@common.offline_data_option
 @common.json_option
 def build(as_json: bool, **options: Any) -> None:
     """Write the Markdown, LaTeX and CSV tables, the figure, and pages that need no network."""
@@ -111,7 +84,7 @@ def serve(folder: Path, zoo: Path | None, port: int) -> None:
 
 @command.command("submit")
 @click.argument("model")
-@click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("records", nargs=-1, required=True, type=common.FILE)
 @_folder_option
 @common.zoo_option
 @click.option(
@@ -122,7 +95,7 @@ def serve(folder: Path, zoo: Path | None, port: int) -> None:
 @click.option(
     "--dataset", help="The model's data, FILE.npz or FOLDER, to hold records over its first examples against."
 )
-@_data_dir_option
+@common.offline_data_option
 @common.json_option
 def submit(model: str, records: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Write MODEL's entry from its card and RECORDS alone, and print what to send to RobustBench."""

@@ -15,7 +15,7 @@ from sam_bench.quickstart import quickstart
 @click.command("quickstart")
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=common.FOLDER,
     default=Path("quickstart"),
     show_default=True,
     help="Where everything it makes goes.",

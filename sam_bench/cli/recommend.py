@@ -61,7 +61,7 @@ class _Multiple(click.ParamType):
 )
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=common.FOLDER,
     default=Path("recommend"),
     show_default=True,
     help="Where the sweep's models and records go.",

@@ -39,7 +39,7 @@ def _part(text: str) -> tuple[int, int]:
                help="smoke (minutes), tiny (hours), small (a day), full (days of a GPU) or full-wrn (weeks of one)."),
         Option(["--dataset"], heading="Most used", first=2,
                help="FILE.npz or FOLDER, where the scale's data set is one of your own.  [default: the scale's]"),
-        Option(["--output"], heading="Most used", first=3, type=click.Path(path_type=Path, file_okay=False),
+        Option(["--output"], heading="Most used", first=3, type=common.FOLDER,
                help="Folder of models, records and report.  [default: reproduce/STUDY-SCALE]"),
         Option(["--precision"], default="auto", show_default=True, type=click.Choice(["auto", "bf16", "fp32"]),
                heading="Device", help="Of all trainings; auto decides once and keeps it in the folder."),
@@ -56,7 +56,7 @@ def _part(text: str) -> tuple[int, int]:
                help="Pack cards, records and notes into results.tar.xz beside the report, and link to it."),
         Option(["--device"], default="auto", show_default=True, heading="Device", help="auto, cpu, cuda, cuda:1, …."),
         Option(["--data-dir"], default=Path("data"), show_default=True, heading="Data",
-               type=click.Path(path_type=Path, file_okay=False), help="Where torchvision's data sets are kept."),
+               type=common.FOLDER, help="Where torchvision's data sets are kept."),
     ],
 )  # fmt: skip
 @common.quiet_option

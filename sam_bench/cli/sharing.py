@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -12,44 +11,38 @@ from sam_bench import api
 from sam_bench import zoo as zoos
 from sam_bench.cli import common
 
-F = TypeVar("F", bound=Callable[..., Any])
+_of_the_card = common.together(
+    click.option("--name", required=True, help="What the zoo calls the model."),
+    click.option("--dataset", required=True, help="What it was trained on: a name, FILE.npz or FOLDER."),
+    click.option(
+        "--normalize",
+        required=True,
+        metavar="none|cifar10|cifar100|imagenet|MEAN/STD",
+        help="How its training code normalised images in [0, 1]; numbers as in 0.49,0.48,0.45/0.25,0.24,0.26.",
+    ),
+    click.option("--threat", type=click.Choice(["Linf", "L2"]), default="Linf", show_default=True),
+    click.option("--arch-option", multiple=True, metavar="KEY=VALUE", help="What the network takes: width=16."),
+    click.option("--image-size", type=int, help="Resize images to this many pixels."),
+    click.option("--additional-data", is_flag=True, help="It was trained on more than the data set's images."),
+    click.option("--authors", default="", help="Who made it."),
+    click.option("--paper-title", default="", help="Title of its paper."),
+    click.option("--paper-link", default="", help="Address of its paper."),
+    click.option("--venue", default="Unpublished", show_default=True, help="Where and when it was published."),
+    click.option("--license", default="unknown", show_default=True, help="Licence of the weights."),
+    common.data_dir_option("Where torchvision's data sets are kept."),
+    common.device_option,
+    common.zoo_option,
+    common.json_option,
+)
+"""The options of whatever puts a model into the zoo."""
 
-
-def _of_the_card(function: F) -> F:
-    """The options of whatever puts a model into the zoo."""
-    for option in reversed(
-        (
-            click.option("--name", required=True, help="What the zoo calls the model."),
-            click.option("--dataset", required=True, help="What it was trained on: a name, FILE.npz or FOLDER."),
-            click.option(
-                "--normalize",
-                required=True,
-                metavar="none|cifar10|cifar100|imagenet|MEAN/STD",
-                help="How its training code normalised images in [0, 1]; numbers as in 0.49,0.48,0.45/0.25,0.24,0.26.",
-            ),
-            click.option("--threat", type=click.Choice(["Linf", "L2"]), default="Linf", show_default=True),
-            click.option("--arch-option", multiple=True, metavar="KEY=VALUE", help="What the network takes: width=16."),
-            click.option("--image-size", type=int, help="Resize images to this many pixels."),
-            click.option("--additional-data", is_flag=True, help="It was trained on more than the data set's images."),
-            click.option("--authors", default="", help="Who made it."),
-            click.option("--paper-title", default="", help="Title of its paper."),
-            click.option("--paper-link", default="", help="Address of its paper."),
-            click.option("--venue", default="Unpublished", show_default=True, help="Where and when it was published."),
-            click.option("--license", default="unknown", show_default=True, help="Licence of the weights."),
-            click.option(
-                "--data-dir",
-                type=click.Path(path_type=Path, file_okay=False),
-                default=Path("data"),
-                show_default=True,
-                help="Where torchvision's data sets are kept.",
-            ),
-            common.device_option,
-            common.zoo_option,
-            common.json_option,
-        )
-    ):
-        function = option(function)
-    return function
+_records_option = click.option(
+    "--record",
+    "records",
+    multiple=True,
+    type=common.FILE,
+    help="An evaluation of it on its own data set.  [default: all such in evaluations/NAME]",
+)
 
 
 def _put(result: api.ImportResult, as_json: bool) -> None:
@@ -76,7 +69,7 @@ def _fields(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=common.FILE)
 @click.option("--arch", required=True, help="The architecture, as for `train`; timm:NAME works too.")
 @_of_the_card
 def import_model(file: Path, as_json: bool, **options: Any) -> None:
@@ -92,9 +85,7 @@ def import_model(file: Path, as_json: bool, **options: Any) -> None:
 
 @click.command("add")
 @click.argument("factory", metavar="MODULE:FACTORY")
-@click.option(
-    "--weights", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The network's state dict."
-)
+@click.option("--weights", required=True, type=common.FILE, help="The network's state dict.")
 @_of_the_card
 def add_model(factory: str, weights: Path, as_json: bool, **options: Any) -> None:
     """Put a network of your own code into the zoo.
@@ -110,13 +101,7 @@ def add_model(factory: str, weights: Path, as_json: bool, **options: Any) -> Non
 @click.command("push")
 @click.argument("model", metavar="NAME")
 @click.option("--repo", required=True, metavar="USER/REPO", help="On the Hugging Face Hub; made if it is not there.")
-@click.option(
-    "--record",
-    "records",
-    multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="An evaluation of it on its own data set.  [default: all such in evaluations/NAME]",
-)
+@_records_option
 @click.option("--private", is_flag=True, help="Make a repository that only you see.")
 @click.option("--replace", is_flag=True, help="Let the model replace another one in the repository.")
 @common.zoo_option
@@ -139,7 +124,7 @@ def push_model(model: str, repo: str, records: tuple[Path, ...], as_json: bool, 
 @click.option("--revision", help="A commit, tag or branch.  [default: the newest]")
 @click.option(
     "--evaluations",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=common.FOLDER,
     help="Folder for its records.  [default: evaluations/NAME]",
 )
 @common.zoo_option
@@ -161,29 +146,17 @@ def pull_model(repo: str, as_json: bool, **options: Any) -> None:
     "folder",
     required=True,
     metavar="FOLDER",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=common.FOLDER,
     help="Where the files for RobustBench go.",
 )
-@click.option(
-    "--record",
-    "records",
-    multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="An evaluation of it on its own data set.  [default: all such in evaluations/NAME]",
-)
+@_records_option
 @click.option("--authors", help="Who made it, where the card does not say.")
 @click.option("--paper-title", help="Title of its paper.")
 @click.option("--paper-link", help="Address of its paper.")
 @click.option("--venue", help="Where and when it was published.")
 @click.option("--additional-data", is_flag=True, help="It was trained on more than the data set's images.")
 @click.option("--dataset", help="The model's data, FILE.npz or FOLDER, to hold its records against.")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("data"),
-    show_default=True,
-    help="Where torchvision's data sets are kept; nothing is downloaded.",
-)
+@common.offline_data_option
 @common.zoo_option
 @common.json_option
 def export_model(model: str, folder: Path, records: tuple[Path, ...], as_json: bool, **options: Any) -> None:

@@ -124,8 +124,7 @@ class StreamedBatches:
             drop_last=drop_last,
             shard=shard,
         )
-        self.split, self.batch_size, self.seed, self.augmentation = split, batch_size, seed, augmentation
-        self.shuffle, self.drop_last, self.shard = shuffle, drop_last, shard
+        self.split, self.seed, self.augmentation = split, seed, augmentation
         self.workers = default_workers() if workers is None else workers
         self._idle: list[tuple[DataLoader[Any], _Requests]] = []
 

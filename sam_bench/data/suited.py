@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Protocol
 
+from sam_bench.data.splits import Dataset
+from sam_bench.data.streaming import StreamedDataset
 from sam_bench.records import Augmentation
 
 # A crop moves a photograph by at most an eighth of its size: 4 pixels of 32, as CIFAR's recipes do. Digits fill their
@@ -12,24 +13,8 @@ from sam_bench.records import Augmentation
 _PHOTOGRAPH, _DIGIT = 8, 16
 
 
-class _Described(Protocol):
-    """What of a data set decides."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def mirrors(self) -> bool | None: ...
-
-    @property
-    def in_channels(self) -> int: ...
-
-    @property
-    def image_size(self) -> int: ...
-
-
 def suited_augmentation(
-    data: _Described, augmentation: Augmentation, given: Collection[str]
+    data: Dataset | StreamedDataset, augmentation: Augmentation, given: Collection[str]
 ) -> tuple[Augmentation, str]:
     """What is done to the images of a data set, and a sentence about it for the start of a run.
 

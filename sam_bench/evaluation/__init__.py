@@ -4,7 +4,7 @@ from sam_bench.evaluation.executors import TASK_SIZE, Executor, Local, OnRay, Pr
 from sam_bench.evaluation.log import Log
 from sam_bench.evaluation.problem import Problem, check_fit
 from sam_bench.evaluation.results import second_attack_for
-from sam_bench.evaluation.runner import evaluate_curve_of, evaluate_problem
+from sam_bench.evaluation.runner import evaluate_curve_of
 
 __all__ = [
     "TASK_SIZE",
@@ -18,6 +18,5 @@ __all__ = [
     "check_fit",
     "chosen_executor",
     "evaluate_curve_of",
-    "evaluate_problem",
     "second_attack_for",
 ]

@@ -8,11 +8,9 @@ import json
 import torch
 from torch import nn
 
-from sam_bench.attacks import ATTACKS
-from sam_bench.attacks.events import Examples, Verdict
-from sam_bench.data import Split, to_float
-from sam_bench.perturb.ball import Ball
-from sam_bench.records import ROBUST, Audit, ComponentSpec, EvaluationRecord
+from sam_bench.data import Split
+from sam_bench.evaluation.refinding import attack_again
+from sam_bench.records import ROBUST, Audit, EvaluationRecord
 from sam_bench.records.sampling import LEVEL, clopper_pearson
 
 
@@ -44,7 +42,6 @@ def audit(
     *,
     beacon: str,
     device: torch.device,
-    batch_size: int = 128,
 ) -> Audit:
     """Run AutoAttack (standard) on the examples drawn, and bound how many claims can be false.
 
@@ -55,20 +52,10 @@ def audit(
         drawn: See `draw`.
         beacon: What decided the draw; it decides the attack's random numbers, too.
         device: Where the model is.
-        batch_size: Examples at a time.
     """
     seed = int.from_bytes(hashlib.sha256(beacon.encode()).digest()[:4], "big")
-    index = torch.tensor(drawn, dtype=torch.int64)
-    broken: list[int] = []
-    if drawn:
-        part = test.select(index)
-        examples = Examples(to_float(part.images).cpu(), part.labels.cpu(), index, torch.zeros_like(index))
-        attack = ATTACKS.build(ComponentSpec(method="autoattack", version="standard"))
-        ball = Ball(record.norm, float(record.eps))
-        events = attack.run_events(module, examples, ball=ball, seed=seed, batch_size=batch_size, device=device)
-        broken = sorted(
-            event.example for event in events if isinstance(event, Verdict) and event.outcome not in (None, ROBUST)
-        )
+    verdicts = attack_again(module, test, record, drawn, seed=seed, device=device)
+    broken = sorted(verdict.example for verdict in verdicts if verdict.outcome not in (None, ROBUST))
     claims = record.verdicts.count(ROBUST)
     share = clopper_pearson(len(broken), len(drawn), LEVEL)
     if len(drawn) == claims:

@@ -234,7 +234,7 @@ class Log:
         self.verdicts[told.example] = replace(told, x_adv=None)
         return True
 
-    def _told(self, line: bytes, *, x_adv: bool = False) -> tuple[Verdict | AttackWarning, float]:
+    def _told(self, line: bytes, *, x_adv: bool) -> tuple[Verdict | AttackWarning, float]:
         """What a line says, and after how many seconds of its session.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -12,9 +12,41 @@ from sam_bench.attacks.events import Examples, Verdict
 from sam_bench.data import Split, to_float
 from sam_bench.errors import InputError
 from sam_bench.evaluation.adversarial import AdversarialExamples, about_record
-from sam_bench.evaluation.replay import broken_places, compact
+from sam_bench.evaluation.replay import compact
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import ComponentSpec, EvaluationRecord
+
+_BATCH = 128
+
+
+def attack_again(
+    module: nn.Module,
+    test: Split,
+    record: EvaluationRecord,
+    places: Sequence[int],
+    *,
+    seed: int,
+    device: torch.device,
+) -> Iterator[Verdict]:
+    """Run AutoAttack (standard) on some examples of a record, in its ball; the verdicts as they come.
+
+    Args:
+        module: The record's model.
+        test: The test examples of the record.
+        record: Says the ball.
+        places: Which examples.
+        seed: Decides the attack's random numbers.
+        device: Where the model is.
+    """
+    if not places:
+        return
+    index = torch.tensor(places, dtype=torch.int64)
+    part = test.select(index)
+    examples = Examples(to_float(part.images).cpu(), part.labels.cpu(), index, torch.zeros_like(index))
+    attack = ATTACKS.build(ComponentSpec(method="autoattack", version="standard"))
+    ball = Ball(record.norm, float(record.eps))
+    events = attack.run_events(module, examples, ball=ball, seed=seed, batch_size=_BATCH, device=device)
+    yield from (event for event in events if isinstance(event, Verdict))
 
 
 def find_again(
@@ -22,9 +54,8 @@ def find_again(
     test: Split,
     record: EvaluationRecord,
     *,
-    known: Container[int] = (),
+    known: Iterable[int] = (),
     device: torch.device,
-    batch_size: int = 128,
 ) -> AdversarialExamples:
     """An adversarial example for each test example that a record calls broken, found by AutoAttack (standard).
 
@@ -37,26 +68,16 @@ def find_again(
         record: What is claimed.
         known: Places that have an adversarial example already, in a smaller ball.
         device: Where the model is.
-        batch_size: Examples at a time.
 
     Raises:
         InputError: Some are not broken again; says how many.
     """
-    index = torch.tensor(sorted(place for place in broken_places(record) if place not in known), dtype=torch.int64)
-    found = {}
-    if len(index):
-        part = test.select(index)
-        examples = Examples(to_float(part.images).cpu(), part.labels.cpu(), index, torch.zeros_like(index))
-        attack = ATTACKS.build(ComponentSpec(method="autoattack", version="standard"))
-        ball = Ball(record.norm, float(record.eps))
-        for event in attack.run_events(
-            module, examples, ball=ball, seed=record.seed, batch_size=batch_size, device=device
-        ):
-            if isinstance(event, Verdict) and event.x_adv is not None:
-                found[event.example] = event.x_adv.numpy()
-    if len(found) < len(index):
+    places = sorted(record.broken.keys() - set(known))
+    verdicts = attack_again(module, test, record, places, seed=record.seed, device=device)
+    found = {verdict.example: verdict.x_adv.numpy() for verdict in verdicts if verdict.x_adv is not None}
+    if len(found) < len(places):
         raise InputError(
-            f"AutoAttack did not break {len(index) - len(found):,} of the {len(index):,} examples again that the "
+            f"AutoAttack did not break {len(places) - len(found):,} of the {len(places):,} examples again that the "
             "record calls broken: evaluate with `save_adversarial=True`"
         )
     return compact(module, test, record, AdversarialExamples(about_record(record), found), device=device)

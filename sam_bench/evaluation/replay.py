@@ -24,6 +24,8 @@ from sam_bench.modes import attacking
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import MISCLASSIFIED, ROBUST, EvaluationRecord
 
+_BATCH = 256
+
 
 @dataclass(frozen=True)
 class Block:
@@ -53,7 +55,7 @@ def replay(
     stored: Mapping[int, NDArray[Any]],
     *,
     device: torch.device,
-    batch_size: int = 256,
+    batch_size: int = _BATCH,
 ) -> float:
     """The upper bound on the robust accuracy that the stored examples prove.
 
@@ -155,11 +157,6 @@ def tested_by(record: EvaluationRecord, test: Split) -> Split:
     return examples
 
 
-def broken_places(record: EvaluationRecord) -> set[int]:
-    """The places of the examples that a record calls broken by an attack."""
-    return {place for place, verdict in enumerate(record.verdicts) if verdict not in (ROBUST, MISCLASSIFIED)}
-
-
 def as_input(image: NDArray[Any]) -> Tensor:
     """A stored example as the model takes it: float32 [C, H, W]."""
     tensor = torch.from_numpy(image.copy())
@@ -173,7 +170,6 @@ def compact(
     examples: AdversarialExamples,
     *,
     device: torch.device,
-    batch_size: int = 256,
 ) -> AdversarialExamples:
     """The same adversarial examples, those as 8-bit images that stay adversarial: a quarter of the bytes, or less.
 
@@ -183,11 +179,10 @@ def compact(
         record: Says the ball.
         examples: As an evaluation kept them.
         device: Where the model is.
-        batch_size: Examples at a time.
     """
     rounded = {place: _eight_bits(image) for place, image in examples.x_adv.items()}
     kept = dict(examples.x_adv)
-    for block in _blocks(module, test, Ball(record.norm, float(record.eps)), rounded, device, batch_size):
+    for block in _blocks(module, test, Ball(record.norm, float(record.eps)), rounded, device, _BATCH):
         for row in (block.inside & block.fooled).nonzero().flatten().tolist():
             kept[block.places[row]] = rounded[block.places[row]]
     return replace(examples, x_adv=kept)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from sam_bench.attacks.warnings import second_attack_warnings, square_warnings
 from sam_bench.errors import InputError
 from sam_bench.evaluation.problem import Problem, differences, engine_text, in_words, settings_of, version_of
 from sam_bench.records import (
-    MISCLASSIFIED,
     ROBUST,
     EvaluationRecord,
     Norm,
@@ -27,7 +25,7 @@ from sam_bench.records import (
     read_record,
     sampling_of,
 )
-from sam_bench.versions import package_versions
+from sam_bench.versions import package_versions, timestamp
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def record_of(problem: Problem, found: Found, *, device: str) -> EvaluationRecor
         seconds=found.seconds,
         device=device,
         packages=package_versions(),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=timestamp(),
         command=problem.command,
         verdicts=found.verdicts,
         sampled=sampled_of(problem, found.verdicts),
@@ -91,11 +89,6 @@ def sampled_of(problem: Problem, verdicts: list[str]) -> Sampled | None:
     if not isinstance(attack, AutoAttackSampled):
         return None
     return sampling_of(verdicts, SAMPLED, attack.chosen.contains(torch.arange(len(verdicts))).tolist())
-
-
-def broken(record: EvaluationRecord) -> dict[int, str]:
-    """The examples that an evaluation broke: place in the data set to the attack, as larger balls carry it over."""
-    return {place: verdict for place, verdict in enumerate(record.verdicts) if verdict not in (ROBUST, MISCLASSIFIED)}
 
 
 def existing(
@@ -152,16 +145,12 @@ def _compared(record: EvaluationRecord, problem: Problem) -> tuple[dict[str, Any
     here["carried"] = len(problem.carried)
     there = record.model_dump(mode="json", include=set(here))
     there["engine"] = engine_text(record.engine, record.engine_revision)
-    if record.attack == "autoattack" and record.settings.get("engine") == "reference":
-        # Older records name random numbers of ours for AutoAttack by its authors' code, which has none.
-        there["settings"] = {name: value for name, value in record.settings.items() if name != "rng"}
     return there, here
 
 
 def _carries_no_more(record: EvaluationRecord, problem: Problem) -> bool:
     """Whether all that a record carries can be among what is carried over now; it says how many, not which."""
-    carried = [place for place in problem.carried if record.verdicts[place] not in (ROBUST, MISCLASSIFIED)]
-    return len(carried) >= record.carried
+    return len(record.broken.keys() & problem.carried.keys()) >= record.carried
 
 
 def _in_curve(record: EvaluationRecord, problem: Problem) -> EvaluationRecord:

@@ -18,7 +18,6 @@ from sam_bench.evaluation.log import Log
 from sam_bench.evaluation.problem import Problem
 from sam_bench.evaluation.results import (
     Found,
-    broken,
     existing,
     left_by,
     record_of,
@@ -36,32 +35,6 @@ from sam_bench.records import (
     read_record,
     write_record,
 )
-
-
-def evaluate_problem(
-    problem: Problem,
-    path: Path,
-    *,
-    executor: Executor,
-    resume: bool | Literal["if-any"] = False,
-    reporter: Reporter | None = None,
-    second_attack: Attack | None = None,
-) -> EvaluationRecord:
-    """The record of an evaluation, on disk when this returns; arguments as for `evaluate_curve_of`.
-
-    Args:
-        path: The record's file.
-    """
-    (record,) = evaluate_curve_of(
-        problem,
-        [problem.eps],
-        [path],
-        executor=executor,
-        resume=resume,
-        reporter=reporter,
-        second_attack=second_attack,
-    )
-    return record
 
 
 def evaluate_curve_of(
@@ -103,7 +76,7 @@ def evaluate_curve_of(
     records = []
     for eps, path in zip(radii, paths, strict=True):
         before = records[-1] if records else None
-        problem = replace(problem, eps=eps, carried=broken(before) if before else {})
+        problem = replace(problem, eps=eps, carried=before.broken if before else {})
         record = run.finished(problem, path, before)
         complete = record is not None and run.is_complete(record, problem, path)
         if record is None:
@@ -135,7 +108,7 @@ class _Run:
         carries = smaller is not None
         if smaller is not None and smaller.exists() and not (self.resume and problem.attack.per_example):
             # Made anew or taken as it is, it breaks what it broke; one that is built on may break more.
-            carries, problem = False, replace(problem, carried=broken(read_record(smaller, EvaluationRecord)))
+            carries, problem = False, replace(problem, carried=read_record(smaller, EvaluationRecord).broken)
         self._taken(problem, path, carries=carries)
         if not self.resume:
             Log(_folders(path)[0], problem).check_unused()

@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from sam_bench._version import __version__
-from sam_bench.errors import InputError, SamBenchError
+from sam_bench.errors import InputError, SamBenchError, first_line
 from sam_bench.parallel import usable_cores
 
 S = TypeVar("S")
@@ -57,10 +57,9 @@ def connected(address: str | None = None, *, workers: int | None = None) -> Iter
     try:
         ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **here)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"`ray_address={where}`: no Ray cluster can be used there ({reason}); give auto or HOST:PORT of a cluster "
-            "that runs, or local"
+            f"`ray_address={where}`: no Ray cluster can be used there ({first_line(error)}); give auto or HOST:PORT "
+            "of a cluster that runs, or local"
         ) from error
     try:
         # Ray prints the deaths it sees on stdout, which belongs to results.

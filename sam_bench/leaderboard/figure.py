@@ -128,8 +128,8 @@ def _draw(boards: Sequence[Board], scale: _Scale) -> Figure:
 def _panel(axes: Axes, board: Board, scale: _Scale) -> None:
     axes.patch.set_visible(False)
     intervals = [(100 * low, 100 * high) for low, high in (row.interval() for row in board.rows)]
-    axes.set_xlim(*_limits([100 * row.row.clean_accuracy for row in board.rows], 10.0))
-    axes.set_ylim(*_limits([bound for interval in intervals for bound in interval], 10.0))
+    axes.set_xlim(*_limits([100 * row.row.clean_accuracy for row in board.rows]))
+    axes.set_ylim(*_limits([bound for interval in intervals for bound in interval]))
     title = f"{board.short_title}"
     axes.set_title(title if len(title) <= 48 else f"{title[:47]}…", fontsize=10.5, loc="left", fontweight="bold")
     axes.set_xlabel(f"clean accuracy ({_counts(board)} test examples)")
@@ -165,10 +165,10 @@ class _Percentages(MaxNLocator):
         return [tick for tick in super().tick_values(vmin, vmax) if -1e-9 <= tick <= 100 + 1e-9]
 
 
-def _limits(values: Sequence[float], least: float) -> tuple[float, float]:
-    """An axis' range around the values: room for markers and labels, at least `least` points wide."""
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """An axis' range around the values: room for markers and labels, at least ten points wide."""
     low, high = min(values), max(values)
-    span = max(high - low, least)
+    span = max(high - low, 10.0)
     middle = (low + high) / 2
     low, high = middle - 0.64 * span, middle + 0.64 * span
     # Not far beyond what an accuracy can be: a little, so that a marker at 0 or 100 % is whole.

@@ -11,6 +11,7 @@ _DISTANCES = (0.0, 7.0, 16.0, 28.0, 44.0, 64.0)
 _ANGLES = (0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 300, 240)
 _GAP = 3.0
 _CLEAR = 4.0
+_MOST_ROUNDS = 8
 # What a fault costs, in square pixels of overlap.
 _AMBIGUOUS, _CROSSING, _PER_STEP = 20.0, 80.0, 0.6
 
@@ -65,7 +66,7 @@ def needs_line(marker: Marker, box: Box, others: Sequence[Marker]) -> bool:
     return own > _GAP + 8 or any(other.gap(box) < own + _CLEAR for other in others)
 
 
-def place_labels(markers: Sequence[Marker], frame: Box, obstacles: Sequence[Box] = (), sweeps: int = 8) -> list[Box]:
+def place_labels(markers: Sequence[Marker], frame: Box, obstacles: Sequence[Box] = ()) -> list[Box]:
     """A box for each marker's label.
 
     Each label takes the cheapest of the positions around its marker, given where the others are,
@@ -76,12 +77,11 @@ def place_labels(markers: Sequence[Marker], frame: Box, obstacles: Sequence[Box]
         markers: The discs, with the sizes of their labels.
         frame: The area labels should stay in.
         obstacles: Boxes that labels should not cover.
-        sweeps: Rounds of improvement at most.
     """
     options = [_positions(marker) for marker in markers]
     fixed = [_fixed_costs(index, markers, boxes, frame, obstacles) for index, boxes in enumerate(options)]
     chosen = [boxes[costs.index(min(costs))] for boxes, costs in zip(options, fixed, strict=True)]
-    for _ in range(sweeps):
+    for _ in range(_MOST_ROUNDS):
         before = list(chosen)
         for index, boxes in enumerate(options):
             others = [(markers[number], box) for number, box in enumerate(chosen) if number != index]

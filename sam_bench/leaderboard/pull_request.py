@@ -22,8 +22,9 @@ from sam_bench.leaderboard.verification import manifest_path, report_path
 from sam_bench.leaderboard.verify import Verification
 from sam_bench.records import NAME_PATTERN, ModelCard
 
-_ENTRY = re.compile(rf"{NAME_PATTERN}/{NAME_PATTERN}/{NAME_PATTERN}\.json")
 _PLAIN_FILE = "100644"
+_BOARDS = "leaderboards"
+_ENTRY = re.compile(rf"{_BOARDS}/{NAME_PATTERN}/{NAME_PATTERN}/{NAME_PATTERN}\.json")
 
 
 @dataclass(frozen=True)
@@ -85,25 +86,16 @@ def _cell(text: str) -> str:
     return f"`{plain}`"
 
 
-def check_pull_request(
-    repository: Path,
-    base: str,
-    verify: Callable[[Path], Verification],
-    *,
-    boards: str = "leaderboards",
-    zoo: str = "model_zoo",
-) -> PullRequestCheck:
+def check_pull_request(repository: Path, base: str, verify: Callable[[Path], Verification]) -> PullRequestCheck:
     """Verify the entries that the checked-out branch adds or changes against `base`.
 
     It may add and change entries, with their records, adversarial examples and manifests, and the cards and weights of
     their models. It must not touch anything else, verification reports and tables least of all.
 
     Args:
-        repository: A clean checkout of the branch.
+        repository: A clean checkout of the branch, with `leaderboards` and `model_zoo`.
         base: The commit or branch that it is to be merged into.
         verify: Verifies an entry.
-        boards: The leaderboards folder in the repository.
-        zoo: The folder of cards and weights in the repository.
 
     Raises:
         InputError: Not a git repository, no such base, or the checkout differs from its commit.
@@ -112,18 +104,20 @@ def check_pull_request(
     refused = {path: why for path, why in changed.items() if why}
     if refused:  # a link, for one: nothing is opened
         return PullRequestCheck((), refused)
-    entries = [path for path in changed if path.startswith(f"{boards}/") and _ENTRY.fullmatch(path[len(boards) + 1 :])]
+    entries = [path for path in changed if _ENTRY.fullmatch(path)]
     allowed = set(entries)
     for path in entries:
         try:
             allowed |= _files_of(repository, repository / path)
-            _check_identity(repository, base, path, boards)
+            _check_identity(repository, base, path)
         except InputError as error:
             refused[path] = str(error)
-    others = f"a submission holds entries, their records, adversarial examples and manifests, and their models in {zoo}"
     for path in changed.keys() - allowed:
-        refused[path] = f"belongs to no entry that this branch adds or changes: {others}"
-    for name, files in _left_alone(repository, boards, entries):
+        refused[path] = (
+            "belongs to no entry that this branch adds or changes: a submission holds entries, their records, "
+            "adversarial examples and manifests, and their models in model_zoo"
+        )
+    for name, files in _left_alone(repository, entries):
         for path in files & changed.keys():
             refused[path] = f"belongs to {name}, whose entry this branch leaves as it is"
     if refused:
@@ -168,9 +162,9 @@ def _merge_base(repository: Path, base: str) -> str:
     return _git(repository, "merge-base", base, "HEAD").strip()
 
 
-def _left_alone(repository: Path, boards: str, changed: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
+def _left_alone(repository: Path, changed: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
     """Each entry that a branch does not change, with its report and the files that it rests on, if its card is here."""
-    for path in sorted((repository / boards).glob("*/*/*.json")):
+    for path in sorted((repository / _BOARDS).glob("*/*/*.json")):
         if path.relative_to(repository).as_posix() not in changed:
             with suppress(InputError, ValueError):  # of another repository
                 report = report_path(path).resolve().relative_to(repository.resolve()).as_posix()
@@ -192,11 +186,11 @@ def _files_of(repository: Path, file: Path) -> set[str]:
     return found
 
 
-def _check_identity(repository: Path, base: str, path: str, boards: str) -> None:
+def _check_identity(repository: Path, base: str, path: str) -> None:
     """Refuse an entry that takes the place of another model, or that is another model under a new name."""
     file = repository / path
     own = read_entry(file).entry.sam_bench
-    folder = repository / boards
+    folder = repository / _BOARDS
     for other in read_entries(folder):
         there = other.entry.sam_bench
         if other.path != file and there.checkpoint_sha256 == own.checkpoint_sha256:

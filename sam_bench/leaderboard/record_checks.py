@@ -15,7 +15,7 @@ from sam_bench.attacks.warnings import second_attack_warnings, square_warnings
 from sam_bench.data.sources import SOURCES, reserved_name
 from sam_bench.errors import InputError, shortened
 from sam_bench.leaderboard.labels import AUTOATTACK, attack_name, examples_text, radius_key, radius_text
-from sam_bench.records import MISCLASSIFIED, ROBUST, ComponentSpec, EvaluationRecord, ModelCard
+from sam_bench.records import MISCLASSIFIED, ComponentSpec, EvaluationRecord, ModelCard
 
 TEST_SET_SIZES = {"cifar10": 10_000, "cifar100": 10_000, "svhn": 26_032, "digits": 500, "imagenet": 50_000}
 """How many test examples there are of the data sets that everyone has."""
@@ -47,7 +47,7 @@ def check_record(evidence: Evidence) -> None:
     """
     record, path = evidence.record, evidence.path
     attack = _attack_of(record, path)
-    broken = record.n_examples - record.verdicts.count(ROBUST) - record.verdicts.count(MISCLASSIFIED)
+    broken = len(record.broken)
     if record.carried > broken:
         raise InputError(
             f"{path} carries {examples_text(record.carried)} over from smaller radii, but only {broken:,} were broken: "

@@ -153,7 +153,7 @@ def submit_entry(
     def together() -> tuple[list[_Source], list[str], list[Path], LeaderboardEntry]:
         kept, going, notes, stale = _existing(card, path, {row_key(source.row) for source in given})
         sources = [*kept, *given]
-        notes += _check_images(card, card_path, sources, fingerprint_of_first)
+        notes += _check_images(card, sources, fingerprint_of_first)
         if not replace:
             _check_replaced(path, going, given)
         link = Path(os.path.relpath(card_path.resolve(), path.parent.resolve())).as_posix()
@@ -289,7 +289,7 @@ def _copies(stored: StoredEntry, rows: Sequence[EntryRow]) -> list[Path]:
 
 
 def _check_images(
-    card: ModelCard, card_path: Path, sources: Sequence[_Source], fingerprint_of_first: Callable[[int], str] | None
+    card: ModelCard, sources: Sequence[_Source], fingerprint_of_first: Callable[[int], str] | None
 ) -> list[str]:
     """Refuse what cannot be the card's test set or the first of it; return what could not be checked."""
     records = [Evidence(source.path, source.record) for source in sources]

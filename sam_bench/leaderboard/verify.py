@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from sam_bench import zoo as zoos
 from sam_bench.errors import InputError, SamBenchError
 from sam_bench.evaluation.audit import audit, draw
 from sam_bench.evaluation.refinding import find_again
-from sam_bench.evaluation.replay import broken_places, replay, tested_by
+from sam_bench.evaluation.replay import replay, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
 from sam_bench.leaderboard.entries import headline, read_entry
 from sam_bench.leaderboard.evidence import check_manifest, check_places, read_bundle
@@ -46,7 +45,7 @@ from sam_bench.records import (
     write_record,
 )
 from sam_bench.records.sampling import LEVEL, clopper_pearson
-from sam_bench.versions import package_versions
+from sam_bench.versions import package_versions, timestamp
 
 if TYPE_CHECKING:
     from sam_bench.data import Split
@@ -208,7 +207,7 @@ def write_report(verification: Verification) -> Path:
         manifest_sha256=verification.manifest_sha256,
         rows=rows,
         packages=package_versions(),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=timestamp(),
     )
     path = report_path(verification.path)
     write_record(path, report)
@@ -326,7 +325,7 @@ class _Verifying:
         failed = {}
         for at in sorted(range(len(stored)), key=lambda at: self._checked.rows[at][1].eps):
             row, record = self._checked.rows[at]
-            if broken_places(record) <= stored[at].keys():
+            if record.broken.keys() <= stored[at].keys():
                 continue
             test = self._tested(record)
             try:
@@ -343,7 +342,7 @@ class _Verifying:
 
     def _has_evidence(self, name: str, record: EvaluationRecord, stored: Mapping[int, Any]) -> bool:
         """Whether the files hold what it needs; only what was carried over may lie in a smaller ball's, not given."""
-        missing = len(broken_places(record) - stored.keys())
+        missing = len(record.broken.keys() - stored.keys())
         file = read_bundle(adversarial_path(self._checked.stored.path.parent / name))
         return not missing or (bool(file) and missing > record.carried)
 

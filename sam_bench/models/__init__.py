@@ -4,7 +4,7 @@ import sam_bench.models.preactresnet  # registers its architectures, as the next
 import sam_bench.models.resnet
 import sam_bench.models.wideresnet  # noqa: F401
 from sam_bench.models.check import check_input_gradient, check_model
-from sam_bench.models.factory import architecture_for, count_parameters, create_model, parse_options
+from sam_bench.models.factory import architecture_for, count_parameters, create_model
 from sam_bench.models.gradient_from import GradientFrom
 from sam_bench.models.normalize import NormalizedModel
 from sam_bench.models.registry import architecture_options, architectures, register_architecture
@@ -24,7 +24,6 @@ __all__ = [
     "count_parameters",
     "create_model",
     "frozen",
-    "parse_options",
     "register_architecture",
     "training_mode",
 ]

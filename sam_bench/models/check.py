@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, first_line
 from sam_bench.modes import attacking
 
 
@@ -35,8 +35,7 @@ def check_model(
         with attacking(module) as inputs, torch.no_grad():
             logits = module(batch)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{name} fails on {shown} images in [0, 1]: {lines[0]}") from error
+        raise InputError(f"{name} fails on {shown} images in [0, 1]: {first_line(error)}") from error
     if not isinstance(logits, Tensor):
         raise InputError(f"{name} returns {type(logits).__name__}, not a tensor of logits [batch, {num_classes}]")
     got = list(logits.shape)
@@ -77,9 +76,8 @@ def check_input_gradient(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{name} has no gradient with respect to its input, which {attack} follows ({reason}): use "
+            f"{name} has no gradient with respect to its input, which {attack} follows ({first_line(error)}): use "
             "`attack='autoattack'` `version='custom'` `suite='square'`"
         ) from error
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -108,29 +107,6 @@ def create_model(architecture: Architecture) -> NormalizedModel:
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable parameters (those whose gradients are on)."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def parse_options(texts: Iterable[str]) -> dict[str, Any]:
-    """Architecture options from a command line: `["width=16", "stem=small"]` to `{"width": 16, "stem": "small"}`.
-
-    A value is read as JSON where it is JSON (numbers, true, lists), and as text otherwise.
-
-    Raises:
-        InputError: Not of the form KEY=VALUE, or a key given twice.
-    """
-    options: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals or not key.isidentifier():
-            raise InputError(f"architecture option {shortened(text)!r} must be written KEY=VALUE, for example width=16")
-        if key in options:
-            raise InputError(f"architecture option {shortened(key)!r} is given twice")
-        try:
-            options[key] = json.loads(value)
-        except json.JSONDecodeError:
-            options[key] = value
-    return options
 
 
 def _entry(name: str) -> ArchitectureEntry:

@@ -47,21 +47,21 @@ class Tempered(nn.Module):
         return logits
 
 
-def mean_confidence(model: nn.Module, x: Tensor, *, batch_size: int = _BATCH) -> float:
+def mean_confidence(model: nn.Module, x: Tensor) -> float:
     """The mean probability of the predicted class, from 1 / classes to 1.
 
     Args:
         model: Maps float images to logits; in any mode, on any device.
         x: Images, float [N, C, H, W] in [0, 1].
-        batch_size: Images at a time.
     """
-    return _confidence(_logits(model, x, batch_size), 1.0)
+    return _confidence(_logits(model, x, _BATCH), 1.0)
 
 
 def matching_temperature(model: nn.Module, x: Tensor, target: float, *, batch_size: int = _BATCH) -> float:
     """The temperature at which the mean confidence is `target`; arguments as for `mean_confidence`.
 
-    The probability of the largest logit falls with the temperature, so there is one.
+    The probability of the largest logit falls with the temperature, so there is one. The model takes `batch_size`
+    images at a time.
 
     Raises:
         InputError: No temperature gives this confidence: it is not between 1 / classes and 1.

@@ -242,15 +242,15 @@ def _try(name: str, num_classes: int, shape: tuple[int, int, int], options: dict
     """One forward pass of two images, on the meta device if it goes there."""
     net = _build_light(name, num_classes, shape[0], options)
     try:
-        _forward(name, net, num_classes, shape)
+        _forward(net, num_classes, shape)
     except InputError:
         if not any(parameter.is_meta for parameter in net.parameters()):
             raise
         net = build_timm(name, num_classes=num_classes, in_channels=shape[0], options=options)
-        _forward(name, net, num_classes, shape)
+        _forward(net, num_classes, shape)
 
 
-def _forward(name: str, net: nn.Module, num_classes: int, shape: tuple[int, int, int]) -> None:
+def _forward(net: nn.Module, num_classes: int, shape: tuple[int, int, int]) -> None:
     device = next(net.parameters()).device
     try:
         with torch.no_grad():

@@ -85,6 +85,11 @@ class EvaluationRecord(Record):
         default=None, description="what is known of the examples on which FAB-T and Square were not run"
     )
 
+    @property
+    def broken(self) -> dict[int, str]:
+        """The examples that an attack broke: place in the data set to the attack."""
+        return {place: verdict for place, verdict in enumerate(self.verdicts) if verdict not in (ROBUST, MISCLASSIFIED)}
+
     @model_validator(mode="after")
     def _numbers_follow_from_verdicts(self) -> EvaluationRecord:
         if len(self.verdicts) != self.n_examples:

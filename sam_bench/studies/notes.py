@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import Any, Literal
 
 from pydantic import Field
 
 from sam_bench.records import ROBUST, Norm, Radius
 from sam_bench.records.fields import SCHEMA_VERSION, Fraction01, Name, Record, Sha256
-from sam_bench.versions import package_versions
+from sam_bench.versions import package_versions, timestamp
 
 
 class Note(Record):
@@ -85,6 +84,6 @@ def conditions(*, seconds: float, device: str, command: str) -> dict[str, Any]:
         "seconds": seconds,
         "device": device,
         "packages": package_versions(),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": timestamp(),
         "command": command,
     }

@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from sam_bench.studies.notes import Distances, Fault, Matched
 from sam_bench.studies.opening import plan_of
 from sam_bench.studies.verdicts import decide
 from sam_bench.studies.waiting import left_out, waits_for
-from sam_bench.versions import package_versions, source_commit
+from sam_bench.versions import package_versions, source_commit, timestamp
 from sam_bench.zoo import Zoo
 
 Json = dict[str, Any]
@@ -65,7 +64,7 @@ def _about(study: Study, command: str) -> Json:
         "sam_bench": __version__,
         "commit": source_commit(),
         "packages": package_versions(),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": timestamp(),
         "command": command,
     }
 

@@ -38,11 +38,6 @@ def write_report(study: Study, folder: Path, *, command: str = "", archive: str 
         SamBenchError: A file cannot be written.
     """
     numbers = numbers_of(read_study(study), command=command)
-    return write_numbers(numbers, folder, archive=archive)
-
-
-def write_numbers(numbers: Json, folder: Path, *, archive: str = "") -> dict[str, Path]:
-    """Write a report of numbers; arguments as for `write_report`."""
     drawn = {
         "frontier": figures.frontier(numbers, "pgd-linf"),
         "radii": figures.curves(numbers, ["pgd-linf", "pgd-l2"]),

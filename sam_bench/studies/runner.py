@@ -10,11 +10,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 
 from sam_bench.api.training import run_training
+from sam_bench.device import gpu_of_worker
 from sam_bench.errors import InputError, SamBenchError, StoppedError
 from sam_bench.locks import claimed
 from sam_bench.parallel import Job as Process
@@ -61,13 +63,12 @@ def run_study(
         Process(f"worker {number + 1}", _work, {"study": study, "jobs": jobs, "command": command})
         for number in range(workers)
     ]
-    several = workers > 1
     found = run_jobs(
         processes,
         workers=workers,
         reporter=reporter,
         died=lambda name, why: [Failure(name, why)],
-        own=_Gpus(study.device) if several else None,
+        own=partial(gpu_of_worker, device=study.device) if workers > 1 else None,
     )
     return list({failure.job: failure for failures in found for failure in failures}.values())
 
@@ -82,18 +83,6 @@ def part_of(jobs: Sequence[Job], part: int, parts: int) -> list[Job]:
         raise InputError(f"must be 1/{parts} to {parts}/{parts}", field="part", value=f"{part}/{parts}")
     models = [job for job in jobs if isinstance(job, Model)][part - 1 :: parts]
     return [job for job in jobs if (job if isinstance(job, Model) else job.model) in models]
-
-
-@dataclass(frozen=True)
-class _Gpus:
-    """A GPU to each worker in turn, where there are several and none was named."""
-
-    device: str
-
-    def __call__(self, worker: int) -> dict[str, int]:
-        if self.device not in ("auto", "cuda") or not torch.cuda.is_available():
-            return {}
-        return {"gpu": worker % torch.cuda.device_count()}
 
 
 def _work(*, study: Study, jobs: list[Job], command: str, reporter: Reporter, gpu: int | None = None) -> list[Failure]:

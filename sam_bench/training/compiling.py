@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sam_bench import graphs
 from sam_bench.device import missing_for_compile
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, first_line
 from sam_bench.modes import batch_norm_statistics_kept, frozen, training_mode
 from sam_bench.records import Precision
 from sam_bench.seeds import generator
@@ -115,7 +115,7 @@ class _Trial:
             try:
                 self.seconds(compiled)
             except RuntimeError as error:
-                return False, f"it cannot be compiled: {str(error).strip().splitlines()[0]}"
+                return False, f"it cannot be compiled: {first_line(error)}"
             cost = time.perf_counter() - started
             turns = [(self.seconds(self.model), self.seconds(compiled)) for _ in range(_ROUNDS)]
         plain, quick = (min(each) for each in zip(*turns, strict=True))

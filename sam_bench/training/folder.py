@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam_bench.errors import InputError, SamBenchError
+from sam_bench.errors import InputError, SamBenchError, first_line
 from sam_bench.locks import claimed
 from sam_bench.records import read_record, write_atomic, write_record
 from sam_bench.training.state import LogRow, RunConfig, RunState
@@ -170,7 +170,7 @@ class RunFolder:
         except pickle.UnpicklingError:
             damage = "it holds more than tensors, which is never loaded: nothing of it was run"
         except (OSError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
-            damage = (str(error) or type(error).__name__).splitlines()[0]
+            damage = first_line(error)
         kept = self.kept()
         way = f"copy {kept[-1].name} over it to go on from there" if kept else "delete it to start this run over"
         raise SamBenchError(f"{path} is not a checkpoint of this program or is damaged ({damage}); {way}")

@@ -73,18 +73,7 @@ def push(
     Args:
         store: The zoo.
         name: The model's name there.
-        repo: `USER/REPO`; made if it is not there.
-        records: Evaluations of exactly this model, on the data set of its card.
-        private: Make a repository that only its owner sees.
-        replace: Let the model replace another one in the repository.
-
-    Returns:
-        The address of the commit.
-
-    Raises:
-        InputError: There is no such model, a record does not fit its card, two have one name, or the repository holds
-            another model.
-        SamBenchError: The weights are not those the card names, or the Hub refuses; says what it says.
+        repo: As for `sam_bench.push_model`, which says what is raised, like all that follow.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.errors import EntryNotFoundError
@@ -130,15 +119,7 @@ def pull(
 
     Args:
         store: The zoo that it goes into.
-        repo: `USER/REPO`.
-        name: What the zoo calls it; default as on its card.
-        revision: A commit, tag or branch; default the newest.
-        evaluations: Folder for its records; default `evaluations/<name>`.
-
-    Raises:
-        InputError: The repository holds no model of sam-bench, the zoo has another one of that name, or the folder
-            another record.
-        SamBenchError: A checksum is not the card's, or the Hub cannot be reached; nothing is in the zoo then.
+        repo: As for `sam_bench.pull_model`, which says what is raised, like all that follow.
     """
     with _told(f"fetch {repo}"):
         api = _api()

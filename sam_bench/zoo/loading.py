@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sam_bench.errors import InputError, shortened
+from sam_bench.errors import InputError, first_line, shortened
 from sam_bench.records import Architecture, EvaluationRecord, ModelCard, read_record, sha256_file
 from sam_bench.zoo.checkpoint import SUFFIXES, fit_external, read_state_dict, what_is_wrong
 from sam_bench.zoo.external import External, from_robustbench, from_timm
@@ -89,7 +89,7 @@ def load_model(
     try:
         loaded.module.to(device).eval()
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise InputError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error
     return loaded
 
 

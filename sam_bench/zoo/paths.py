@@ -8,7 +8,7 @@ from pathlib import Path
 ZOO_VARIABLE = "SAM_BENCH_ZOO"
 
 
-def zoo_dir(explicit: Path | str | None = None) -> Path:
+def zoo_dir(explicit: str | os.PathLike[str] | None = None) -> Path:
     """The zoo's folder: what was given, else `$SAM_BENCH_ZOO`, else `./model_zoo`.
 
     Args:

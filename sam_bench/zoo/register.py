@@ -75,7 +75,7 @@ def register_zoo(root: Path | str | None = None) -> list[str]:
         The names registered, sorted.
     """
     try:
-        zoo = Zoo(zoo_dir(Path(root) if root is not None else None).absolute())
+        zoo = Zoo(zoo_dir(root).absolute())
     except SamBenchError as error:
         _warn_once(str(error))
         return []

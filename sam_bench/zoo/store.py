@@ -27,6 +27,7 @@ from torch import nn
 from sam_bench.errors import InputError, SamBenchError, unknown_name
 from sam_bench.locks import claimed
 from sam_bench.records import ModelCard, first_problem, read_record, write_atomic, write_record
+from sam_bench.records.io import nearest_existing
 from sam_bench.zoo.index import Listed, listed
 from sam_bench.zoo.names import Named, full_name, timm_names
 from sam_bench.zoo.weights import StateDict, StorageDtype, first_non_finite, misfit, pack, unpack
@@ -304,8 +305,7 @@ class Zoo:
         """
         folder = self.root.absolute().joinpath(*below)
         try:
-            while not folder.exists():
-                folder = folder.parent
+            folder = nearest_existing(folder)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:

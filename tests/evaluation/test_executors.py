@@ -270,7 +270,6 @@ def test_an_attack_whose_draws_depend_on_the_batch_is_not_cut_into_tasks(
         ({"device": "cuda:1"}, "device=cuda:1 does not go with executor=ray: use auto, cpu or cuda"),
         ({"name": "local", "address": "auto"}, "ray_address=auto goes with executor=ray only"),
         ({"name": "local"}, "task_size=256 goes with executor=ray only"),
-        ({"name": "dask"}, "executor='dask' is not one of local, ray"),
     ],
 )
 def test_what_an_executor_cannot_do_is_refused_by_its_option(

@@ -22,7 +22,7 @@ from sam_bench.attacks.events import Event, Verdict
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.attacks.warnings import square_warnings
 from sam_bench.errors import InputError
-from sam_bench.evaluation import Local, Log, Problem, evaluate_problem
+from sam_bench.evaluation import Local, Log, Problem, evaluate_curve_of
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import ComponentSpec, EvaluationRecord, Radius
 
@@ -52,7 +52,7 @@ class Heard(SilentReporter):
 def recorded(
     problem: Problem, path: Path, *, resume: bool = False, reporter: Reporter | None = None
 ) -> EvaluationRecord:
-    return evaluate_problem(problem, path, executor=Local(CPU), resume=resume, reporter=reporter)
+    return evaluate_curve_of(problem, [problem.eps], [path], executor=Local(CPU), resume=resume, reporter=reporter)[0]
 
 
 def stop_after(lines: int, monkeypatch: pytest.MonkeyPatch) -> None:

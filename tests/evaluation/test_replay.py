@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from sam_bench.errors import InputError
-from sam_bench.evaluation import Local, evaluate_problem
+from sam_bench.evaluation import Local, evaluate_curve_of
 from sam_bench.evaluation.adversarial import AdversarialExamples, about_record, largest_level, packed, read_adversarial
 from sam_bench.evaluation.audit import audit, draw
 from sam_bench.evaluation.replay import as_input, compact, replay
@@ -37,7 +37,7 @@ def evaluated(nearest: Nearest, tmp_path_factory: pytest.TempPathFactory) -> tup
     """A record over 60 digits, and the file of its adversarial examples."""
     path = tmp_path_factory.mktemp("replay") / "r.json"
     problem = problem_of(nearest, digits(), save_adversarial=True, eps=Radius("24/255"))
-    record = evaluate_problem(problem, path, executor=Local(CPU))
+    (record,) = evaluate_curve_of(problem, [problem.eps], [path], executor=Local(CPU))
     assert {"robust", "misclassified", "pgd"} == set(record.verdicts)
     return record, path.with_suffix(".adversarial.npz").read_bytes()
 

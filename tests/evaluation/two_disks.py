@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sam_bench.distributed import joined
 from sam_bench.errors import SamBenchError
-from sam_bench.evaluation import Torchrun, evaluate_problem
+from sam_bench.evaluation import Torchrun, evaluate_curve_of
 from sam_bench.records import Radius
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     with joined() as team:
         problem = problem_of(module, digits(40), eps=eps, save_adversarial=True)
         try:
-            record = evaluate_problem(problem, Path("r.json"), executor=Torchrun(team, CPU), resume=resume)
+            (record,) = evaluate_curve_of(problem, [eps], [Path("r.json")], executor=Torchrun(team, CPU), resume=resume)
         except SamBenchError as error:
             sys.exit(f"{type(error).__name__}: {error}")
         if team.is_main:

@@ -175,10 +175,10 @@ def test_installed_packages_win_over_the_stand_ins_and_run_the_attack(sound: Pat
 import json, torch
 import sam_bench
 import autoattack, pkg_resources
-from sam_bench.attacks.reference import AutoAttack
+from sam_bench.attacks.autoattack import AutoAttack
 torch.manual_seed(0)
 model, x = {TINY_MODEL}, torch.rand(8, 3, 32, 32)
-result = AutoAttack().run(model, x, model(x).argmax(1), norm="Linf", eps=0.3)
+result = AutoAttack(engine="reference").run(model, x, model(x).argmax(1), norm="Linf", eps=0.3)
 print(json.dumps([autoattack.__file__, pkg_resources.__file__, result.engine, sorted(set(result.verdicts))]))
 """,
         sound,

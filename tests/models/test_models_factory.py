@@ -23,7 +23,6 @@ from sam_bench.models import (
     check_model,
     count_parameters,
     create_model,
-    parse_options,
     register_architecture,
 )
 from sam_bench.models import registry as registry_module
@@ -201,26 +200,6 @@ def test_mean_and_std_move_with_the_model_but_are_not_saved() -> None:
     assert model.mean.dtype == torch.float32
     assert set(model.state_dict()) == {"net.weight", "net.bias"}
     assert model.to("meta").mean.is_meta
-
-
-def test_options_are_read_as_numbers_lists_or_text() -> None:
-    texts = ["width=16", "stem=small", "drop-path-rate=0.1", "depths=[1,1]", "bias=true", "note=a=b"]
-    assert parse_options(texts) == {
-        "width": 16,
-        "stem": "small",
-        "drop_path_rate": 0.1,
-        "depths": [1, 1],
-        "bias": True,
-        "note": "a=b",
-    }
-
-
-@pytest.mark.parametrize(
-    ("texts", "word"), [(["width"], "KEY=VALUE"), (["=3"], "KEY=VALUE"), (["width=1", "width=2"], "twice")]
-)
-def test_an_option_that_is_not_key_value_is_refused(texts: list[str], word: str) -> None:
-    with pytest.raises(InputError, match=word):
-        parse_options(texts)
 
 
 class _Returns(nn.Module):

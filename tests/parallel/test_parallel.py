@@ -110,7 +110,7 @@ def test_a_script_without_a_guard_and_a_session_may_have_workers(way: str, tmp_p
 
 
 def test_what_jobs_yield_comes_as_it_is_yielded_and_an_error_after_it(tmp_path: Path) -> None:
-    def count(to: int, *, first: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
+    def count(first: int, to: int) -> Iterator[tuple[int, torch.Tensor]]:
         for number in range(first, to):
             yield number, torch.full((3,), number)
         if to == 9:
@@ -123,10 +123,10 @@ def test_what_jobs_yield_comes_as_it_is_yielded_and_an_error_after_it(tmp_path: 
         yield "done"
 
     for workers in (1, 2):
-        jobs = [Job("a", count, {"to": 2}), Job("b", count, {"to": 3}), Job("c", count, {"to": 9})]
+        jobs = [Job(name, count, {"first": 1, "to": to}) for name, to in (("a", 2), ("b", 3), ("c", 9))]
         found = []
         with pytest.raises(InputError, match="9 is too many"):
-            for name, (number, tensor) in stream_jobs(jobs, workers=workers, own=lambda worker: {"first": 1}):
+            for name, (number, tensor) in stream_jobs(jobs, workers=workers):
                 assert torch.equal(tensor, torch.full((3,), number))
                 found.append((name, number))
         assert {("a", 1), ("b", 1), ("b", 2), ("c", 8)} <= set(found) and ("a", 0) not in found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,32 +16,9 @@ from sam_bench.training.differences import Difference, first_difference
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of a field besides its type, default and check. Made by `option`."""
+    """A field of a spec, described. Everything else is made from this: options, keywords, names, resume checks, sweeps.
 
-    help: str
-    identity: bool
-    in_name: bool
-    sweep: bool | None
-    group: str
-    first: int
-    default: str
-    metavar: str | None
-
-
-def option(
-    help: str,
-    *,
-    identity: bool = False,
-    in_name: bool = False,
-    sweep: bool | None = None,
-    group: str = "run",
-    first: int = 0,
-    default: str = "",
-    metavar: str | None = None,
-) -> Option:
-    """Describe a field of a spec. Everything else is made from this: options, keywords, names, resume checks, sweeps.
-
-    Args:
+    Attributes:
         help: One or two sentences for the command line's help and the Python documentation.
         identity: Another value makes it another run: the fingerprint changes and resuming is refused.
         in_name: The default name tells its value.
@@ -51,7 +28,20 @@ def option(
         default: What the default amounts to, where the value does not say it.
         metavar: What stands for the value in the help.
     """
-    return Option(help, identity, in_name, sweep, group, first, default, metavar)
+
+    help: str
+    _: KW_ONLY
+    identity: bool = False
+    in_name: bool = False
+    sweep: bool | None = None
+    group: str = "run"
+    first: int = 0
+    default: str = ""
+    metavar: str | None = None
+
+
+option = Option
+"""As the fields of the specs write it."""
 
 
 S = TypeVar("S", bound="Spec")

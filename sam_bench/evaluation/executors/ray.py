@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Literal
 
 import torch
 
@@ -111,7 +112,7 @@ class OnRay(Executor):
 
 @contextmanager
 def chosen_executor(
-    name: str,
+    name: Literal["local", "ray"],
     *,
     address: str | None,
     device: str,
@@ -122,7 +123,7 @@ def chosen_executor(
     """A cluster to attack or train on, for the time of the block; None where that is this machine.
 
     Args:
-        name: `local` or `ray`.
+        name: Which.
         address: Of the cluster; see `integrations.ray.connected`.
         device, workers, reporter: See `OnRay`.
         task_size: See `OnRay`; default 256.
@@ -137,8 +138,6 @@ def chosen_executor(
             raise InputError(f"`task_size={task_size}` goes with `executor=ray` only")
         yield None
         return
-    if name != "ray":
-        raise InputError("is not one of local, ray", field="executor", value=name)
     if team_size() > 1:
         raise InputError("`executor=ray` and torchrun both share out the examples; use one of them")
     with connected(address, workers=workers) as cluster:
