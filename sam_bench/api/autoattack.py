@@ -215,6 +215,12 @@ class AutoAttack:
             raise InputError(f"names no attack; known are {', '.join(KNOWN)}", field="attacks_to_run")
         self._say(f"using {self.version} version including {', '.join(self.attacks_to_run)}.")
         state = None if state_path is None else Path(state_path)
+        if state is not None and state.exists() and not _journal(state).exists():
+            raise InputError(
+                "is no state that this class can go on from: remove it, or give another path",
+                field="state_path",
+                value=str(state),
+            )
         problem = self._problem(x_orig, y_orig, bs, state)
         problem.check()
         final, self.warnings = self._run(problem, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,15 @@ def test_what_is_no_tensor_is_named(model: nn.Module, batch: Batch) -> None:
         adversary.run_standard_evaluation(x, y.tolist())
     with pytest.raises(InputError, match="x_orig must be a tensor, not ndarray"):
         adversary.clean_accuracy(x.numpy(), y)
+
+
+def test_a_state_of_the_authors_code_is_not_overwritten(model: nn.Module, batch: Batch, tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_text('{"run_attacks": ["apgd-ce"]}')
+    adversary = AutoAttack(model, verbose=False, device="cpu")
+    with pytest.raises(InputError, match="is no state that this class can go on from"):
+        adversary.run_standard_evaluation(*batch, state_path=path)
+    assert path.read_text() == '{"run_attacks": ["apgd-ce"]}'
 
 
 class Close(nn.Module):
