@@ -1,4 +1,4 @@
-# Two commands, each complete on a machine with Python 3.10 to 3.13, git, make and a C compiler:
+# Two commands, each complete on a machine with Python 3.10 to 3.13, git, make and a C++ compiler:
 #   make quickstart    install into .venv and run the whole way once on real images
 #   make test          install with the test extras and run style, types and the whole test suite
 # Before a commit, make check runs style, types and the fast tests.

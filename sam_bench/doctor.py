@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from typing import Literal
 import torch
 
 from sam_bench.attacks import ATTACKS
-from sam_bench.device import choose_precision, cpu_flags, device_name
+from sam_bench.device import choose_device, choose_precision, cpu_flags, device_name, missing_for_compile
 from sam_bench.errors import InputError
 from sam_bench.integrations.shadowing import FIX, detect_shadowing
 from sam_bench.models.registry import PLUGINS, architectures
@@ -153,8 +152,8 @@ def _plugins() -> Finding:
 
 
 def _compiler() -> Finding:
-    found: Callable[[str], str | None] = shutil.which
-    compiler = found("cc") or found("gcc") or found("clang")
-    if compiler:
-        return Finding("C compiler", "ok", compiler)
-    return Finding("C compiler", "note", "none found; torch.compile needs one", "install gcc or clang")
+    device, _ = choose_device("auto")
+    missing = missing_for_compile(device)
+    if missing is None:
+        return Finding("torch.compile", "ok", f"has what it needs on {device.type}")
+    return Finding("torch.compile", "note", f"needs a {missing} on {device.type}", "install gcc and g++, or clang")

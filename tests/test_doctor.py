@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from sam_bench.cli.main import cli
@@ -73,8 +74,17 @@ def test_a_package_that_breaks_on_import_is_reported_with_its_error(
 
 def test_a_missing_compiler_is_worth_a_note(there: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    finding = by_name(examine(**there))["C compiler"]
-    assert finding.status == "note" and "torch.compile" in finding.detail and "gcc" in finding.fix
+    finding = by_name(examine(**there))["torch.compile"]
+    assert finding.status == "note" and "compiler" in finding.detail and "gcc" in finding.fix
+
+
+def test_a_c_compiler_alone_does_not_compile_for_a_cpu(
+    there: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "gcc").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sam_bench.doctor.choose_device", lambda _: (torch.device("cpu"), ""))
+    assert by_name(examine(**there))["torch.compile"].detail == "needs a C++ compiler on cpu"
 
 
 @pytest.mark.parametrize("below", [(), ("data",)])
@@ -133,6 +143,6 @@ def test_the_command_fails_when_something_is_wrong_and_still_says_everything(
     where = ["--data-dir", str(there["data_dir"]), "--zoo", str(there["zoo"])]
     plain, machine = doctor(*where), doctor(*where, "--json")
     assert plain.exit_code == machine.exit_code == 1
-    assert "-> pip install 'robustbench>=1.1.1'" in plain.stdout and "C compiler" in plain.stdout
+    assert "-> pip install 'robustbench>=1.1.1'" in plain.stdout and "torch.compile" in plain.stdout
     statuses = {finding["what"]: finding["status"] for finding in json.loads(machine.stdout)["findings"]}
     assert statuses["robustbench.benchmark"] == "wrong" and statuses["timm"] == "ok"
