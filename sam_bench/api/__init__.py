@@ -18,11 +18,9 @@ from sam_bench.api.sweeping import as_json as sweep_as_json
 from sam_bench.api.training import TrainResult
 from sam_bench.api.verbs import analyze, evaluate, evaluate_curve, sweep, train
 from sam_bench.api.verifying import check_pull_request, verify_entry
-from sam_bench.evaluation import TASK_SIZE
 from sam_bench.training import load_recipe, recipe_text, settings_of_methods
 
 __all__ = [
-    "TASK_SIZE",
     "AutoAttack",
     "DataSpec",
     "EvalSpec",

@@ -124,7 +124,6 @@ def build_leaderboard(
     folder: StrPath = Path("leaderboards"),
     *,
     zoo: StrPath | None = None,
-    title: str = "sam-bench leaderboard",
     robustbench: StrPath | None = None,
     dataset: StrPath | None = None,
     data_dir: StrPath = Path("data"),
@@ -134,7 +133,6 @@ def build_leaderboard(
     Args:
         folder: The leaderboards folder.
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
-        title: Heading of the start page.
         robustbench: RobustBench's `model_info` folder, or a checkout that has one: its entries of the same boards
             are shown beside ours. Nothing of it is copied but what the pages show.
         dataset: Data of the boards, FILE.npz or FOLDER, for the accuracy of each class. A data set with a name is
@@ -147,7 +145,6 @@ def build_leaderboard(
     return build(
         Path(folder),
         zoo=None if zoo is None else Path(zoo),
-        title=title,
         robustbench=None if robustbench is None else Path(robustbench),
         labels_of=_labels_of(dataset, Path(data_dir)),
     )

@@ -54,7 +54,6 @@ def prepared_evaluation(
         address=spec.ray_address,
         device=spec.device,
         workers=spec.workers,
-        task_size=spec.task_size,
         reporter=reporter or SilentReporter(),
     )
     with joined(LONG_PATIENCE) as team, chosen as away:

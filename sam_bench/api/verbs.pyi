@@ -121,7 +121,6 @@ def evaluate(
     workers: int | None = None,
     executor: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
-    task_size: int | None = None,
     output: StrPath | None = None,
     record_dir: StrPath | None = None,
     resume: bool | Literal["if-any"] = False,
@@ -155,7 +154,6 @@ def evaluate(
         executor: Where the work is done: on this machine, or on a Ray cluster.
         ray_address: auto or HOST:PORT of a Ray cluster; local: start one here. Default: $RAY_ADDRESS, else
             local.
-        task_size: Examples of a task on Ray, at most. Default: 256.
         output: The record's file (….json). Default: evaluations/MODEL/ATTACK-NORM-EPS….json.
         record_dir: The folder of the records, one a radius. Default: evaluations/MODEL.
         resume: Go on with what an interrupted evaluation has found; a finished one is given back.
@@ -184,7 +182,6 @@ def evaluate_curve(
     workers: int | None = None,
     executor: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
-    task_size: int | None = None,
     output: StrPath | None = None,
     record_dir: StrPath | None = None,
     resume: bool | Literal["if-any"] = False,
@@ -216,7 +213,6 @@ def evaluate_curve(
         executor: Where the work is done: on this machine, or on a Ray cluster.
         ray_address: auto or HOST:PORT of a Ray cluster; local: start one here. Default: $RAY_ADDRESS, else
             local.
-        task_size: Examples of a task on Ray, at most. Default: 256.
         output: The record's file (….json). Default: evaluations/MODEL/ATTACK-NORM-EPS….json.
         record_dir: The folder of the records, one a radius. Default: evaluations/MODEL.
         resume: Go on with what an interrupted evaluation has found; a finished one is given back.

@@ -49,7 +49,6 @@ _verifying = common.together(
 @command.command("build")
 @_folder_option
 @common.zoo_option
-@click.option("--title", default="sam-bench leaderboard", show_default=True, help="Heading of the start page.")
 @click.option(
     "--robustbench",
     type=click.Path(path_type=Path, file_okay=False, exists=True),

@@ -53,13 +53,6 @@ class _Multiple(click.ParamType):
 @click.option("--sweep", is_flag=True, help="Also train a few small models on your data, and measure them.")
 @click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Of each run of the sweep.")
 @click.option(
-    "--limit-train", type=click.IntRange(1), default=10000, show_default=True, help="Training images of the sweep."
-)
-@click.option("--width", type=click.IntRange(1), default=8, show_default=True, help="Width of the sweep's network.")
-@click.option(
-    "--n-examples", type=click.IntRange(1), default=1000, show_default=True, help="Test images that it attacks."
-)
-@click.option(
     "--folder",
     type=common.FOLDER,
     default=Path("recommend"),
@@ -110,12 +103,14 @@ def _question(options: Mapping[str, Any]) -> Question:
 
 
 def _swept(question: Question, dataset: str, options: Mapping[str, Any], *, quiet: bool) -> Swept:
-    shared = {name: options[name] for name in ("epochs", "limit_train", "seed", "device", "folder", "n_examples")}
+    shared = {name: options[name] for name in ("epochs", "seed", "device", "folder")}
     return sweep_for(
         question,
         dataset,
         **shared,
-        arch_options={"width": options["width"]},
+        limit_train=10_000,
+        arch_options={"width": 8},
+        n_examples=1000,
         reporter=common.reporter(quiet),
         command=common.command_line(),
     )

@@ -1,13 +1,12 @@
 """Evaluation: a problem's log and an executor become a record, verdict by verdict."""
 
-from sam_bench.evaluation.executors import TASK_SIZE, Executor, Local, OnRay, Processes, Torchrun, chosen_executor
+from sam_bench.evaluation.executors import Executor, Local, OnRay, Processes, Torchrun, chosen_executor
 from sam_bench.evaluation.log import Log
 from sam_bench.evaluation.problem import Problem, check_fit
 from sam_bench.evaluation.results import second_attack_for
 from sam_bench.evaluation.runner import evaluate_curve_of
 
 __all__ = [
-    "TASK_SIZE",
     "Executor",
     "Local",
     "Log",

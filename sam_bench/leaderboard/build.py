@@ -39,7 +39,6 @@ def build_leaderboard(
     folder: Path | str,
     *,
     zoo: Path | str | None = None,
-    title: str = "sam-bench leaderboard",
     robustbench: Path | str | None = None,
     labels_of: LabelsOf = lambda record: None,
 ) -> BuiltLeaderboard:
@@ -52,7 +51,6 @@ def build_leaderboard(
         folder: The leaderboards folder, `<dataset>/<threat>/<name>.json` inside.
         zoo: Folder of the zoo with the cards; default `$SAM_BENCH_ZOO`, else `./model_zoo`. Cards beside the
             leaderboards folder are found, too.
-        title: Heading of the start page.
         robustbench: See `read_published`: published entries that the pages show beside ours.
         labels_of: Labels of a record's test images, for the accuracy of each class.
 
@@ -82,5 +80,5 @@ def build_leaderboard(
         write_atomic(paths[form], text)
     if not site.available():
         return BuiltLeaderboard(boards=boards, paths=paths, missing=site.MISSING)
-    paths["html"] = site.write_site(site.Content(boards, folder, title, published, labels_of))
+    paths["html"] = site.write_site(site.Content(boards, folder, published, labels_of))
     return BuiltLeaderboard(boards=boards, paths=paths)

@@ -92,7 +92,6 @@ OTHER_EVALUATION: dict[str, Any] = {
     "workers": 2,
     "executor": "ray",
     "ray_address": "auto",
-    "task_size": 4,
     "output": "other.json",
     "record_dir": "other-records",
     "resume": "if-any",

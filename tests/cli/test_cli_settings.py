@@ -97,7 +97,6 @@ def test_train_says_what_is_wrong_with_an_option(cli: CommandLine, arguments: li
         (["--n-examples", "501"], "--n-examples 501 must be between 1 and 500, the size of digits-8px's test set"),
         (["--n-examples", "x"], "Invalid value for '--n-examples': 'x' is not a valid integer."),
         (["--batch-size", "0"], "Invalid value for '--batch-size': 0 is not in the range x>=1."),
-        (["--task-size", "1"], "--task-size 1 goes with --executor ray only"),
         (
             ["--attack", "autoattack", "--engine", "reference", "--rng", "upstream"],
             "--rng: upstream goes with engine fast only, as pyautoattack draws its random numbers itself",

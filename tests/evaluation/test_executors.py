@@ -168,6 +168,7 @@ def test_a_node_that_is_lost_half_way_costs_nothing_but_time(
 
 DRIVER = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from evaluation_samples import Nearest, attacked, digits, problem_of
 from executor_samples import Held
@@ -175,8 +176,8 @@ from sam_bench.evaluation import chosen_executor
 
 folder, address = Path(sys.argv[1]), sys.argv[2]
 problem = problem_of(Nearest(), digits(48), Held(steps=5, folder=folder), batch_size=6)
-with chosen_executor("ray", address=address, device="auto", workers=None, task_size=12) as executor:
-    attacked(problem, folder / "journal", executor)
+with chosen_executor("ray", address=address, device="auto", workers=None) as executor:
+    attacked(problem, folder / "journal", replace(executor, task_size=12))
 """
 
 
@@ -223,7 +224,7 @@ def test_a_curve_made_on_a_cluster_has_the_records_of_one_made_here(cluster: Clu
         here = api.evaluate_curve("tiny", ["4/255", "16/255"], **options)
         for path in tmp_path.glob("evaluations/tiny/*.json"):
             path.unlink()
-        there = api.evaluate_curve("tiny", ["4/255", "16/255"], **options, executor="ray", task_size=10)
+        there = api.evaluate_curve("tiny", ["4/255", "16/255"], **options, executor="ray")
         assert len(list(tmp_path.glob("evaluations/tiny/*"))) == 2, "records, and no journal left"
     differing = {"seconds", "device", "created"}
     for one, other in zip(here, there, strict=True):
@@ -269,13 +270,12 @@ def test_an_attack_whose_draws_depend_on_the_batch_is_not_cut_into_tasks(
         ({"device": "cuda"}, "device=cuda: the Ray cluster has no GPU"),
         ({"device": "cuda:1"}, "device=cuda:1 does not go with executor=ray: use auto, cpu or cuda"),
         ({"name": "local", "address": "auto"}, "ray_address=auto goes with executor=ray only"),
-        ({"name": "local"}, "task_size=256 goes with executor=ray only"),
     ],
 )
 def test_what_an_executor_cannot_do_is_refused_by_its_option(
     cluster: Cluster, options: dict[str, Any], message: str
 ) -> None:
-    given: dict[str, Any] = {"name": "ray", "address": None, "device": "auto", "workers": None, "task_size": 256}
+    given: dict[str, Any] = {"name": "ray", "address": None, "device": "auto", "workers": None}
     chosen = {**given, **options}
     with pytest.raises(InputError, match=message), chosen_executor(chosen.pop("name"), **chosen):
         pass
@@ -283,7 +283,7 @@ def test_what_an_executor_cannot_do_is_refused_by_its_option(
 
 def test_the_two_ways_to_share_examples_are_not_mixed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    executor = chosen_executor("ray", address=None, device="auto", workers=None, task_size=256)
+    executor = chosen_executor("ray", address=None, device="auto", workers=None)
     with pytest.raises(InputError, match="executor=ray and torchrun both share out the examples"), executor:
         pass
 

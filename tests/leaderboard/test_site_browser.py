@@ -76,7 +76,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltLeaderboard:
     bench.submit(long, make_record(long, clean=60, robust=1))
     few = make_card("few")
     bench.submit(few, make_record(few, clean=45, robust=44, n=50))
-    return build_leaderboard(bench.folder, title="Leaderboard of a test")
+    return build_leaderboard(bench.folder)
 
 
 class Viewer:
@@ -218,7 +218,7 @@ def test_markup_in_a_card_or_record_is_shown_as_text_and_never_runs(viewer: View
     for page in (HOSTILE, BOARD):
         viewer.open(page)
         assert MARKUP in viewer.driver.find_element("tag name", "main").text
-        assert viewer.driver.title.endswith("Leaderboard of a test")
+        assert viewer.driver.title.endswith("sam-bench leaderboard")
 
 
 def test_both_plots_of_a_board_show_every_model_and_its_page(viewer: Viewer) -> None:
@@ -248,7 +248,7 @@ def test_a_thousand_models_are_drawn_in_two_seconds(browser: Any, built: BuiltLe
         row = first.row.model_copy(update=shares)
         rows.append(replace(first, stored=replace(first.stored, path=path), row=row, rank=index + 1))
     board = replace(built.boards[0], rows=tuple(rows))
-    content = Content([board], tmp_path, "A thousand models")
+    content = Content([board], tmp_path)
     write_atomic(content.board_page(board), render_board(content, board))
     for name, text in assets().items():
         write_atomic(content.site / "assets" / name, text)

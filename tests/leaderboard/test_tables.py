@@ -226,7 +226,7 @@ def build_with_hostile_texts(bench: Bench) -> Any:
     texts: Any = {"warnings": (HOSTILE,), "command": HOSTILE, "device": HOSTILE}
     foreign = make_record(card, clean=80, robust=50, attack="theirs", engine=HOSTILE, settings={HOSTILE: HOSTILE})
     bench.submit(card, make_record(card, clean=80, robust=30, **texts), foreign)
-    return build_leaderboard(bench.folder, title=HOSTILE)
+    return build_leaderboard(bench.folder)
 
 
 def test_latex_escapes_every_special_sign(bench: Bench) -> None:

@@ -13,7 +13,6 @@ from sam_bench.api.specs.checks import Flag, Lengths, Place, Settings, Text, Who
 from sam_bench.api.specs.shared import RunSpec
 from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.errors import InputError
-from sam_bench.evaluation import TASK_SIZE
 from sam_bench.perturb.ball import USUAL_EPS, check_eps
 from sam_bench.records import ComponentSpec, Norm, Radius
 
@@ -112,11 +111,6 @@ class EvalSpec(RunSpec):
             metavar="ADDRESS",
             default="$RAY_ADDRESS, else local",
         ),
-    ] = None
-    task_size: Annotated[
-        int | None,
-        Whole(1),
-        option("Examples of a task on Ray, at most.", group="device", default=str(TASK_SIZE)),
     ] = None
     output: Annotated[
         Path | None,

@@ -3,7 +3,7 @@
 from sam_bench.evaluation.executors.base import Executor
 from sam_bench.evaluation.executors.local import Local
 from sam_bench.evaluation.executors.processes import Processes
-from sam_bench.evaluation.executors.ray import TASK_SIZE, OnRay, chosen_executor
+from sam_bench.evaluation.executors.ray import OnRay, chosen_executor
 from sam_bench.evaluation.executors.torchrun import Torchrun
 
-__all__ = ["TASK_SIZE", "Executor", "Local", "OnRay", "Processes", "Torchrun", "chosen_executor"]
+__all__ = ["Executor", "Local", "OnRay", "Processes", "Torchrun", "chosen_executor"]

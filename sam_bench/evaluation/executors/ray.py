@@ -22,8 +22,6 @@ from sam_bench.integrations.ray import Cluster, connected
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import ROBUST
 
-TASK_SIZE = 256  # examples
-
 
 @dataclass
 class OnRay(Executor):
@@ -44,7 +42,7 @@ class OnRay(Executor):
     cluster: Cluster
     device: str = "auto"
     workers: int | None = None
-    task_size: int = TASK_SIZE
+    task_size: int = 256
     reporter: Reporter = field(default_factory=SilentReporter)
     devices: set[str] = field(default_factory=set)
 
@@ -117,7 +115,6 @@ def chosen_executor(
     address: str | None,
     device: str,
     workers: int | None,
-    task_size: int | None = None,
     reporter: Reporter | None = None,
 ) -> Iterator[OnRay | None]:
     """A cluster to attack or train on, for the time of the block; None where that is this machine.
@@ -126,7 +123,6 @@ def chosen_executor(
         name: Which.
         address: Of the cluster; see `integrations.ray.connected`.
         device, workers, reporter: See `OnRay`.
-        task_size: See `OnRay`; default 256.
 
     Raises:
         InputError: Ray is not installed, no cluster answers, or it has no such device.
@@ -134,15 +130,12 @@ def chosen_executor(
     if name == "local":
         if address is not None:
             raise InputError(f"`ray_address={address}` goes with `executor=ray` only")
-        if task_size is not None:
-            raise InputError(f"`task_size={task_size}` goes with `executor=ray` only")
         yield None
         return
     if team_size() > 1:
         raise InputError("`executor=ray` and torchrun both share out the examples; use one of them")
     with connected(address, workers=workers) as cluster:
-        size = TASK_SIZE if task_size is None else task_size
-        yield OnRay(cluster, device=device, workers=workers, task_size=size, reporter=reporter or SilentReporter())
+        yield OnRay(cluster, device=device, workers=workers, reporter=reporter or SilentReporter())
 
 
 def _attack(shared: tuple[Problem, str], stored: Examples) -> Iterator[Event | str]:

@@ -49,14 +49,12 @@ class Content:
     Args:
         boards: All boards, ranked.
         folder: The leaderboards folder; the pages go into `site/` inside, and link files relative to themselves.
-        title: Heading of the start page.
         published: RobustBench's entries, to be shown beside ours.
         labels_of: Labels of a record's test images; None where they are not at hand.
     """
 
     boards: Sequence[Board]
     folder: Path
-    title: str
     published: Sequence[Published] = ()
     labels_of: LabelsOf = lambda record: None
 
