@@ -28,6 +28,8 @@ Methods that depend on the step (LookSAM, ESAM, sparse SAM, LE-SAM, noise, RWP, 
 
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import FGSM, INPUT_PERTURBATIONS, NFGSM, PGD, GaussianNoise, InputPerturbation
+from sam_bench.perturb.inputs.free import Free
+from sam_bench.perturb.inputs.prior import FGSMPGI
 from sam_bench.perturb.weights import (
     WEIGHT_PERTURBATIONS,
     Backward,
@@ -46,6 +48,7 @@ from sam_bench.perturb.weights.gsam import GSAM
 from sam_bench.perturb.weights.lesam import LESAM
 from sam_bench.perturb.weights.looksam import LookSAM
 from sam_bench.perturb.weights.msam import MSAM
+from sam_bench.perturb.weights.noise import Noise
 from sam_bench.perturb.weights.rwp import RWP
 from sam_bench.perturb.weights.sam import SAM
 from sam_bench.perturb.weights.ssam import SSAM
@@ -60,6 +63,7 @@ __all__ = [
     "AWP",
     "ESAM",
     "FGSM",
+    "FGSMPGI",
     "GSAM",
     "INPUT_PERTURBATIONS",
     "LESAM",
@@ -78,10 +82,12 @@ __all__ = [
     "DynamicSSAM",
     "EntropySGD",
     "FisherSAM",
+    "Free",
     "FriendlySAM",
     "GaussianNoise",
     "InputPerturbation",
     "LookSAM",
+    "Noise",
     "StepContext",
     "VaSSO",
     "WeightPerturbation",

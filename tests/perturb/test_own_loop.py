@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from weights_samples import build, data, largest_difference, net, plain_gradient
 
+from sam_bench import perturb
 from sam_bench.errors import InputError
-from sam_bench.perturb import ASAM, ESAM, PGD, SAM, WEIGHT_PERTURBATIONS, LookSAM, StepContext
+from sam_bench.perturb import ASAM, ESAM, INPUT_PERTURBATIONS, PGD, SAM, WEIGHT_PERTURBATIONS, LookSAM, StepContext
 from sam_bench.training import build_recipe, load_recipe, override
 from sam_bench.training.step import TrainingStep
 
@@ -206,3 +207,9 @@ def test_two_processes_under_ddp_learn_the_same_and_what_one_would(tmp_path: Pat
             assert apart > 1e-6  # several ascents, each along a part of the batch
         else:
             assert apart < (2e-2 if name.endswith("bf16") else 1e-12), name
+
+
+@pytest.mark.parametrize("registry", [INPUT_PERTURBATIONS, WEIGHT_PERTURBATIONS], ids=["inputs", "weights"])
+def test_every_method_can_be_imported_for_a_loop_of_ones_own(registry: Any) -> None:
+    classes = {registry.get(name).__name__ for name in registry.names() if name != "none"}
+    assert classes <= set(perturb.__all__)
