@@ -24,11 +24,23 @@ class Component(BaseModel):
 
     State that changes while training is kept in private attributes; it is saved and restored
     through `state_dict` and `load_state_dict`, so that a resumed run continues as if uninterrupted.
+
+    Raises:
+        InputError: A setting is unknown or its value wrong; names the setting.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
     method: ClassVar[str] = "none"
+
+    def __init__(self, /, **settings: Any) -> None:
+        for name in settings:
+            if name not in type(self).model_fields:
+                raise unknown_name(f"setting of {type(self).__name__}", name, type(self).model_fields)
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise InputError(with_field(first_problem(error))) from None  # pydantic's own text takes many lines
 
     def __getstate__(self) -> dict[Any, Any]:
         """What pickle keeps: the name, too."""
@@ -162,5 +174,5 @@ class Registry(Generic[C]):
             raise InputError(f"`{self.field}.{foreign[0]}`: {self.kind} {spec.method!r} takes {takes}")
         try:
             return cls(**spec.settings)
-        except ValidationError as error:
-            raise InputError(with_field(first_problem(error), self.field)) from error
+        except InputError as error:
+            raise InputError(with_field(str(error), self.field)) from error

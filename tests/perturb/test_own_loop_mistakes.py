@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from weights_samples import data, net
 
+from sam_bench.attacks import ATTACKS
 from sam_bench.errors import InputError
 from sam_bench.perturb import FGSM, INPUT_PERTURBATIONS, LESAM, PGD, SAM, GaussianNoise, InputPerturbation, StepContext
 from sam_bench.records import ComponentSpec
@@ -100,3 +101,33 @@ def test_no_perturbation_takes_inputs_of_any_range() -> None:
 def test_a_radius_in_units_of_255_is_refused() -> None:
     with pytest.raises(InputError, match=r"eps='8' is too large for Linf: .*, so you probably mean 8/255"):
         perturbed(PGD(eps=8), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SAM(rho=-1), "rho: must be greater than or equal to 0 (given: -1)"),
+        (lambda: PGD(norm="linf"), "norm: must be 'Linf' or 'L2' (given: 'linf')"),
+        (lambda: PGD(eps="8/x"), "eps: '8/x' is not a radius: write a number or a fraction such as 8/255"),
+        (lambda: PGD(loss="kl", random_start=False), "loss: kl needs random_start: at the clean input its slope is "),
+        (lambda: PGD(stepz=3), "unknown setting of PGD 'stepz'. Did you mean 'steps'"),
+        (lambda: ATTACKS.get("pgd")(steps=0), "steps: must be greater than or equal to 1 (given: 0)"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_sentence_that_names_it(make: Any, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make()
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    # Nor does the traceback show pydantic's own text.
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_sum_is_refused_where_passes_see_parts_of_the_batch() -> None:
+    loss_fn = nn.CrossEntropyLoss(reduction="sum")
+    for sam, micro_batch in ((SAM(rho=0.1), 5), (SAM(rho=0.1, m=4), None)):
+        with pytest.raises(InputError, match=r"^loss_fn gives a sum, which is wrong for a part of a batch"):
+            sam.step_gradients(net(), loss_fn, *data(), micro_batch=micro_batch)
+    model, (x, y) = net(), data()
+    SAM(rho=0.0).step_gradients(model, loss_fn, x, y)  # of the whole batch at once it is what it says
+    expected = torch.autograd.grad(loss_fn(model(x), y), list(model.parameters()))
+    assert all(torch.allclose(p.grad, each) for p, each in zip(model.parameters(), expected, strict=True))  # type: ignore[arg-type]

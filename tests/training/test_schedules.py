@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
+from sam_bench.errors import InputError
 from sam_bench.records import ComponentSpec
 from sam_bench.training.schedules import SCHEDULES, Constant, Cosine, Cyclic, OneCycle, Piecewise
 
@@ -53,7 +53,7 @@ def test_cyclic_is_torchs_cyclic(top: float) -> None:
 
 @pytest.mark.parametrize("top", [0.0, 1.0, 1.5])
 def test_the_top_of_a_cycle_is_within_the_run(top: float) -> None:
-    with pytest.raises(ValidationError, match="top"):
+    with pytest.raises(InputError, match=r"^top: must be "):
         Cyclic(top=top)
 
 

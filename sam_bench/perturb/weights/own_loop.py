@@ -26,6 +26,7 @@ class OwnLoss:
     Args:
         loss_fn: The loss.
         model: The network.
+        batch: Examples in the batch, of which a pass may see a part.
 
     Raises:
         InputError: The loss has parameters that learn. Their gradients would be summed over all passes of all steps.
@@ -33,8 +34,8 @@ class OwnLoss:
 
     passes = (1.0, 1.0)
 
-    def __init__(self, loss_fn: LossFunction, model: nn.Module) -> None:
-        self._loss_fn = loss_fn
+    def __init__(self, loss_fn: LossFunction, model: nn.Module, batch: int) -> None:
+        self._loss_fn, self._batch = loss_fn, batch
         known = set(map(id, model.parameters()))
         for name, parameter in loss_fn.named_parameters() if isinstance(loss_fn, nn.Module) else []:
             if parameter.requires_grad and id(parameter) not in known:
@@ -53,6 +54,12 @@ class OwnLoss:
                 f"gives a tensor of shape {tuple(losses.shape)}",
                 field="loss_fn",
                 hint="it must give the mean loss, or one loss per example",
+            )
+        if getattr(self._loss_fn, "reduction", None) == "sum" and len(logits) < self._batch:
+            raise InputError(
+                "gives a sum, which is wrong for a part of a batch",
+                field="loss_fn",
+                hint="give the mean, or one loss per example (reduction='none')",
             )
         return losses if losses.dim() else losses.expand(len(logits))
 
