@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sam_bench.attacks.events import AttackWarning, Examples, Verdict
 from sam_bench.attacks.warnings import warning
 from sam_bench.device import repeatable_convolutions, true_float32
-from sam_bench.errors import SamBenchError
+from sam_bench.errors import InputError, SamBenchError
 from sam_bench.perturb.ball import Ball
 from sam_bench.records import MISCLASSIFIED, ROBUST
 
@@ -57,7 +57,7 @@ def classes_of(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor, *, batch_size: int, device: torch.device) -> Tensor:
+def predict(model: nn.Module, x: Tensor, *, batch_size: int, device: torch.device, highest_label: int = 0) -> Tensor:
     """Predicted classes, as every verdict sees them: in true float32, not in TF32, and by the same kernels.
 
     Args:
@@ -65,9 +65,13 @@ def predict(model: nn.Module, x: Tensor, *, batch_size: int, device: torch.devic
         x: Inputs, float32 [N, ...].
         batch_size: Examples at a time; on a CPU no prediction depends on it.
         device: Where the model is.
+        highest_label: The highest that a prediction is compared with.
 
     Returns:
         int64 [N] on the CPU; see `classes_of`.
+
+    Raises:
+        InputError: The model does not know the highest label, which would always count as misclassified.
     """
     predicted = []
     on_cpu = device.type == "cpu"
@@ -75,6 +79,8 @@ def predict(model: nn.Module, x: Tensor, *, batch_size: int, device: torch.devic
     with true_float32(), repeatable_convolutions():
         for part in x.split(size):
             logits = model(pad(part.to(device), SMALLEST_BATCH if on_cpu else size))
+            if highest_label >= logits.shape[1]:
+                raise InputError(f"y has labels up to {highest_label}, but the model knows {logits.shape[1]} classes")
             predicted.append(classes_of(logits)[: len(part)].cpu())
     return torch.cat(predicted)
 
@@ -103,7 +109,7 @@ class Verifier:
         right = known_right(examples)
         asked = ~right
         if bool(asked.any()):
-            right[asked] = self._predict(examples.x[asked]) == examples.y[asked]
+            right[asked] = self._predict(examples.x[asked], int(examples.y.max())) == examples.y[asked]
         # The attack is given a copy: it cannot move what its result is compared with.
         self._rows = right.nonzero().flatten()
         self._x, self._y, self._index = examples.x, examples.y, examples.index[self._rows].tolist()
@@ -186,8 +192,8 @@ class Verifier:
             if verdict is not None:
                 yield verdict
 
-    def _predict(self, x: Tensor) -> Tensor:
-        classes = predict(self._model, x, batch_size=self._batch_size, device=self._device)
+    def _predict(self, x: Tensor, highest_label: int = 0) -> Tensor:
+        classes = predict(self._model, x, batch_size=self._batch_size, device=self._device, highest_label=highest_label)
         if bool((classes == NO_CLASS).any()) and not self.warnings:
             self.warnings.append(warning("nan-logits"))
         return classes

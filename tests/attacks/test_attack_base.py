@@ -277,6 +277,7 @@ def test_what_is_judged_is_computed_in_float32_and_the_search_is_left_what_it_wa
         (lambda x, y: (x[0], y), r"not float32 \[1, 8, 8\]"),
         (lambda x, y: (x, y[:5]), r"y must be 100 integers, a label for each of x, not int64 \[5\]"),
         (lambda x, y: (x, y - 3), "y must be labels from 0, not from -3"),
+        (lambda x, y: (x, y + 8), r"y has labels up to \d+, but the model knows \d+ classes"),
         (lambda x, y: (x, y.float()), r"not float32 \[100\]"),
     ],
     ids=[
@@ -287,6 +288,7 @@ def test_what_is_judged_is_computed_in_float32_and_the_search_is_left_what_it_wa
         "one image",
         "too few labels",
         "labels below 0",
+        "labels beyond the classes",
         "labels of another type",
     ],
 )
