@@ -100,7 +100,7 @@ def one_cuda_graph_a_step(step: TrainingStep, x: Tensor, y: Tensor) -> None:
     """Have a step search with one CUDA graph for a pass forward, one back and the move."""
     pgd = step.recipe.inputs
     assert isinstance(pgd, PGD)
-    size = float(pgd.eps / 4 if pgd.step_size is None else pgd.step_size)
+    size = float(pgd.eps) / 4 if pgd.step_size is None else float(pgd.step_size)
 
     def move(point: Tensor, x: Tensor, y: Tensor) -> Tensor:
         def loss(at: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from sam_bench.device import true_float32
 from sam_bench.errors import InputError
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import LossPerExample, check_restarts, cross_entropy, input_gradient, not_finite
-from sam_bench.records import ROBUST, Norm, Radius
+from sam_bench.records import ROBUST, Norm, RadiusGiven
 
 
 class Steps(Protocol):
@@ -209,11 +209,11 @@ def _random_start(x: Tensor, ball: Ball, rng: CounterRNG, rows: Tensor, restart:
 class PGDAttack(RestartedAscent):
     """Projected gradient descent on the cross-entropy (Madry et al. 2018)."""
 
-    step_size: Radius | None = Field(default=None, description="length of a step; default: eps/4")
+    step_size: RadiusGiven | None = Field(default=None, description="length of a step; default: eps/4")
 
     @model_validator(mode="after")
     def _moves(self) -> PGDAttack:
-        if self.step_size is not None and self.step_size <= 0:
+        if self.step_size is not None and float(self.step_size) <= 0:
             raise ValueError(f"step_size: {self.step_size} goes nowhere; give one above 0, as 2/255")
         return self
 

@@ -9,7 +9,7 @@ from sam_bench.objectives.base import OBJECTIVES, Objective
 from sam_bench.objectives.slopes import loss_and_slope
 from sam_bench.perturb.inputs import cross_entropy
 from sam_bench.perturb.weights import Score
-from sam_bench.records import Radius
+from sam_bench.records import Radius, RadiusGiven
 
 
 @OBJECTIVES.register("input-gradient")
@@ -24,7 +24,7 @@ class InputGradient(Objective):
     clean_only = True
     differentiates_slopes = True
 
-    gradient_eps: Radius = Field(
+    gradient_eps: RadiusGiven = Field(
         default=Radius("6/255"), description="weight of the L1 norm of the input's gradient; like a radius, e.g. 6/255"
     )
 

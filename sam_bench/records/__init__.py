@@ -23,7 +23,7 @@ from sam_bench.records.evaluation import (
     accuracies,
     adversarial_path,
 )
-from sam_bench.records.fields import NAME_PATTERN, SCHEMA_VERSION, Name, Norm, Radius, Record
+from sam_bench.records.fields import NAME_PATTERN, SCHEMA_VERSION, Name, Norm, Radius, RadiusGiven, Record
 from sam_bench.records.io import atomic_file, first_problem, read_record, sha256_file, write_atomic, write_record
 from sam_bench.records.recipe import Augmentation, ComponentSpec, Recipe
 from sam_bench.records.sampling import Sampled, sampling_of
@@ -52,6 +52,7 @@ __all__ = [
     "Norm",
     "Precision",
     "Radius",
+    "RadiusGiven",
     "Recipe",
     "Record",
     "RobustBenchDataset",

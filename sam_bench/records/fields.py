@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import core_schema
@@ -96,6 +96,13 @@ class Radius(float):
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError(f"{_shown(value)} is not a radius: write a number or a fraction such as 8/255")
         return cls(value)
+
+
+if TYPE_CHECKING:
+    RadiusGiven = str | float
+else:
+    RadiusGiven = Radius
+"""A `Radius` as a setting. A type checker lets callers write `PGD(eps="8/255")`; code that reads it takes `float`."""
 
 
 def _to_float(value: str | float) -> float:

@@ -149,7 +149,7 @@ def test_sharded_weights_are_refused() -> None:
 
 def test_calling_an_input_perturbation_draws_from_the_global_generator() -> None:
     model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(8, 1, 4, 4), torch.arange(8) % 3
-    pgd, found = PGD(eps="8/255", steps=2), []  # type: ignore[arg-type]
+    pgd, found = PGD(eps="8/255", steps=2), []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         found.append(pgd(model, x, y))
@@ -180,7 +180,7 @@ def learned(name: str, rank: int = 0, size: int = 1) -> list[Tensor]:
     if size > 1:
         model = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    pgd, sam = PGD(eps="8/255", steps=3, random_start=False), SAM(rho=0.1)  # type: ignore[arg-type]
+    pgd, sam = PGD(eps="8/255", steps=3, random_start=False), SAM(rho=0.1)
     if name == "own groups":
         sam = SAM(rho=0.1, m=3)
     for whole, labels in batches():

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sam_bench.errors import InputError
 from sam_bench.modes import batch_norm_statistics_kept, frozen, training_mode
 from sam_bench.perturb.ball import Ball, check_eps
-from sam_bench.records import Radius
+from sam_bench.records import Radius, RadiusGiven
 from sam_bench.registry import Component, Registry
 
 
@@ -141,7 +141,9 @@ class GradientAscent(InputPerturbation):
     """What the gradient methods share: a ball, and how BatchNorm behaves meanwhile."""
 
     norm: Literal["Linf", "L2"] = Field(default="Linf", description="norm of the ball around each input: Linf or L2")
-    eps: Radius = Field(default=Radius("8/255"), description="radius of the ball, for inputs in [0, 1]; e.g. 8/255")
+    eps: RadiusGiven = Field(
+        default=Radius("8/255"), description="radius of the ball, for inputs in [0, 1]; e.g. 8/255"
+    )
     bn_mode: Literal["train", "eval", "update"] = Field(
         default="eval",
         description="BatchNorm while the input is searched: batch statistics (train), running ones (eval), or batch "

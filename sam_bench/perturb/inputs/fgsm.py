@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs.base import INPUT_PERTURBATIONS, GradientAscent
 from sam_bench.perturb.inputs.losses import input_gradient
-from sam_bench.records import Radius
+from sam_bench.records import RadiusGiven
 
 
 @INPUT_PERTURBATIONS.register("fgsm")
 class FGSM(GradientAscent):
     """One step from a random start: fast adversarial training (Wong, Rice, Kolter 2020, algorithm 3)."""
 
-    step_size: Radius | None = Field(default=None, description="length of a step; default: 1.25 eps")
+    step_size: RadiusGiven | None = Field(default=None, description="length of a step; default: 1.25 eps")
     random_start: bool = Field(default=True, description="start at a random point of the ball")
 
     @property
@@ -31,7 +31,7 @@ class FGSM(GradientAscent):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
         """One step of ascent on the cross-entropy, back into the ball."""
         start = self.starting_points(x, generator=generator)
-        size = 1.25 * self.eps if self.step_size is None else float(self.step_size)
+        size = 1.25 * float(self.eps) if self.step_size is None else float(self.step_size)
         with self._searching(model):
             _, gradient = input_gradient(model, start, y)
         return self.ball.step(start, x, gradient, size)
@@ -45,8 +45,8 @@ class NFGSM(GradientAscent):
     from overfitting to itself; only the box of valid images binds. The paper has Linf only.
     """
 
-    step_size: Radius | None = Field(default=None, description="length of a step; default: eps")
-    noise_eps: Radius | None = Field(default=None, description="radius of the uniform noise; default: 2 eps")
+    step_size: RadiusGiven | None = Field(default=None, description="length of a step; default: eps")
+    noise_eps: RadiusGiven | None = Field(default=None, description="radius of the uniform noise; default: 2 eps")
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -60,7 +60,7 @@ class NFGSM(GradientAscent):
 
     @property
     def _noise(self) -> Ball:
-        return Ball(norm=self.norm, eps=2 * self.eps if self.noise_eps is None else float(self.noise_eps))
+        return Ball(norm=self.norm, eps=2 * float(self.eps) if self.noise_eps is None else float(self.noise_eps))
 
     @property
     def _size(self) -> float:

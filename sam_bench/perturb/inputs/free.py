@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs.base import INPUT_PERTURBATIONS, InputPerturbation
 from sam_bench.perturb.inputs.kept import Kept, place_of
-from sam_bench.records import Radius
+from sam_bench.records import Radius, RadiusGiven
 
 
 @INPUT_PERTURBATIONS.register("free")
@@ -24,8 +24,10 @@ class Free(InputPerturbation):
 
     follows_training: ClassVar[bool] = True
 
-    eps: Radius = Field(default=Radius("8/255"), description="radius of the ball, for inputs in [0, 1]; e.g. 8/255")
-    step_size: Radius | None = Field(default=None, description="length of a step; default: eps")
+    eps: RadiusGiven = Field(
+        default=Radius("8/255"), description="radius of the ball, for inputs in [0, 1]; e.g. 8/255"
+    )
+    step_size: RadiusGiven | None = Field(default=None, description="length of a step; default: eps")
     replays: int = Field(default=8, ge=1, description="steps in a row that learn from a batch")
 
     _delta: Kept = PrivateAttr(default_factory=lambda: Kept(fill=0.0))

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from sam_bench.perturb.ball import normal
 from sam_bench.perturb.inputs.base import INPUT_PERTURBATIONS, InputPerturbation
-from sam_bench.records import Radius
+from sam_bench.records import Radius, RadiusGiven
 
 
 @INPUT_PERTURBATIONS.register("gaussian")
 class GaussianNoise(InputPerturbation):
     """Independent normal noise on every pixel, clipped to the box of valid images (Bishop 1995)."""
 
-    std: Radius = Field(default=Radius("8/255"), description="standard deviation of the noise, for inputs in [0, 1]")
+    std: RadiusGiven = Field(
+        default=Radius("8/255"), description="standard deviation of the noise, for inputs in [0, 1]"
+    )
 
     @property
     def reach(self) -> float:

@@ -12,7 +12,7 @@ from sam_bench import graphs
 from sam_bench.perturb.ball import Ball, normal
 from sam_bench.perturb.inputs.base import INPUT_PERTURBATIONS, GradientAscent
 from sam_bench.perturb.inputs.losses import LossPerExample, cross_entropy, input_gradient, kl_divergence
-from sam_bench.records import Radius
+from sam_bench.records import RadiusGiven
 
 _TRADES_START = 1e-3  # standard deviation of TRADES' start
 
@@ -37,7 +37,7 @@ class PGD(GradientAscent):
     """
 
     steps: int = Field(default=10, ge=1, description="steps of the ascent")
-    step_size: Radius | None = Field(default=None, description="length of a step; default: eps/4")
+    step_size: RadiusGiven | None = Field(default=None, description="length of a step; default: eps/4")
     random_start: bool = Field(default=True, description="start at a random point of the ball")
     start: Literal["uniform", "gaussian"] = Field(
         default="uniform",
@@ -111,7 +111,7 @@ class PGD(GradientAscent):
         seen: _Highest | None = None,
     ) -> Tensor:
         x_adv = start
-        size = self.eps / 4 if self.step_size is None else float(self.step_size)
+        size = float(self.eps) / 4 if self.step_size is None else float(self.step_size)
         # What is differentiated by `torch.func` cannot move statistics.
         whole = seen is None and self.bn_mode != "update"
         for _ in range(self.steps):

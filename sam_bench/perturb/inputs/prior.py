@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sam_bench.perturb.inputs.base import INPUT_PERTURBATIONS, GradientAscent
 from sam_bench.perturb.inputs.kept import Kept, place_of
 from sam_bench.perturb.inputs.losses import input_gradient
-from sam_bench.records import Radius
+from sam_bench.records import RadiusGiven
 
 
 @INPUT_PERTURBATIONS.register("fgsm-pgi")
@@ -22,7 +22,7 @@ class FGSMPGI(GradientAscent):
     single step from overfitting to its start. The first batch starts at random points of the ball.
     """
 
-    step_size: Radius | None = Field(default=None, description="length of a step; default: eps")
+    step_size: RadiusGiven | None = Field(default=None, description="length of a step; default: eps")
 
     _prior: Kept = PrivateAttr(default_factory=lambda: Kept(fill=torch.nan))
 
