@@ -118,7 +118,7 @@ def import_model(
     store = zoos.Zoo(zoos.zoo_dir(zoo))
     about = {"robustbench_dataset": data.robustbench, "threat": "Linf", "license": "unknown", **about}
     place = zoos.Place(name, data.name, about["threat"], about["robustbench_dataset"])
-    _refuse_present(store, place)
+    store.check_new(place)
     store.check_place(place)
 
     def built(of: Architecture) -> nn.Module:
@@ -155,6 +155,7 @@ def import_model(
             "imported": Imported(file=path.name, sha256=sha256_file(path)),
             "created": timestamp(),
         },
+        new=True,
     )
     return ImportResult(card, store.card_path(card), asked, otherwise, note)
 
@@ -206,14 +207,6 @@ def normalisation(text: str, channels: int) -> Normalisation:
             value=shortened(text),
         ) from None
     return tuple(part * channels if len(part) == 1 else part for part in (mean, std))  # type: ignore[return-value]
-
-
-def _refuse_present(store: zoos.Zoo, place: zoos.Place) -> None:
-    if store.matches(zoos.full_name(place)):
-        raise InputError(
-            f"{zoos.full_name(place)} is in the zoo {store.root} already: choose another `name` or `zoo`, or take it "
-            f"out first (sam-bench zoo remove {zoos.full_name(place)})"
-        )
 
 
 def _usual(data: Dataset) -> Normalisation:

@@ -15,10 +15,10 @@ from sam_bench.errors import InputError, first_line, shortened
 from sam_bench.records import Architecture, EvaluationRecord, ModelCard, read_record, sha256_file
 from sam_bench.zoo.checkpoint import SUFFIXES, fit_external, read_state_dict, what_is_wrong
 from sam_bench.zoo.external import External, from_robustbench, from_timm
-from sam_bench.zoo.names import full_name, robustbench_dataset
+from sam_bench.zoo.names import ambiguous, full_name, robustbench_dataset
 from sam_bench.zoo.paths import zoo_dir
 from sam_bench.zoo.register import hidden_robustbench_model, registered_card
-from sam_bench.zoo.store import Zoo, ambiguous
+from sam_bench.zoo.store import Zoo
 from sam_bench.zoo.weights import state_dict_sha256
 from sam_bench.zoo.weights_check import build, load_card
 

@@ -8,8 +8,10 @@ dots left in.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, get_args
 
+from sam_bench.errors import InputError
 from sam_bench.records import ModelCard, Norm, RobustBenchDataset
 
 
@@ -91,3 +93,18 @@ def robustbench_name(card: ModelCard) -> str | None:
 def full_name(card: Named) -> str:
     """`<dataset>/<threat>/<name>`, which names exactly one card of a zoo."""
     return f"{card.dataset}/{card.threat}/{card.name}"
+
+
+def ambiguous(name: str, found: list[ModelCard]) -> InputError:
+    """The error for a name that several cards have."""
+    listing = ", ".join(full_name(card) for card in found)
+    return InputError(f"{name!r} names {len(found)} models; say which: {listing}")
+
+
+def already_in(zoo: Path, place: Named, how: str = "") -> InputError:
+    """The error for a name that the zoo has already; `how` says what is different."""
+    name = full_name(place)
+    return InputError(
+        f"{name} is in the zoo {zoo} already{how}: choose another `name` or `zoo`, or take it out first "
+        f"(sam-bench zoo remove {name})"
+    )

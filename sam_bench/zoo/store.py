@@ -29,7 +29,7 @@ from sam_bench.locks import claimed
 from sam_bench.records import ModelCard, first_problem, read_record, write_atomic, write_record
 from sam_bench.records.io import nearest_existing
 from sam_bench.zoo.index import Listed, listed
-from sam_bench.zoo.names import Named, full_name, timm_names
+from sam_bench.zoo.names import Named, already_in, ambiguous, full_name, timm_names
 from sam_bench.zoo.weights import StateDict, StorageDtype, first_non_finite, misfit, pack, unpack
 from sam_bench.zoo.weights_check import Problem, build, load_card, names_its_own_weights, problems_of, weights_file
 
@@ -160,6 +160,7 @@ class Zoo:
         *,
         dtype: StorageDtype = "fp32",
         same_run: bool = False,
+        new: bool = False,
     ) -> ModelCard:
         """Put a checkpoint into the zoo; one of the same name is replaced whole or not at all.
 
@@ -169,6 +170,7 @@ class Zoo:
             dtype: "fp16" halves the file: weights are rounded to float16 and computed with in
                 float32. Whoever reports a number then measures it on the model that `load` returns.
             same_run: Refuse to replace the model of another run, as `check_run` does.
+            new: Refuse to replace any model, as `check_new` does.
 
         Returns:
             The card as written.
@@ -176,7 +178,7 @@ class Zoo:
         Raises:
             InputError: A field of the card is wrong, the weights do not fit the architecture or are
                 not finite, another model already has one of the names timm would know it by, or
-                `same_run` is asked for and the card that is there is from another run.
+                `same_run` or `new` refuses.
             SamBenchError: The file cannot be written; the previous checkpoint is untouched.
         """
         state = model.state_dict() if isinstance(model, nn.Module) else model
@@ -192,10 +194,11 @@ class Zoo:
             raise InputError(f"the weights do not fit {draft.architecture.name}: {problem}")
         count = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
         card = draft.model_copy(update={"parameters": count, "architecture_sha256": draft.architecture.sha256})
-        self._refuse_taken_names(card)
         # Two runs that began together both found the name free: the last word is under the lock.
         with claimed(self.root):
             self._refuse_taken_names(card)
+            if new:
+                self.check_new(card)
             if same_run:
                 try:
                     self.check_run(card, {field: getattr(card, field) for field in RUN_FIELDS})
@@ -227,10 +230,7 @@ class Zoo:
             self._refuse_taken_names(card)
             there = self.read(self.card_path(card)) if self.card_path(card).exists() else card
             if there.weights.sha256 != card.weights.sha256:
-                raise InputError(
-                    f"{full_name(card)} is in the zoo {self.root} already, with other weights: choose another `name` "
-                    f"or `zoo`, or take it out first (sam-bench zoo remove {full_name(card)})"
-                )
+                raise already_in(self.root, card, ", with other weights")
             self._write(card, content)
         for tell in on_saved:
             tell(self, card)
@@ -280,10 +280,16 @@ class Zoo:
         there = self.read(path) if path.exists() else None
         differing = [name for name, value in made_by.items() if there and getattr(there, name) != value]
         if differing:
-            raise InputError(
-                f"{full_name(place)} is in the zoo {self.root} already, from a run with another {differing[0]}: choose "
-                f"another `name` or `zoo`, or take it out first (sam-bench zoo remove {full_name(place)})"
-            )
+            raise already_in(self.root, place, f", from a run with another {differing[0]}")
+
+    def check_new(self, place: Named) -> None:
+        """Refuse to replace any model; an import asks before it starts, and `save` again.
+
+        Raises:
+            InputError: The name is taken.
+        """
+        if self.matches(full_name(place)):
+            raise already_in(self.root, place)
 
     def check_place(self, place: Named) -> None:
         """Refuse early, before training, the names that `save` would refuse and a folder it could not write.
@@ -376,12 +382,6 @@ class Zoo:
             InputError: They do not fit the architecture.
         """
         return load_card(card, self.card_path(card).parent)
-
-
-def ambiguous(name: str, found: list[ModelCard]) -> InputError:
-    """The error for a name that several cards have."""
-    listing = ", ".join(full_name(card) for card in found)
-    return InputError(f"{name!r} names {len(found)} models; say which: {listing}")
 
 
 def _card(fields: Mapping[str, Any]) -> ModelCard:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_bench import api
+from sam_bench.api import importing
 from sam_bench.data import load_dataset
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, create_model
@@ -59,6 +60,25 @@ def _import(file: Path, images: Path, zoo: Path, **changes: Any) -> api.ImportRe
         "device": "cpu",
     }
     return api.import_model(file, **given | changes)
+
+
+def test_of_two_imports_of_one_name_at_once_the_second_is_refused(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(_bare(), tmp_path / "theirs.pt")
+    torch.save({key: value * 2 for key, value in _bare().items()}, tmp_path / "late.pt")
+    measure = importing.correct
+
+    def overtaken(*given: Any, **more: Any) -> Tensor:
+        monkeypatch.setattr(importing, "correct", measure)
+        _import(tmp_path / "theirs.pt", images, tmp_path / "zoo")
+        return measure(*given, **more)
+
+    monkeypatch.setattr(importing, "correct", overtaken)  # the name was free when this one began
+    with pytest.raises(InputError, match=r"theirs is in the zoo .* already: choose another name"):
+        _import(tmp_path / "late.pt", images, tmp_path / "zoo")
+    imported = Zoo(tmp_path / "zoo").find("theirs").imported
+    assert imported is not None and imported.file == "theirs.pt"
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "net"])
