@@ -18,7 +18,8 @@ from sam_bench.leaderboard.checks import CheckedEntry, check_entries
 from sam_bench.leaderboard.entries import read_entry
 from sam_bench.leaderboard.evidence import check_places, write_manifest
 from sam_bench.leaderboard.examples import own_examples, share_with_larger, stored_examples
-from sam_bench.leaderboard.verification import report_path
+from sam_bench.leaderboard.verification import digest_of, report_path
+from sam_bench.locks import claimed
 from sam_bench.records import adversarial_path, write_atomic
 
 
@@ -44,9 +45,11 @@ def add_evidence(
         The files written. The entry has to be verified anew.
 
     Raises:
-        InputError: The entry is not sound, it has no such row, or an example is not broken again.
+        InputError: The entry is not sound, it has no such row, an example is not broken again, or the entry
+            has changed meanwhile.
     """
     stored = read_entry(Path(entry).absolute())
+    begun = digest_of(stored.path)
     check_places(stored)
     (checked,) = check_entries([stored], None if zoo is None else Path(zoo))
     card = checked.found.card
@@ -70,10 +73,13 @@ def add_evidence(
         files[path] = packed(replace(again, x_adv={**again.x_adv, **own}), test)
     if not files:
         return []
-    for path, content in files.items():
-        write_atomic(path, content)
-    write_manifest(stored, card)
-    report_path(stored.path).unlink(missing_ok=True)  # it was about the entry as it was
+    with claimed(stored.path.parent):  # another process may be adding a row to the same entry
+        if digest_of(stored.path) != begun:
+            raise InputError(f"{entry} has changed since it was attacked: do it again")
+        for path, content in files.items():
+            write_atomic(path, content)
+        write_manifest(stored, card)
+        report_path(stored.path).unlink(missing_ok=True)  # it was about the entry as it was
     return list(files)
 
 

@@ -13,7 +13,7 @@ from sam_bench.errors import InputError
 from sam_bench.leaderboard.convergence import check_convergence
 from sam_bench.leaderboard.pull_request import PullRequestCheck
 from sam_bench.leaderboard.pull_request import check_pull_request as checked
-from sam_bench.leaderboard.verification import report_path
+from sam_bench.leaderboard.verification import withdraw_report
 from sam_bench.leaderboard.verify import AuditPlan, Means, Verification, write_report
 from sam_bench.leaderboard.verify import verify_entry as verified
 from sam_bench.records import ModelCard
@@ -68,7 +68,7 @@ def verify_entry(
     if write and verification.shown:
         write_report(verification)
     elif write and verification.refuted and verification.checks[-1].name == "audit":
-        report_path(verification.path).unlink(missing_ok=True)  # too many of the claims that it vouches for are false
+        withdraw_report(verification.path, verification.entry_sha256)  # too many claims that it vouches for are false
     return verification
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam_bench.errors import InputError, shortened
-from sam_bench.leaderboard.entries import read_entries, read_entry
+from sam_bench.leaderboard.cards import check_weights, find_card
+from sam_bench.leaderboard.entries import StoredEntry, read_entries, read_entry
 from sam_bench.leaderboard.evidence import evidence_files
 from sam_bench.leaderboard.files import read_checked, shown
 from sam_bench.leaderboard.labels import percent
@@ -186,14 +187,26 @@ def _files_of(repository: Path, file: Path) -> set[str]:
     return found
 
 
+def _same_weights(one: StoredEntry, other: StoredEntry, zoo: Path) -> bool:
+    """Whether two entries are of the same weights, also where these were saved again in another file."""
+    if one.entry.sam_bench.checkpoint_sha256 == other.entry.sam_bench.checkpoint_sha256:
+        return True
+    own, others = (find_card(each, zoo).card for each in (one, other))
+    if own is None or others is None or own.parameters != others.parameters:
+        return False  # most differ in this: their weights need not be read
+    digest = check_weights(own, one.card_path())
+    return digest != "" and digest == check_weights(others, other.card_path())
+
+
 def _check_identity(repository: Path, base: str, path: str) -> None:
     """Refuse an entry that takes the place of another model, or that is another model under a new name."""
     file = repository / path
-    own = read_entry(file).entry.sam_bench
+    stored = read_entry(file)
+    own = stored.entry.sam_bench
     folder = repository / _BOARDS
     for other in read_entries(folder):
         there = other.entry.sam_bench
-        if other.path != file and there.checkpoint_sha256 == own.checkpoint_sha256:
+        if other.path != file and _same_weights(stored, other, repository / "model_zoo"):
             raise InputError(f"has the weights of {there.name}, which is on the board already: a model is listed once")
     merge_base = _merge_base(repository, base)
     if not _git(repository, "ls-tree", merge_base, "--", path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from sam_bench.errors import InputError
 from sam_bench.leaderboard.entries import headline, read_entry
 from sam_bench.leaderboard.files import LARGEST_RECORD, read_bytes, read_checked
+from sam_bench.locks import claimed
 from sam_bench.records import State, VerificationReport
 
 
@@ -40,6 +41,13 @@ def report_of(entry_file: Path) -> VerificationReport | None:
     except InputError:
         return None
     return report if digests == (report.entry_sha256, report.manifest_sha256) else None
+
+
+def withdraw_report(entry_file: Path, entry_sha256: str) -> None:
+    """Delete the report of an entry that was refuted, unless the entry has changed since."""
+    with claimed(entry_file.parent):
+        if digest_of(entry_file) == entry_sha256:
+            report_path(entry_file).unlink(missing_ok=True)
 
 
 def digest_of(file: Path) -> str:

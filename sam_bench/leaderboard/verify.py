@@ -33,6 +33,7 @@ from sam_bench.leaderboard.examples import share_with_larger, stored_examples
 from sam_bench.leaderboard.files import shown
 from sam_bench.leaderboard.labels import AUTOATTACK, percent
 from sam_bench.leaderboard.verification import digest_of, manifest_path, report_of, report_path
+from sam_bench.locks import claimed
 from sam_bench.records import (
     ROBUST,
     Audit,
@@ -197,20 +198,20 @@ def write_report(verification: Verification) -> Path:
     if not verification.shown:
         raise InputError(f"{verification.path} was refused, so there is nothing to report: {verification.reason}")
     verified = verification.entry_sha256, verification.manifest_sha256
-    if verified != (digest_of(verification.path), digest_of(manifest_path(verification.path))):
-        raise InputError(f"{verification.path} or its manifest has changed since it was verified: verify it again")
-    before = report_of(verification.path)
-    known = {row.record: row for row in before.rows} if before else {}
-    rows = [_with_what_was_shown(row, known.get(row.record)) for row in verification.rows]
-    report = VerificationReport(
-        entry_sha256=verification.entry_sha256,
-        manifest_sha256=verification.manifest_sha256,
-        rows=rows,
-        packages=package_versions(),
-        created=timestamp(),
-    )
     path = report_path(verification.path)
-    write_record(path, report)
+    with claimed(verification.path.parent):  # two that verify at once would each keep its own findings alone
+        if verified != (digest_of(verification.path), digest_of(manifest_path(verification.path))):
+            raise InputError(f"{verification.path} or its manifest has changed since it was verified: verify it again")
+        before = report_of(verification.path)
+        known = {row.record: row for row in before.rows} if before else {}
+        report = VerificationReport(
+            entry_sha256=verification.entry_sha256,
+            manifest_sha256=verification.manifest_sha256,
+            rows=[_with_what_was_shown(row, known.get(row.record)) for row in verification.rows],
+            packages=package_versions(),
+            created=timestamp(),
+        )
+        write_record(path, report)
     return path
 
 

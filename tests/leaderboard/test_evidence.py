@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_board import DATASET, Planted, bundle_of
 
 from sam_bench import api
+from sam_bench.api import evidence
 from sam_bench.cli.main import main
 from sam_bench.errors import InputError
 from sam_bench.leaderboard.verification import state_of
@@ -48,6 +50,23 @@ def test_a_row_without_examples_is_not_audited(planted: Planted) -> None:
     found = planted.verify(audit=2, beacon="b")
     assert [row.state for row in found.rows] == ["claimed", "replayed"] and found.state == "claimed"
     assert found.checks[-1].message == "there is no replayed row of AutoAttack"
+
+
+def test_examples_for_an_entry_that_has_changed_meanwhile_are_not_kept(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _strip(planted, planted.pgd)
+    find = evidence.find_again
+
+    def overtaken(*given: Any, **more: Any) -> Any:
+        planted.edit(planted.entry, lambda fields: fields.update(authors="Ada Lovelace"))
+        return find(*given, **more)
+
+    monkeypatch.setattr(evidence, "find_again", overtaken)
+    sealed = planted.manifest.read_bytes()
+    with pytest.raises(InputError, match="has changed since it was attacked: do it again"):
+        api.add_evidence(planted.entry, data_dir=planted.root / "data", zoo=planted.root / "model_zoo", device="cpu")
+    assert not planted.pgd.with_suffix(".adversarial.npz").exists() and planted.manifest.read_bytes() == sealed
 
 
 def test_the_command_says_which_rows_hold_evidence(

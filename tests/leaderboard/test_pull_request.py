@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import tiny_board
 import yaml
 from planted_forgeries import PLANTED, turned
 from tiny_board import Planted, class_means
+from torch import Tensor
 
 from sam_bench.cli.main import main
 from sam_bench.leaderboard.verification import report_path
@@ -146,6 +149,17 @@ def _copied_model(repository: Repository) -> None:
     repository.submit("n", scale=1.0)
 
 
+def _saved_again(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[[Repository], None]:
+    """The same model, its weights in another file."""
+
+    def forge(repository: Repository) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tiny_board, "pack", lambda state: safetensors.torch.save(change(dict(state)), {"by": "n"}))
+            repository.submit("n", scale=1.0)
+
+    return forge
+
+
 def _tables(repository: Repository) -> None:
     repository.submit()
     (repository.root / "leaderboards" / "leaderboard.md").write_text("| `n` | 100.00 |\n")
@@ -195,6 +209,11 @@ def _markup(repository: Repository) -> None:
         (_link, "is not a plain file (mode 120000)"),
         (_taken_over, "is the entry of another model than before"),
         (_copied_model, "has the weights of m, which is on the board already"),
+        (_saved_again(dict), "has the weights of m, which is on the board already"),
+        (
+            _saved_again(lambda state: {key: value.double() for key, value in state.items()}),
+            "has the weights of m, which is on the board already",
+        ),
         (_weights_over_anothers, "belongs to m, whose entry this branch leaves as it is"),
         (_record_over_anothers, "belongs to m, whose entry this branch leaves as it is"),
         (_record_over_a_report, "belongs to m, whose entry this branch leaves as it is"),
