@@ -18,7 +18,7 @@ from sam_bench.errors import InputError
 from sam_bench.models import check_input_gradient, check_model
 from sam_bench.modes import attacking
 from sam_bench.perturb.ball import Ball
-from sam_bench.records import Norm, Radius
+from sam_bench.records import Norm, Radius, sample_key
 from sam_bench.zoo import LoadedModel
 
 UNASKED = -1
@@ -84,9 +84,7 @@ class Problem:
     def key(self) -> str:
         """A digest of the model, the images and the ball: what the evaluation is of, and not how it is done."""
         model = self.model
-        # The number: 8/255 and 16/510 are one ball.
-        parts = [model.sha256, model.architecture_sha256, self.test.fingerprint, self.norm, float(self.eps).hex()]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return sample_key(model.sha256, model.architecture_sha256, self.test.fingerprint, self.norm, self.eps)
 
     def identity(self) -> dict[str, Any]:
         """What has to be the same for verdicts to belong together, as JSON has it.

@@ -33,6 +33,7 @@ from sam_bench.leaderboard.record_checks import (
     check_test_set,
     check_together,
     odd_curves,
+    sampled_text,
     whole_test_set,
 )
 from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry, ModelCard
@@ -106,6 +107,9 @@ def _check_entry(stored: StoredEntry, zoo: Path | None) -> CheckedEntry:
     check_fields(stored, found.card)
     notes = (f"{found.missing}: method, network and cost as the entry states them",) if found.missing else ()
     odd: dict[str, tuple[str, ...]] = {}
+    for row, record in rows:
+        if record.sampled is not None:
+            odd[row.record] = (sampled_text(record.sampled),)
     for key, note in odd_curves({row.record: record for row, record in rows}):
         odd[key] = (*odd.get(key, ()), note)
     return CheckedEntry(stored, found, rows, notes, odd)

@@ -108,7 +108,7 @@ def network_label(name: str, options: Mapping[str, Any]) -> str:
 
 
 def attack_name(record: EvaluationRecord) -> str:
-    """What a row calls the record's attack: `autoattack-rand`, `pgd-20`, `pgd-20x5`, `pgd-20-step-1over255`, `fgsm`.
+    """What a row calls the record's attack: `autoattack-rand`, `pgd-20`, `pgd-20x5`, `autoattack-sampled-0.1`.
 
     Attacks of different strength get different names, so that no table ranks one against the other.
     Only AutoAttack's standard version is called plainly `autoattack`.
@@ -117,6 +117,8 @@ def attack_name(record: EvaluationRecord) -> str:
     if record.version and (name, record.version) != (AUTOATTACK, "standard"):
         name += f"-{record.version}"
         name += "".join(f"-{part}" for part in record.settings.get("suite", ()))
+    if record.sampled is not None:
+        name += f"-{record.settings.get('sample')}"
     steps, restarts = _count(record.settings.get("steps")), _count(record.settings.get("restarts"))
     if steps:
         name += f"-{steps}" + (f"x{restarts}" if restarts > 1 else "")

@@ -9,13 +9,24 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from sam_bench.attacks import ATTACKS, Attack, AttackWarning
+from sam_bench.attacks.autoattack.sampled import SAMPLED, AutoAttackSampled
 from sam_bench.attacks.autoattack.suite import build_suite, fit_to_classes
 from sam_bench.attacks.warnings import second_attack_warnings, square_warnings
 from sam_bench.data.sources import SOURCES, reserved_name
 from sam_bench.errors import InputError, shortened
 from sam_bench.leaderboard.labels import AUTOATTACK, attack_name, examples_text, radius_key, radius_text
-from sam_bench.records import MISCLASSIFIED, ComponentSpec, EvaluationRecord, ModelCard
+from sam_bench.records import (
+    MISCLASSIFIED,
+    ComponentSpec,
+    EvaluationRecord,
+    ModelCard,
+    Sampled,
+    sample_key,
+    sampling_of,
+)
 
 TEST_SET_SIZES = {"cifar10": 10_000, "cifar100": 10_000, "svhn": 26_032, "digits": 500, "imagenet": 50_000}
 """How many test examples there are of the data sets that everyone has."""
@@ -43,7 +54,7 @@ def check_record(evidence: Evidence) -> None:
 
     Raises:
         InputError: It names one of our attacks, but another one ran, or another engine; it carries more than was
-            broken; or it lacks a warning that follows from its own verdicts.
+            broken; its sample was chosen; or it lacks a warning that follows from its own verdicts.
     """
     record, path = evidence.record, evidence.path
     attack = _attack_of(record, path)
@@ -53,6 +64,7 @@ def check_record(evidence: Evidence) -> None:
             f"{path} carries {examples_text(record.carried)} over from smaller radii, but only {broken:,} were broken: "
             "evaluate again"
         )
+    _check_sample(record, attack, path)
     follow = []
     if attack is not None:
         follow = [*attack.warnings, *square_warnings(record.verdicts, attack.attacks, record.sampled)]
@@ -60,6 +72,21 @@ def check_record(evidence: Evidence) -> None:
         opinion = record.second_opinion
         follow += second_attack_warnings(record.attack, opinion.attack, opinion.gap)
     _check_warnings(evidence, follow, "its verdicts and its attack")
+
+
+def _check_sample(record: EvaluationRecord, attack: Attack | None, path: Path) -> None:
+    """Refuse a sample that was chosen: which examples FAB-T and Square see follows from model, images and ball."""
+    if not isinstance(attack, AutoAttackSampled):
+        if record.sampled is not None:
+            raise InputError(f"{path} names a sample, but {shortened(record.attack)} runs on all examples")
+        return
+    model, images = (record.checkpoint_sha256, record.architecture_sha256), record.dataset_fingerprint
+    chosen = attack.keyed(sample_key(*model, images, record.norm, record.eps)).chosen
+    inside = chosen.contains(torch.arange(record.n_examples)).tolist()
+    if record.sampled != sampling_of(record.verdicts, SAMPLED, inside):
+        raise InputError(
+            f"{path}: sampled is not what model, images, ball and the share {chosen.share:g} give: evaluate again"
+        )
 
 
 def _attack_of(record: EvaluationRecord, path: Path) -> Attack | None:
@@ -281,6 +308,15 @@ def _is_random(record: EvaluationRecord) -> bool:
 def _rounding(count: int) -> int:
     """How many of so many examples another device's rounding may classify otherwise."""
     return 1 + count // 200
+
+
+def sampled_text(sampled: Sampled) -> str:
+    """What a record by a sample says of AutoAttack on all examples."""
+    count = len(sampled.examples)
+    return (
+        f"FAB-T and Square on {count:,} of the {sampled.of:,} examples that APGD left: AutoAttack leaves at least "
+        f"{sampled.at_least:.2%} (at {sampled.level:.0%}), most likely {sampled.estimate:.2%}"
+    )
 
 
 def odd_curves(records: Mapping[str, EvaluationRecord]) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ from sam_bench.records.evaluation import (
 from sam_bench.records.fields import NAME_PATTERN, SCHEMA_VERSION, Name, Norm, Radius, RadiusGiven, Record
 from sam_bench.records.io import atomic_file, first_problem, read_record, sha256_file, write_atomic, write_record
 from sam_bench.records.recipe import Augmentation, ComponentSpec, Recipe
-from sam_bench.records.sampling import Sampled, sampling_of
+from sam_bench.records.sampling import Sampled, sample_key, sampling_of
 from sam_bench.records.verification import Audit, FileDigest, Manifest, State, VerificationReport, VerifiedRow
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "atomic_file",
     "first_problem",
     "read_record",
+    "sample_key",
     "sampling_of",
     "sha256_file",
     "write_atomic",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 from pydantic import Field
 
-from sam_bench.records.fields import Fraction01, Record
+from sam_bench.records.fields import Fraction01, Norm, Radius, Record
 
 LEVEL = 0.95
 
@@ -23,6 +26,21 @@ class Sampled(Record):
     level: float = Field(default=LEVEL, gt=0, lt=1, description="how sure that is")
     estimate: Fraction01 = Field(description="robust accuracy if the others break as often as the sample")
     at_least: Fraction01 = Field(description="robust accuracy if as many break as may")
+
+
+def sample_key(checkpoint: str, architecture: str | None, images: str, norm: Norm, eps: Radius) -> str:
+    """What decides which examples are in the sample: a digest of the model, the images and the ball.
+
+    Args:
+        checkpoint: SHA-256 of the weights, as in a record.
+        architecture: SHA-256 of the architecture, as in a record.
+        images: Fingerprint of the test images and labels.
+        norm: Of the ball.
+        eps: Its radius.
+    """
+    # The number: 8/255 and 16/510 are one ball.
+    parts = [checkpoint, architecture, images, norm, float(eps).hex()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def most_outside(of: int, sample: int, broken: int, *, level: float = LEVEL) -> int:
