@@ -8,14 +8,14 @@ from pydantic.fields import FieldInfo
 
 from sam_bench.attacks import ATTACKS
 from sam_bench.training import PARTS, build_recipe, load_recipe, recipe_names
-from sam_bench.training.recipes import faithful_names
+from sam_bench.training.recipes import ALIASES, faithful_names
 
 
 def list_recipes() -> list[dict[str, Any]]:
     """The recipes that come with the package.
 
     Returns:
-        A row each: name, summary, what it is good for and what not, source, the
+        A row each: name, other names (`also`), summary, what it is good for and what not, source, the
         parts that make the method (`inputs`, `weights`, `objective`, `averaging`), passes per example
         and epoch relative to standard training, epochs, and whether it has a faithful form.
     """
@@ -26,6 +26,7 @@ def list_recipes() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
+                "also": [alias for alias, meant in ALIASES.items() if meant == name],
                 "summary": method.recipe.summary,
                 "good_for": method.recipe.good_for,
                 "source": method.recipe.source,

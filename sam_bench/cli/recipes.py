@@ -34,7 +34,8 @@ def list_recipes(as_json: bool) -> None:
     for cells in (head, *columns):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
     for row in rows:
-        click.echo(f"\n{row['name']}: {row['summary']}\n  good for: {row['good_for']}\n  source: {row['source']}")
+        names = ", ".join([row["name"], *row["also"]])
+        click.echo(f"\n{names}: {row['summary']}\n  good for: {row['good_for']}\n  source: {row['source']}")
 
 
 def _cost(row: dict[str, Any]) -> str:

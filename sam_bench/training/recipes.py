@@ -19,6 +19,9 @@ from sam_bench.errors import InputError, unknown_name
 from sam_bench.records import Augmentation, ComponentSpec, Recipe, first_problem
 from sam_bench.training.build import PARTS, PLAIN, override, settings_of_methods
 
+ALIASES: Mapping[str, str] = {"at-pgd10": "at", "at-linf-8": "at"}
+"""Other names of a recipe: that of its attack, and its place in the grid of radii."""
+
 
 def recipe_names() -> list[str]:
     """The recipes that come with the package."""
@@ -27,7 +30,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(name: str, *, faithful: bool = False) -> str:
-    """The YAML of a recipe: of the package's by its name, or of a file of the user's.
+    """The YAML of a recipe: of the package's by its name or another that it has, or of a file of the user's.
 
     Args:
         name: The recipe, or the file, which is checked as `load_recipe` does.
@@ -49,9 +52,10 @@ def recipe_text(name: str, *, faithful: bool = False) -> str:
 
 
 def _known(name: str) -> str:
-    if name not in recipe_names():
-        raise unknown_name("recipe", name, recipe_names())
-    return name
+    names, meant = recipe_names(), ALIASES.get(name, name)
+    if meant not in names:
+        raise unknown_name("recipe", name, [*names, *ALIASES])
+    return meant
 
 
 def _is_file(recipe: str | Path) -> bool:

@@ -22,7 +22,7 @@ from sam_bench.training import (
     settings_of_methods,
 )
 from sam_bench.training.build import PLAIN
-from sam_bench.training.recipes import faithful_names
+from sam_bench.training.recipes import ALIASES, faithful_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -74,15 +74,19 @@ def test_a_perturbation_that_would_begin_after_the_end_is_refused() -> None:
     assert build_recipe(override(load_recipe("trades-awp"), {"epochs": 10})).recipe.epochs == 10
 
 
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_a_recipe_is_found_by_its_other_names(alias: str, name: str) -> None:
+    assert load_recipe(alias) == load_recipe(name) and recipe_text(alias) == recipe_text(name)
+    assert alias not in recipe_names()
+
+
 def test_the_grid_of_radii_is_the_extensions() -> None:
     """Linf and L2, radius, steps and step size in 1/255, as the published table has them."""
     linf = {"1": (5, 0.5), "2": (5, 1.0), "4": (10, 1.0), "8": (10, 2.0)}
     l2 = {"16": (5, 8.0), "32": (5, 16.0), "64": (5, 32.0), "128": (5, 64.0)}
     for norm, grid in (("Linf", linf), ("L2", l2)):
         for eps, (steps, size) in grid.items():
-            attack = build_recipe(
-                load_recipe("at" if (norm, eps) == ("Linf", "8") else f"at-{norm.lower()}-{eps}")
-            ).inputs
+            attack = build_recipe(load_recipe(f"at-{norm.lower()}-{eps}")).inputs
             assert isinstance(attack, PGD) and attack.norm == norm and attack.steps == steps
             assert attack.eps * 255 == pytest.approx(float(eps)) and attack.step_size is not None
             assert attack.step_size * 255 == pytest.approx(size)
@@ -237,7 +241,7 @@ def test_a_wrong_yaml_is_named_with_its_field(tmp_path: Path, text: str, message
 
 def test_unknown_recipes_and_missing_files_are_refused() -> None:
     with pytest.raises(
-        InputError, match=r"unknown recipe 'sma'. Did you mean .*'sam'.*Available: .*at, .*sam, .*standard"
+        InputError, match=r"unknown recipe 'sma'. Did you mean .*'sam'.*Available: .*at, .*at-pgd10, .*sam, .*standard"
     ):
         load_recipe("sma")
     with pytest.raises(InputError, match=r"cannot read recipe nowhere\.yaml"):
