@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sam_bench.leaderboard.boards import Board, Row
-from sam_bench.leaderboard.labels import count_text, family
+from sam_bench.leaderboard.labels import count_text, examples_text, family
 from sam_bench.leaderboard.placement import Box, Marker, needs_line, place_labels
 
 MAX_PANELS = 6
@@ -73,11 +73,13 @@ class _Scale:
 
 
 def render(boards: Sequence[Board]) -> tuple[str, bytes]:
-    """The figure as SVG text and PNG bytes, a panel a board (the first six).
+    """The figure as SVG text and PNG bytes, a panel a board (the first six), of the rows that have a rank.
 
     Args:
         boards: At least one, each with at least one row.
     """
+    # What is over other images does not compare: its point would lie elsewhere for that alone.
+    boards = [replace(board, rows=tuple(row for row in board.rows if row.ranked)) for board in boards]
     with _drawing():
         figure = _draw(boards[:MAX_PANELS], _Scale.of(boards))
         png = io.BytesIO()
@@ -132,7 +134,7 @@ def _panel(axes: Axes, board: Board, scale: _Scale) -> None:
     axes.set_ylim(*_limits([bound for interval in intervals for bound in interval]))
     title = f"{board.short_title}"
     axes.set_title(title if len(title) <= 48 else f"{title[:47]}…", fontsize=10.5, loc="left", fontweight="bold")
-    axes.set_xlabel(f"clean accuracy ({_counts(board)} test examples)")
+    axes.set_xlabel(f"clean accuracy ({examples_text(board.examples)})")
     axes.set_ylabel("robust accuracy")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(_Percentages())
@@ -147,12 +149,6 @@ def _panel(axes: Axes, board: Board, scale: _Scale) -> None:
         colour, area = scale.colour(row), scale.area(_passes(row))
         axes.vlines(x, low, high, color=colour, alpha=0.3, linewidth=1.1, zorder=2)
         axes.scatter([x], [y], s=area, color=colour, alpha=0.88, edgecolor=_PAPER, linewidth=0.9, zorder=3)
-
-
-def _counts(board: Board) -> str:
-    """How many test examples the rows are over: one number, or from the fewest to the most."""
-    fewest = min(row.row.n_examples for row in board.rows)
-    return f"{board.examples:,}" if fewest == board.examples else f"{fewest:,} to {board.examples:,}"
 
 
 class _Percentages(MaxNLocator):

@@ -18,21 +18,24 @@ from sam_bench.leaderboard.figure import render
 from sam_bench.leaderboard.placement import Box, Marker, place_labels
 
 
-def test_svg_and_png_are_whole_and_show_a_marker_for_every_row(filled: Bench) -> None:
+def test_svg_and_png_are_whole_and_show_a_marker_for_every_ranked_row(filled: Bench) -> None:
     boards = make_boards(read_entries(filled.folder))
     svg, png = render(boards)
     ElementTree.fromstring(svg)
     assert Image.open(io.BytesIO(png)).size[0] > 1000
-    assert len(re.findall(r'id="PathCollection_\d+"', svg)) == sum(len(board.rows) for board in boards)
+    assert len(re.findall(r'id="PathCollection_\d+"', svg)) == sum(row.ranked for board in boards for row in board.rows)
 
 
-@pytest.mark.parametrize(("counts", "said"), [((100, 100), "100"), ((100, 50), "50 to 100")])
-def test_the_axis_says_how_many_examples_the_rows_are_over(bench: Bench, counts: tuple[int, int], said: str) -> None:
+@pytest.mark.parametrize(("counts", "markers"), [((100, 100), 2), ((100, 50), 1)])
+def test_a_panel_shows_the_rows_over_the_examples_that_its_axis_names(
+    bench: Bench, counts: tuple[int, int], markers: int
+) -> None:
     for name, recipe, n in (("sam", SAM, counts[0]), ("at", AT, counts[1])):
         card = make_card(name, recipe)
         bench.submit(card, make_record(card, clean=40, robust=10, n=n))
     svg, _ = render(make_boards(read_entries(bench.folder)))
-    assert f"clean accuracy ({said} test examples)" in svg
+    assert "clean accuracy (100 test examples)" in svg
+    assert len(re.findall(r'id="PathCollection_\d+"', svg)) == markers
 
 
 def test_marker_area_is_proportional_to_training_passes(bench: Bench) -> None:
