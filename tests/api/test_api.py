@@ -170,6 +170,8 @@ def test_half_precision_weights_are_what_is_measured() -> None:
         ({"dataset": "digts"}, "unknown data set 'digts'"),
         ({"arch": "preactresnet81"}, "unknown architecture 'preactresnet81'"),
         ({"settings": {"roh": 1}}, "unknown setting 'roh'. Did you mean 'rho'"),
+        ({"settings": {"name": "mine"}}, "name is no setting of a recipe but a keyword of its own"),
+        ({"settings": {"width": 8}}, "width is no setting of a recipe but an option of the network"),
         ({"settings": {"epochs": 0}}, "epochs: must be greater than or equal to 1"),
         ({"name": "../up"}, "name='../up' cannot name a model"),
         ({"seed": -1}, "seed=-1 must be between 0 and"),

@@ -14,6 +14,7 @@ from sam_bench.api.specs.base import option
 from sam_bench.api.specs.checks import Data, Flag, Length, Place, Positive, RecipeLike, Settings, Text, Whole
 from sam_bench.api.specs.shared import RunSpec
 from sam_bench.errors import InputError
+from sam_bench.models import architecture_options, architectures
 from sam_bench.perturb.ball import check_eps
 from sam_bench.records import NAME_PATTERN, Norm, Radius, Recipe, RobustBenchDataset
 from sam_bench.training import PARTS, BuiltRecipe, build_recipe, load_recipe, override
@@ -264,7 +265,19 @@ class TrainSpec(RunSpec):
     @cached_property
     def method(self) -> BuiltRecipe:
         """The recipe with the settings replaced, every name turned into the component it stands for."""
-        return build_recipe(override(self.base, self.settings))
+        try:
+            return build_recipe(override(self.base, self.settings))
+        except InputError:
+            self._say_what_is_given_elsewhere()
+            raise
+
+    def _say_what_is_given_elsewhere(self) -> None:
+        for name, value in self.settings.items():
+            if name in type(self).model_fields:
+                raise InputError("is no setting of a recipe but a keyword of its own", field=name)
+            if self.arch in architectures() and name in architecture_options(self.arch).model_fields:
+                hint = f"give `arch_options={{{name!r}: {value!r}}}`"
+                raise InputError("is no setting of a recipe but an option of the network", field=name, hint=hint)
 
     @property
     def norm(self) -> Norm:
