@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -81,6 +81,7 @@ def defined_again(known: Any, found: Any) -> bool:
 
 
 C = TypeVar("C", bound=Component)
+D = TypeVar("D", bound=Component)
 
 
 class Registry(Generic[C]):
@@ -99,14 +100,17 @@ class Registry(Generic[C]):
         self._families: dict[str, Callable[[str], type[C]]] = {}
         self._plugins_loaded = False
 
-    def register(self, name: str) -> Callable[[type[C]], type[C]]:
-        """Class decorator: make the class available as `name`."""
+    def register(self, name: str) -> Callable[[type[D]], type[D]]:
+        """Class decorator: make the class available as `name`.
 
-        def decorate(cls: type[C]) -> type[C]:
+        Its type stays the class's own: an editor would offer the settings of the base class otherwise.
+        """
+
+        def decorate(cls: type[D]) -> type[D]:
             if not defined_again(self._classes.get(name), cls):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             cls.method = name
-            self._classes[name] = cls
+            self._classes[name] = cast("type[C]", cls)
             return cls
 
         return decorate

@@ -29,7 +29,7 @@ _ROBUSTBENCH_SHAPES: dict[str, tuple[int, int, int | None]] = {
 _MOST_CLASSES = 1_000_000
 
 
-def load_npz(path: Path, *, test_only: bool = False) -> Dataset:
+def load_npz(path: str | Path, *, test_only: bool = False) -> Dataset:
     """Load x_train, y_train, x_test, y_test, and where given classes, name and robustbench.
 
     Args:
@@ -54,7 +54,7 @@ def npz_name(path: Path) -> str:
         return _Reader(path, archive).name()
 
 
-def load_extra(path: Path, *, shape: tuple[int, ...], num_classes: int) -> Split:
+def load_extra(path: str | Path, *, shape: tuple[int, ...], num_classes: int) -> Split:
     """Further training images, for example generated ones: `image` and `label`, or x_train and y_train.
 
     The first are the names in the published files of Wang et al. 2023 (arXiv 2302.04638).

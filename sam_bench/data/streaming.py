@@ -253,7 +253,7 @@ class StreamedDataset:
 
 
 def stream_folder(
-    path: Path, *, image_size: int | None = None, resize_to: int | None = None, test_only: bool = False
+    path: str | Path, *, image_size: int | None = None, resize_to: int | None = None, test_only: bool = False
 ) -> StreamedDataset:
     """List the images of train/<class>/ and test/<class>/ (and folders below them) without decoding them.
 
