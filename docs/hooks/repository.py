@@ -51,12 +51,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the guides that the navigation does not name."""
+    """Add the pages of the analyses under their names."""
     assert config.nav is not None
-    named = str(config.nav)
-    guides = next(section["Guides"] for section in config.nav if "Guides" in section)
-    found = sorted(path.relative_to(config.docs_dir) for path in Path(config.docs_dir).rglob("*.md"))
-    guides += [path.as_posix() for path in found if f"'{path.as_posix()}'" not in named]
+    section = next(each["Analyses"] for each in config.nav if "Analyses" in each)
+    pages = sorted((Path(config.docs_dir) / "analyses").glob("*.md"))
+    section += [{path.stem.capitalize(): f"analyses/{path.name}"} for path in pages]
     return config
 
 
