@@ -31,6 +31,7 @@ class Keywords(griffe.Extension):
         """Take the parameters of the verbs, and what they mean, from the stub."""
         if pkg.path != "sam_bench":
             return
+        _show_as_other_classes(pkg)
         stub = griffe.visit("verbs", filepath=STUB, code=STUB.read_text(encoding="utf-8"))
         for name, told in stub.functions.items():
             verb = pkg[f"api.verbs.{name}"]
@@ -42,3 +43,14 @@ class Keywords(griffe.Extension):
             assert fields
             verb.docstring.value = f"{above}{keywords}\n{below}"
             verb.parameters = told.parameters
+
+
+def _show_as_other_classes(module: griffe.Module) -> None:
+    """Drop pydantic's list of fields: each has its own paragraph, or a row of a table."""
+    for cls in module.classes.values():
+        if not cls.is_alias:
+            cls.labels.discard("pydantic-model")
+            cls.extra.pop("mkdocstrings", None)
+    for below in module.modules.values():
+        if not below.is_alias:
+            _show_as_other_classes(below)

@@ -7,6 +7,9 @@ import inspect
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from pydantic.fields import FieldInfo
+
+from sam_bench.registry import Component
 
 MODULES = (
     "sam_bench",
@@ -37,10 +40,26 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         module = importlib.import_module(path)
         text, _, more = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
         names = [name for name in module.__all__ if not inspect.ismodule(getattr(module, name))]
-        entries = [f"::: {path}.{name}\n" for name in names]
+        entries = [_entry(path, name, getattr(module, name)) for name in names]
         content = "\n".join([f"# {path}\n", text, "", more, "", *entries])
         files.append(File.generated(config, f"reference/{path}.md", content=content))
         rows.append(f"| [`{path}`]({path}.md) | {' '.join(text.split())} |")
     overview = ["# Python", "", "| module | what it holds |", "| --- | --- |", *rows]
     files.append(File.generated(config, "reference/index.md", content="\n".join(overview)))
     return files
+
+
+def _entry(path: str, name: str, value: object) -> str:
+    """What mkdocstrings is to show. Of a method that recipes name, the settings: a base class tells how it is called."""
+    entry = f"::: {path}.{name}\n"
+    if not (inspect.isclass(value) and issubclass(value, Component) and "method" in vars(value)):
+        return entry  # no class that is registered under a name
+    options = "    options: {members: false, merge_init_into_class: false, show_bases: false}\n"
+    fields = value.model_fields
+    keys = sorted(fields, key=lambda key: key not in value.__annotations__)  # first the ones of its own
+    rows = [f"| `{key}` | {_default(fields[key])} | {fields[key].description} |" for key in keys]
+    return "\n".join([entry + options, "| setting | default | meaning |", "| --- | --- | --- |", *rows, ""])
+
+
+def _default(field: FieldInfo) -> str:
+    return "" if field.default is None or field.is_required() else f"`{field.default}`"
