@@ -50,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def _entry(path: str, name: str, value: object) -> str:
-    """What mkdocstrings is to show. Of a method that recipes name, the settings: a base class tells how it is called."""
+    """What mkdocstrings is to show: of a registered class its settings, since its base class tells how it is called."""
     entry = f"::: {path}.{name}\n"
     if not (inspect.isclass(value) and issubclass(value, Component) and "method" in vars(value)):
         return entry  # no class that is registered under a name
