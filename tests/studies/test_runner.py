@@ -123,6 +123,7 @@ def test_a_model_that_started_from_another_or_learned_from_other_images_is_not_t
         ({"init": "standard-s0"}, "its init is standard-s0, not None"),
         ({"extra_data": extra}, "its extra_data is more.npz, not None"),
         ({"train_fingerprint": "0" * 64}, "learned from 256 images and standard-s0 from 256, which are not the same"),
+        ({"test_fingerprint": "0" * 64}, "sam-02-s1 in .* was tested on other images than standard-s0"),
         (
             {"recipe": card["recipe"] | {"augmentation": card["recipe"]["augmentation"] | {"flip": True}}},
             "was trained with flip True and standard-s0 with False",
