@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from sam_bench.data import Split
 from sam_bench.errors import InputError
 from sam_bench.modes import inputs_copied
+from sam_bench.perturb.ball import check_eps
 from sam_bench.progress import Stage
-from sam_bench.records import EvaluationRecord, ModelCard, Radius
+from sam_bench.records import EvaluationRecord, ModelCard, Norm, Radius
 from sam_bench.registry import Component, Registry
 from sam_bench.zoo import LoadedModel
 
@@ -31,9 +32,21 @@ Json = dict[str, Any]
 """What is written as JSON: text, numbers, lists and dictionaries. No NaN."""
 
 
+def check_radius(norm: Norm, eps: Radius) -> None:
+    """Refuse a radius that was surely meant in units of 1/255, as a validator of settings has to.
+
+    Raises:
+        ValueError: Names the setting.
+    """
+    try:
+        check_eps(norm, eps, hint="")
+    except InputError as error:
+        raise ValueError(f"eps: {eps} {error.problem}") from error
+
+
 def _within_images(eps: Radius) -> Radius:
     if eps >= 1:
-        raise ValueError(f"eps: images are in [0, 1], so {eps} holds all of them; give a radius such as {eps}/255")
+        raise ValueError(f"images are in [0, 1], so {eps} holds all of them; give a radius such as {eps}/255")
     return eps
 
 

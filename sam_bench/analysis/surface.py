@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -188,6 +189,6 @@ def _draw_map(axes: Axes, coordinates: list[float], surface: Tensor, levels: lis
 
 
 def _median(distances: list[float | None]) -> str:
-    """The median distance, as it is written."""
-    middle = distances[(len(distances) - 1) // 2]
-    return "not found" if middle is None else f"{255 * middle:.2f}/255"
+    """The median distance, as it is written; None, for an image without an example, is larger than all distances."""
+    middle = statistics.median(math.inf if each is None else each for each in distances)
+    return f"{255 * middle:.2f}/255" if math.isfinite(middle) else "not found"

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sam_bench.analysis.base import ANALYSES, Context, Json, ModelAnalysis
+from sam_bench.analysis.base import ANALYSES, Context, Json, ModelAnalysis, check_radius
 from sam_bench.modes import attacking
 from sam_bench.perturb.inputs import PGD
 from sam_bench.records import ModelCard, Radius
@@ -34,6 +34,11 @@ class Transfer(ModelAnalysis):
     norm: Literal["Linf", "L2"] = Field(default="Linf", description="norm of the ball around each image: Linf or L2")
     eps: Radius = Field(default=Radius("2/255"), ge=0, description="radius of the ball, for images in [0, 1]")
     steps: int = Field(default=10, ge=1, description="steps of PGD")
+
+    @model_validator(mode="after")
+    def _eps_is_of_images(self) -> Transfer:
+        check_radius(self.norm, self.eps)
+        return self
 
     def measure(self, model: LoadedModel, context: Context) -> Json:
         """One row of the matrix: this model's adversarial examples, on every model."""

@@ -136,7 +136,7 @@ def _measure(
                 model = load()
                 with true_float32(), inputs_copied(model.module):
                     measured[name] = analysis.measure(model, context)
-            write_atomic(kept, _json(measured[name]))
+            write_atomic(kept, _json(measured[name], f"{spec.analysis} of {name}"))
     return measured
 
 
@@ -233,8 +233,8 @@ def _written(spec: AnalyzeSpec, analysis: Analysis, measured: Json, findings: Js
     return AnalysisResult(measured, findings, lines, numbers, tuple(figures))
 
 
-def _json(content: Any) -> str:
+def _json(content: Any, found_by: str = "the analysis") -> str:
     try:
         return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError as error:
-        raise SamBenchError("the analysis found a number that is not finite, which JSON cannot hold") from error
+        raise SamBenchError(f"{found_by} found a number that is not finite, which JSON cannot hold") from error

@@ -42,6 +42,11 @@ def card_of(study: Study, model: Model) -> ModelCard | None:
             f"{first.train_examples}, which are not the same: take out the one that is not trained with `validation=0` "
             "on the study's data, or use another `output`"
         )
+    if first is not None and first.test_fingerprint != card.test_fingerprint:
+        raise InputError(
+            f"{model.name} in {study.zoo} was tested on other images than {first.name}: take out the one that is not "
+            "of the study's data, or use another `output`"
+        )
     if first is not None and not _sets_augmentation(spec):
         augmented = (each.recipe.augmentation.model_dump() for each in (first, card))
         other = differences.first_difference(*augmented)

@@ -109,11 +109,12 @@ def read_study(study: Study) -> Measured:
             for name in (CLEAN, *study.evaluations(row)):
                 evaluation = study.plan.evaluations.get(name)
                 job = Measurement(Model(row, seed), name)
+                if evaluation is not None and evaluation.attack is not None and evaluation.fault is None:
+                    found = records_of(study, job, card)
+                    if len(found) < len(evaluation.eps):
+                        continue  # a temperature without its records is of another `standard`
+                    records.setdefault((row, name), {})[seed] = found
                 kind = kind_of(evaluation)
                 if kind is not None and (note := note_of(study, job, card, kind)) is not None:
                     notes.setdefault((row, name), {})[seed] = note
-                if evaluation is not None and evaluation.attack is not None and evaluation.fault is None:
-                    found = records_of(study, job, card)
-                    if len(found) == len(evaluation.eps):
-                        records.setdefault((row, name), {})[seed] = found
     return Measured(study, cards, records, notes)

@@ -156,12 +156,13 @@ def _row(found: Measured, row: str) -> Json:
 
 
 def over_seeds(values: Mapping[int, float]) -> Json:
-    """Mean and standard deviation over seeds, and each seed's value."""
+    """Mean and standard deviation over seeds, and each seed's value; null where a value is infinite."""
     several = list(values.values())
+    finite = all(map(math.isfinite, several))
     return {
-        "mean": statistics.fmean(several) if several else None,
-        "sd": statistics.stdev(several) if len(several) > 1 else None,
-        "seeds": {str(seed): value for seed, value in values.items()},
+        "mean": statistics.fmean(several) if several and finite else None,
+        "sd": statistics.stdev(several) if len(several) > 1 and finite else None,
+        "seeds": {str(seed): value if math.isfinite(value) else None for seed, value in values.items()},
     }
 
 

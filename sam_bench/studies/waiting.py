@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sam_bench.studies.claims import CLEAN, Claim, Family, Part, Passes
+from sam_bench.studies.claims import Claim, Family, Part, Passes
 from sam_bench.studies.measured import Measured
 
 
@@ -47,5 +47,5 @@ def _done(found: Measured, row: str, of: str | None) -> int:
     """How many seeds of a row are trained, and measured where something is asked of them."""
     if of is None:
         return len(found.cards.get(row, {}))
-    measured = found.notes if of == CLEAN or (row, of) in found.notes else found.records
-    return len(set(measured.get((row, of), {})))
+    measured = found.measured(row, of)
+    return 0 if measured is None else len(measured.seeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import sam_bench
 from sam_bench.analysis import ANALYSES
 from sam_bench.analysis.calibration import Calibration
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, SamBenchError
 
 
 @pytest.mark.parametrize("analysis", list(ANALYSES), ids=lambda each: each.method)
@@ -48,6 +49,14 @@ def test_where_no_figure_can_be_drawn_nothing_is_written(
     with pytest.raises(ValueError, match="nothing to draw"):
         sam_bench.analyze("calibration", ["first"], zoo=zoo, n_examples=20, output=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["measured"]
+
+
+def test_the_model_of_a_number_that_is_not_finite_is_named(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Calibration, "measure", lambda *_: {"ece": math.nan})
+    with pytest.raises(SamBenchError, match="calibration of second found a number that is not finite"):
+        sam_bench.analyze("calibration", ["second"], zoo=zoo, n_examples=20, output=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +114,9 @@ def test_a_damaged_file_of_measurements_is_measured_again(zoo: Path, tmp_path: P
         ({"analysis": "calibrate"}, "unknown analysis 'calibrate'. Did you mean 'calibration'"),
         ({"settings": {"rho": 1}}, "analysis.rho does not apply: calibration takes bins"),
         ({"settings": {"bins": 1}}, "analysis.bins: must be greater than or equal to 2"),
+        ({"analysis": "transfer", "settings": {"eps": 8}}, "analysis.eps: 8 is too large for Linf: inputs are in"),
+        ({"analysis": "features", "settings": {"eps": 16}}, "analysis.eps: 16 is too large for L2: inputs are in"),
+        ({"analysis": "sharpness", "settings": {"eps": 8}}, "analysis.eps: images are in [0, 1], so 8 holds all"),
         ({"subjects": ["frist"]}, "Did you mean 'first'"),
         ({"n_examples": 0}, "n_examples must be a whole number of at least 1"),
         ({"zoo": "nowhere"}, "calibration needs models: name some, or train one, as the zoo is empty"),

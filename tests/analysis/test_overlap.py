@@ -57,6 +57,15 @@ def test_only_the_same_attack_radius_and_images_are_compared() -> None:
     assert found["models"] == ["a", "b"]
 
 
+def test_another_packages_attack_is_compared_with_the_same_settings_only() -> None:
+    attack = "torchattacks:PGD"
+    one, other = ({"attack": attack, "settings": {"steps": 10, "alpha": alpha}} for alpha in (0.01, 0.0001))
+    with pytest.raises(InputError, match="no two of the records are of the same attack"):
+        compare(named("a", "RR-", **one), named("b", "R--", **other))
+    (found,) = compare(named("a", "RR-", **one), named("a", "RR-", **other), named("b", "R--", **one))
+    assert found["models"] == ["a", "b"]
+
+
 def test_the_same_radius_written_otherwise_is_the_same() -> None:
     (found,) = compare(named("a", "RR-"), named("b", "R--", eps="0.00392156862745098"))
     assert found["models"] == ["a", "b"]

@@ -120,6 +120,25 @@ def test_a_model_of_a_zoo_is_mapped(zoo: Path, tmp_path: Path) -> None:
     assert result.lines[0].startswith("first: loss ")
 
 
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [
+        ([0, 1, 4, 5], "2.50/255"),
+        ([0, 1, 4], "1.00/255"),
+        ([0, 1, 4, None], "2.50/255"),
+        ([0, 1, None, None], "not found"),
+    ],
+)
+def test_the_median_of_an_even_number_of_distances_lies_between_the_middle_two(
+    levels: list[int | None], said: str
+) -> None:
+    surface = Surface(points=3)
+    grid = [[1.0] * 3] * 3
+    distances = [None if each is None else each / 255 for each in levels]
+    (line,) = surface.lines({"model": {"loss": 1.0, "weights": grid, "inputs": grid, "distances": distances}}, {})
+    assert line.endswith(f"median distance {said}")
+
+
 def test_a_grid_without_a_centre_is_refused(zoo: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give an odd number"):
         sam_bench.analyze("surface", zoo=zoo, settings={"points": 4}, output=tmp_path)

@@ -122,6 +122,28 @@ def test_a_claim_whose_rows_the_scale_lacks_is_not_tested(tmp_path: Path) -> Non
     assert claims["E"]["verdict"] == "unfinished" and claims["E"]["left_out"] == []
 
 
+def test_a_median_of_images_that_nothing_breaks_is_no_number(copied: Path) -> None:
+    plan = content()
+    plan["evaluations"]["minimum-norm"] = {"measure": "minimum-norm"}
+    plan["scales"]["mini"]["first"]["minimum-norm"] = 4
+    part = {"rule": "more", "a": "sam-02", "b": "standard", "of": "minimum-norm", "least": 0}
+    plan["claims"] = {"farther": {"text": "SAM's examples are farther away.", "parts": [part]}}
+    study = opened(copied, plan)
+    for path in copied.glob("measurements/*/clean.json"):
+        note = _read(path) | {"norm": "Linf", "n_examples": 4, "distances": [0.0, 0.01, 0.02, 0.03]}
+        del note["right"]
+        if path.parent.name == "sam-02-s0":
+            note["distances"] = [0.0, None, None, None]
+        (path.parent / "minimum-norm.json").write_text(json.dumps(note), encoding="utf-8")
+    write_report(study, copied)
+    found = _numbers(copied)
+    distances = found["rows"]["sam-02"]["evaluations"]["minimum-norm"]
+    assert distances["median"] == {"mean": None, "sd": None, "seeds": {"0": None, "1": pytest.approx(255 * 0.015)}}
+    assert distances["interval"] is None and distances["not_found"] == 3
+    assert "a median is infinite" in found["claims"]["farther"]["sentence"]
+    assert "| sam-02 | 2 of 2 | none found for half of the images | – |" in (copied / "report.md").read_text()
+
+
 def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
     write_report(opened(tmp_path / "empty", read_only=True), tmp_path / "empty")
     text = (tmp_path / "empty" / "report.md").read_text(encoding="utf-8")

@@ -20,6 +20,8 @@ from sam_bench.errors import InputError
 from sam_bench.progress import SilentReporter
 from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Measurement, Model, Study
+from sam_bench.studies.measured import read_study
+from sam_bench.studies.numbers import numbers_of
 from sam_bench.studies.runner import run_study
 from sam_bench.zoo import Zoo
 
@@ -121,6 +123,7 @@ def test_a_model_that_started_from_another_or_learned_from_other_images_is_not_t
         ({"init": "standard-s0"}, "its init is standard-s0, not None"),
         ({"extra_data": extra}, "its extra_data is more.npz, not None"),
         ({"train_fingerprint": "0" * 64}, "learned from 256 images and standard-s0 from 256, which are not the same"),
+        ({"test_fingerprint": "0" * 64}, "sam-02-s1 in .* was tested on other images than standard-s0"),
         (
             {"recipe": card["recipe"] | {"augmentation": card["recipe"]["augmentation"] | {"flip": True}}},
             "was trained with flip True and standard-s0 with False",
@@ -178,6 +181,23 @@ def test_equal_confidence_is_measured_again_if_standard_was_trained_anew(finishe
     card = json.loads(path.read_text())
     path.write_text(json.dumps(card | {"weights": card["weights"] | {"sha256": "0" * 64}}))
     assert not is_done(study, job)
+
+
+def test_a_claim_waits_for_equal_confidence_with_standard_trained_anew(finished: Study, copied: Path) -> None:
+    plan = content()
+    matched = {"attack": "pgd", "settings": {"steps": 1}, "eps": ["1/255"], "temperature": "matched"}
+    plan["evaluations"]["pgd-matched"] = matched
+    plan["scales"]["mini"]["first"]["pgd-matched"] = 8
+    plan["claims"]["C1"]["parts"][0]["of"] = "pgd-matched"
+    study = opened(copied, plan)
+    assert run_study(study, reporter=SilentReporter()) == []
+    path = copied / "measurements/sam-02-s0/pgd-matched.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"target_sha256": "0" * 64}))
+    numbers = numbers_of(read_study(study))
+    claim = numbers["claims"]["C1"]
+    assert (claim["verdict"], claim["waits_for"]) == ("unfinished", ["sam-02: 1 of 2 seeds of pgd-matched"])
+    assert [(each["row"], each["seed"]) for each in numbers["confidence"] if each["row"] == "sam-02"] == [("sam-02", 1)]
+    assert numbers["progress"]["measurements"] == [11, 12]
 
 
 def _sorted_digits(path: Path, **arrays: object) -> Path:
