@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from sam_bench.analysis.base import NamedRecord
 from sam_bench.errors import InputError
 from sam_bench.leaderboard.labels import attack_name, radius_key, radius_text
+from sam_bench.leaderboard.record_checks import our_attacks
 from sam_bench.records import EvaluationRecord
 
 
@@ -65,7 +67,9 @@ def comparisons(records: list[NamedRecord]) -> list[Comparison]:
     found: dict[tuple[object, ...], dict[str, NamedRecord]] = {}
     for each in records:
         record = each.record
-        key = (record.dataset_fingerprint, attack_name(record), record.norm, radius_key(record.eps))
+        # The name of another package's attack says little of its settings, that of ours all that counts.
+        settings = "" if record.attack in our_attacks() else json.dumps(record.settings, sort_keys=True)
+        key = (record.dataset_fingerprint, attack_name(record), settings, record.norm, radius_key(record.eps))
         of_model = found.setdefault(key, {})
         name = model_name(each)
         if name in of_model:
