@@ -18,6 +18,8 @@ from sam_bench.errors import InputError, unknown_name, with_field
 from sam_bench.plugins import PlugIns
 from sam_bench.records import ComponentSpec, first_problem
 
+_NUMBERS = (int, float, int | None, float | None)
+
 
 class Component(BaseModel):
     """Base of everything a recipe names: fields are settings, checked on construction.
@@ -34,9 +36,12 @@ class Component(BaseModel):
     method: ClassVar[str] = "none"
 
     def __init__(self, /, **settings: Any) -> None:
-        for name in settings:
-            if name not in type(self).model_fields:
-                raise unknown_name(f"setting of {type(self).__name__}", name, type(self).model_fields)
+        fields = type(self).model_fields
+        for name, value in settings.items():
+            if name not in fields:
+                raise unknown_name(f"setting of {type(self).__name__}", name, fields)
+            if isinstance(value, bool) and fields[name].annotation in _NUMBERS:  # YAML's `rho: on` would be 1
+                raise InputError(with_field(f"{name}: must be a number, not {str(value).lower()}"))
         try:
             super().__init__(**settings)
         except ValidationError as error:

@@ -36,6 +36,8 @@ class Bootstrap:
             raise InputError("must be at least 2", field="draws", value=self.draws)
         if not 0 < self.level < 1:
             raise InputError("must lie between 0 and 1", field="level", value=self.level)
+        if self.seed < 0:  # NumPy would refuse it when the report is made, after days of work
+            raise InputError("must be at least 0", field="seed", value=self.seed)
 
     def shared_over(self, tries: int) -> Bootstrap:
         """The higher level at which `tries` intervals all hold the truth as often as one does at this level."""

@@ -9,14 +9,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sam_bench.records.fields import SCHEMA_VERSION, Name, Record
 
 
-def _no_truth_value(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"must be a valid integer, not {str(value).lower()}")
-    return value
+def _no_truth_value(kind: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"must be {kind}, not {str(value).lower()}")
+        return value
+
+    return BeforeValidator(check)
 
 
-Count = Annotated[int, BeforeValidator(_no_truth_value)]
+Count = Annotated[int, _no_truth_value("a valid integer")]
 """A whole number, or its text as options and overrides give it; `true` is none."""
+Number = Annotated[float, _no_truth_value("a number")]
+"""The same for any number: `mixup: true` would be an alpha of 1."""
 
 
 class ComponentSpec(BaseModel):
@@ -58,8 +63,8 @@ class Augmentation(Record):
         default=False,
         description="ImageNet's: a random part of the image at the final size, instead of the padded crop",
     )
-    mixup: float = Field(default=0.0, ge=0, description="alpha of Mixup, which averages images in pairs; 0: none")
-    cutmix: float = Field(default=0.0, ge=0, description="alpha of CutMix, which pastes a part of another; 0: none")
+    mixup: Number = Field(default=0.0, ge=0, description="alpha of Mixup, which averages images in pairs; 0: none")
+    cutmix: Number = Field(default=0.0, ge=0, description="alpha of CutMix, which pastes a part of another; 0: none")
 
 
 NONE = ComponentSpec(method="none")

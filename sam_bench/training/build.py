@@ -121,6 +121,10 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     for key in sorted(settings, key=lambda key: key not in PARTS):
         value = settings[key]
         if key in PARTS:
+            if not isinstance(value, str):
+                raise InputError(
+                    f"must be the name of a method, not {value!r}; its settings stand beside it", field=key
+                )
             PARTS[key].get(value)
             if value != fields[key].method:
                 fields[key] = ComponentSpec(method=value)

@@ -264,3 +264,6 @@ def test_an_unknown_setting_and_an_empty_grid_are_refused(tmp_path: Path) -> Non
         api.sweep({"rhoo": [1]}, run_dir=tmp_path)
     with pytest.raises(InputError, match=r"1 to 1,000 runs, not 0 \(0 seed\)"):
         api.sweep({"seed": []}, run_dir=tmp_path)
+    for grid in ({"rho": 0.1}, {"recipe": "sam"}, {"rho": "12"}, {"recipe": None}):
+        with pytest.raises(InputError, match=r"must be a list of values, as in {'rho': \[0.1, 0.2\]}, not "):
+            api.sweep(grid, run_dir=tmp_path)

@@ -131,3 +131,14 @@ def test_a_sum_is_refused_where_passes_see_parts_of_the_batch() -> None:
     SAM(rho=0.0).step_gradients(model, loss_fn, x, y)  # of the whole batch at once it is what it says
     expected = torch.autograd.grad(loss_fn(model(x), y), list(model.parameters()))
     assert all(torch.allclose(p.grad, each) for p, each in zip(model.parameters(), expected, strict=True))  # type: ignore[arg-type]
+
+
+def test_class_weights_are_refused_in_a_mean_where_passes_see_parts_of_the_batch() -> None:
+    weights = torch.tensor([1.0, 10.0, 1.0])
+    model, x, y = nn.Linear(4, 3), torch.rand(8, 4), torch.arange(8) % 3
+    SAM(rho=0.1).step_gradients(model, nn.CrossEntropyLoss(weight=weights), x, y)  # the whole batch's own mean
+    for sam, micro_batch in ((SAM(rho=0.1), 5), (SAM(rho=0.1, m=4), None)):
+        with pytest.raises(InputError, match=r"^loss_fn gives a mean weighted by class, and the means of parts"):
+            sam.step_gradients(model, nn.CrossEntropyLoss(weight=weights), x, y, micro_batch=micro_batch)
+        each = nn.CrossEntropyLoss(weight=weights, reduction="none")
+        sam.step_gradients(model, each, x, y, micro_batch=micro_batch)

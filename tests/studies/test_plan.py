@@ -135,6 +135,7 @@ _AT_2 = {"rule": "more", "a": "sam-02", "b": "standard", "of": "pgd-linf", "eps"
         (_set("scales", "mini", "first", to={}), "scales.mini.first.pgd-linf must be a number of test images"),
         (_set("scales", "mini", "width", to=0), "scales.mini.width: must be greater than or equal to 1"),
         (_set("statistics", "level", to=2), "statistics"),
+        (_set("statistics", "seed", to=-1), "statistics"),
         (_set("claims", "C1", "parts", to=[]), "claims.C1.parts"),
         (_set("claims", "C4", "parts", to=[_PASSES]), "claims.C4 names 'sam', which is not there"),
         (_set("claims", "C1", "parts", to=[_AT_2]), "claims.C1 asks for pgd-linf at 2/255, a radius that is not"),

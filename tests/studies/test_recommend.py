@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sam_bench.errors import InputError
+from sam_bench.errors import InputError, SamBenchError
 from sam_bench.records import Radius
 from sam_bench.studies import recommend_sweep
 from sam_bench.studies.measured_points import Change, MeasuredPoint, committed_points
@@ -255,3 +255,18 @@ def test_a_short_sweep_measures_on_the_users_data_and_names_what_diverged(
     assert "Try a smaller lr or rho" in failure
     answer = recommend(swept.rows, ask("8/255", 5, 1.1))
     assert answer.row.n_examples == 20 and "digits" in answer.row.where
+
+
+def test_a_radius_in_units_of_255_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(InputError, match=r"eps='8' is too large for Linf: .* you probably mean 8/255"):
+        ask("8")
+
+
+def test_nothing_learned_is_said_and_if_plain_training_fails_nothing_else_is_trained(tmp_path: Path) -> None:
+    shared = {"limit_train": 128, "arch_options": {"width": 4}, "device": "cpu", "n_examples": 100, "folder": tmp_path}
+    (warning,) = sweep_for(ask("8/255", 5, 1), "digits", epochs=1, **shared).warnings
+    assert warning.startswith("plain training learned nothing: it is right on ") and "naming the largest" in warning
+    before = set((tmp_path / "runs").iterdir())
+    with pytest.raises(SamBenchError, match=r"compare with: .*epochs=2; for other data .* give another folder$"):
+        sweep_for(ask("8/255", 5, 2), "digits", epochs=2, **shared)
+    assert set((tmp_path / "runs").iterdir()) == before

@@ -168,6 +168,12 @@ def test_a_new_method_on_an_axis_brings_its_own_settings() -> None:
         ("sam", {"epochs": 0}, r"epochs: .*greater than or equal to 1"),
         ("sam", {"padding_mode": "circular"}, r"padding_mode: .*'reflect' or 'zeros'"),
         ("sam", {"lr": -1}, r"optimizer\.lr: .*greater than 0"),
+        ("sam", {"rho": True}, r"weights\.rho: must be a number, not true"),
+        ("at", {"steps": True}, r"inputs\.steps: must be a number, not true"),
+        ("sam", {"m": False}, r"weights\.m: must be a number, not false"),
+        ("standard", {"mixup": True}, r"mixup: must be a number, not true"),
+        ("standard", {"weights": {"method": "sam"}}, "weights must be the name of a method, not {.*}; its settings"),
+        ("standard", {"weights": None}, "weights must be the name of a method, not None"),
     ],
 )
 def test_a_wrong_override_is_named(recipe: str, settings: dict[str, object], message: str) -> None:
@@ -224,6 +230,7 @@ def test_a_wrong_faithful_setting_is_named_with_its_file(tmp_path: Path) -> None
         ("rho: 0.1\n", r"rho is a setting of weights; write weights: \{method: …, rho: …\}"),
         ("flip: false\n", r"flip is a setting of augmentation; write augmentation: \{flip: …\}"),
         ("weights: {method: sam, rho: big}\n", "weights.rho: must be a valid number"),
+        ("weights: {method: sam, rho: on}\n", "weights.rho: must be a number, not true"),
         ("weights: {method: none, rho: 1}\n", "weights.rho: weight perturbation 'none' takes no settings"),
         ("weights: {method: sam, roh: 1}\n", "weights: unknown setting of sam 'roh'. Did you mean 'rho'"),
         ("augmentation: {flop: true}\n", "augmentation: unknown setting 'flop'. Did you mean 'flip'"),

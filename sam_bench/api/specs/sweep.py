@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from sam_bench.api.specs.base import Spec, option
-from sam_bench.api.specs.checks import Place, Text, Whole
+from sam_bench.api.specs.checks import Place, Text, Whole, named
 from sam_bench.api.specs.evaluate import EvalSpec
 from sam_bench.api.specs.shared import RunSpec
 from sam_bench.api.specs.train import TrainSpec, in_words
@@ -170,6 +170,8 @@ def _check_grid(grid: Mapping[str, Sequence[Any]]) -> None:
     for name, values in grid.items():
         if name not in known:
             raise unknown_name("setting", name, known)
+        if isinstance(values, (str, Mapping)) or not isinstance(values, Sized):  # a text would be its letters
+            raise InputError(f"must be a list of values, as in {{'rho': [0.1, 0.2]}}, not {named(values)}", field=name)
         if name in offered and not options[name].sweep and len(values) > 1:
             raise InputError("has one value for all runs of a sweep", field=name, value=list(values))
 

@@ -155,7 +155,7 @@ class WeightPerturbation(Component):
         Args:
             model: In train mode; maps `x` to logits.
             loss_fn: Maps logits and `y` to the mean loss or to one loss per example; ESAM needs the second.
-                `reduction="sum"` is refused where passes see parts of the batch.
+                `reduction="sum"`, and a mean with class weights, are refused where passes see parts of the batch.
             x: Inputs, float [B, ...].
             y: Labels, int64 [B].
             at: The place of the step in the run, for methods that depend on it: `StepContext.at(step, epochs=10,

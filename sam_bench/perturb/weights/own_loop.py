@@ -55,13 +55,27 @@ class OwnLoss:
                 field="loss_fn",
                 hint="it must give the mean loss, or one loss per example",
             )
-        if getattr(self._loss_fn, "reduction", None) == "sum" and len(logits) < self._batch:
+        if len(logits) < self._batch:
+            self._refuse_part()
+        return losses if losses.dim() else losses.expand(len(logits))
+
+    def _refuse_part(self) -> None:
+        """Refuse a loss whose parts do not add up to that of the batch."""
+        loss_fn, reduction = self._loss_fn, getattr(self._loss_fn, "reduction", None)
+        if reduction == "sum":
             raise InputError(
                 "gives a sum, which is wrong for a part of a batch",
                 field="loss_fn",
                 hint="give the mean, or one loss per example (reduction='none')",
             )
-        return losses if losses.dim() else losses.expand(len(logits))
+        # That mean is over the sum of the weights of the labels, which every part has another one of.
+        weighted = isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)) and loss_fn.weight is not None
+        if weighted and reduction == "mean":
+            raise InputError(
+                "gives a mean weighted by class, and the means of parts of a batch do not add up to that of the batch",
+                field="loss_fn",
+                hint="give one loss per example (reduction='none')",
+            )
 
 
 @contextmanager
