@@ -86,12 +86,12 @@ def command(dataset: str, sweep: bool, quiet: bool, as_json: bool, **options: An
             raise
     if as_json:
         found = {source: _json(answer, dataset) for source, answer in answers.items()}
-        common.print_json({"answers": found, "failures": list(swept.failures)})
+        common.print_json({"answers": found, "failures": swept.failures, "warnings": swept.warnings})
         return
     for source, answer in answers.items():
         _say(source, answer, dataset)
-    for failure in swept.failures:
-        click.echo(f"! {failure}")
+    for remark in (*swept.failures, *swept.warnings):
+        click.echo(f"! {remark}")
 
 
 def _question(options: Mapping[str, Any]) -> Question:

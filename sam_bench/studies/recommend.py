@@ -10,6 +10,7 @@ from typing import Any
 
 from sam_bench.analysis.families import STANDARD
 from sam_bench.errors import InputError
+from sam_bench.perturb.ball import check_eps
 from sam_bench.records import Norm, Radius
 from sam_bench.studies.measured_points import MeasuredPoint
 
@@ -26,7 +27,7 @@ class Question:
 
     Args:
         norm: Of the attack.
-        eps: Its radius, above 0.
+        eps: Its radius, above 0 and not in units of 1/255.
         max_clean_loss: Points of clean accuracy that may be lost against plain training.
         budget: Passes as a multiple of plain training's, at least 1.
 
@@ -42,6 +43,7 @@ class Question:
     def __post_init__(self) -> None:
         if not self.eps > 0:
             raise InputError("must be above 0", field="eps", value=str(self.eps))
+        check_eps(self.norm, self.eps, hint="")
         if not 0 <= self.max_clean_loss <= 100:
             raise InputError(
                 "must be points of accuracy from 0 to 100", field="max_clean_loss", value=self.max_clean_loss

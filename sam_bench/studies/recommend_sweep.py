@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sam_bench import api
+from sam_bench.analysis.families import STANDARD
 from sam_bench.api.analyzing import named_records
 from sam_bench.data import open_dataset
 from sam_bench.errors import SamBenchError
@@ -26,10 +30,12 @@ class Swept:
     Attributes:
         rows: What was measured.
         failures: A sentence for each run that failed, such as one that diverged.
+        warnings: A sentence if plain training learned nothing.
     """
 
     rows: tuple[MeasuredPoint, ...]
     failures: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def grids(question: Question) -> list[dict[str, list[Any]]]:
@@ -46,9 +52,9 @@ def grids(question: Question) -> list[dict[str, list[Any]]]:
     return found
 
 
-def _test_examples(dataset: str, fields: Mapping[str, Any]) -> int:
+def _test_labels(dataset: str, fields: Mapping[str, Any]) -> Tensor:
     given = {name: fields[name] for name in ("data_dir", "image_size") if name in fields}
-    return len(open_dataset(dataset, **given).test)
+    return open_dataset(dataset, **given).test.labels
 
 
 def _half(eps: Radius) -> str:
@@ -82,7 +88,8 @@ def sweep_for(
         SamBenchError: Plain training failed.
     """
     reporter, zoo = reporter or SilentReporter(), folder / "model_zoo"
-    n_examples = min(n_examples, _test_examples(dataset, fields))
+    labels = _test_labels(dataset, fields)
+    n_examples = min(n_examples, len(labels))
     settings: dict[str, Mapping[str, Any]] = {}
     failures = []
     for grid in grids(question):
@@ -92,6 +99,11 @@ def sweep_for(
         shared = {name: values[0] for name, values in grid.items() if len(values) == 1}
         settings |= {row.name: {**shared, **row.settings} for row in result.rows if row.error is None}
         failures += [f"{row.name} failed: {row.error}" for row in result.failed]
+        if not settings:  # the first grid is plain training: without it the others would be trained for nothing
+            raise SamBenchError(
+                f"plain training failed, so there is nothing to compare with: {failures[0]}; for other data or "
+                "another number of epochs, give another `folder`"
+            )
     files = []
     for name in settings:
         attacked = f"{name}-{question.norm}-{question.eps}-n{n_examples}".replace("/", "over")
@@ -111,6 +123,17 @@ def sweep_for(
             reporter=reporter,
             command=command,
         )
-    if not any(each["recipe"] == "standard" for each in settings.values()):
-        raise SamBenchError(f"plain training failed, so there is nothing to compare with: {'; '.join(failures)}")
-    return Swept(tuple(measured_points(named_records([str(path) for path in files], zoo), settings)), tuple(failures))
+    rows = tuple(measured_points(named_records([str(path) for path in files], zoo), settings))
+    return Swept(rows, tuple(failures), tuple(_unlearned(rows, labels)))
+
+
+def _unlearned(rows: Sequence[MeasuredPoint], labels: Tensor) -> Iterator[str]:
+    """Say it if plain training is right no more often than a guess: then nothing is compared with anything."""
+    guess = float(labels.bincount().max()) / len(labels)
+    standard = next(row for row in rows if row.family == STANDARD)
+    if standard.clean <= guess + 2 * math.sqrt(guess * (1 - guess) / standard.n_examples):
+        yield (
+            f"plain training learned nothing: it is right on {standard.clean:.1%} of the test images, and naming the "
+            f"largest class always on {guess:.1%}; so this says nothing of any method. Give more `epochs`, or more "
+            "training images"
+        )
