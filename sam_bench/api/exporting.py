@@ -25,6 +25,8 @@ from sam_bench.records import ModelCard, write_atomic, write_record
 PAPER = ("authors", "paper_title", "paper_link", "venue", "license", "additional_data")
 """Fields of the card that may be given anew."""
 
+_FOR_IMAGENET = "from collections import OrderedDict\n\nfrom torch import nn\n\n"
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -116,9 +118,12 @@ def snippet(card: ModelCard) -> str:
     """Python text that adds the model to RobustBench's tables; its `load_model` then reads the `.pt`."""
     architecture = json.dumps(card.architecture.model_dump(mode="json"), indent=1)
     listed = listed_dataset(card)
+    made, imports = "create_model(Architecture.model_validate_json(ARCHITECTURE))", ""
+    if listed == "imagenet":  # there, RobustBench puts "model." before every key of the `.pt`
+        made, imports = f"nn.Sequential(OrderedDict(model={made}))", _FOR_IMAGENET
     return f'''"""For the {card.threat} table of robustbench/model_zoo/{listed}.py; it needs `pip install sam-bench`."""
 
-from sam_bench.models import create_model
+{imports}from sam_bench.models import create_model
 from sam_bench.records import Architecture
 
 ARCHITECTURE = """
@@ -128,7 +133,7 @@ ARCHITECTURE = """
 ENTRY = (
     "{card.name}",
     {{
-        "model": lambda: create_model(Architecture.model_validate_json(ARCHITECTURE)),
+        "model": lambda: {made},
         "gdrive_id": "the ID of {card.name}.pt on Google Drive",
     }},
 )
