@@ -83,6 +83,10 @@ def test_image_size_resizes_the_shorter_side_and_cuts_the_middle_out(pets):
     assert torch.equal(dataset.train.images[position], functional.pil_to_tensor(expected))
 
 
+def test_a_folder_without_a_usable_name_can_be_given_one(pets):
+    assert load_dataset(str(pets.rename(pets.with_name("宠物"))), name="pets").name == "pets"
+
+
 def test_the_test_part_alone_needs_no_train_folder(pets):
     (pets / "train").rename(pets / "elsewhere")
     dataset = load_dataset(str(pets), test_only=True)
