@@ -82,6 +82,11 @@ def export_robustbench(
     store = zoos.Zoo(zoos.zoo_dir(zoo))
     found = store.find(model)
     card = found.model_copy(update={name: value for name, value in paper.items() if value})
+    if listed_dataset(card) == "imagenet" and "Standard" in card.name:
+        raise InputError(
+            f"{card.name} cannot be exported under this name: of a model of imagenet with 'Standard' in its name, "
+            "RobustBench's load_model reads no weights and returns random ones; save it under another"
+        )
     paths = own_records(card) if records is None else [Path(each) for each in records]
     if not paths:
         raise InputError(f"{card.name} has no records on {card.dataset} in evaluations/{card.name}: evaluate it first")

@@ -12,6 +12,7 @@ from leaderboard_samples import AT, make_card, make_record
 from sam_bench import api, integrations
 from sam_bench.api.exporting import snippet
 from sam_bench.attacks.warnings import second_attack_warnings
+from sam_bench.errors import InputError
 from sam_bench.leaderboard import submit_entry
 from sam_bench.models import create_model
 from sam_bench.records import EvaluationRecord, ModelCard, SecondAttack, read_record, write_record
@@ -98,6 +99,15 @@ def test_robustbench_loads_a_model_of_imagenet_by_the_snippet(
     theirs = robustbench.utils.load_model("mine", model_dir=tmp_path / "models", dataset="imagenet")
     x = torch.rand(4, 3, 32, 32)
     assert torch.equal(theirs(x), zoo.load(card)(x))
+
+
+def test_a_name_by_which_robustbench_returns_random_weights_is_refused(
+    saved: tuple[Zoo, ModelCard], tmp_path: Path
+) -> None:
+    zoo, card = saved
+    zoo.save(zoo.load(card), card.model_copy(update={"name": "Standard-SAM", "robustbench_dataset": "imagenet"}))
+    with pytest.raises(InputError, match="Standard-SAM cannot be exported under this name"):
+        api.export_robustbench("Standard-SAM", tmp_path / "sent", zoo=zoo.root, **PAPER)
 
 
 def test_every_field_of_model_info_is_filled(saved: tuple[Zoo, ModelCard], tmp_path: Path) -> None:
