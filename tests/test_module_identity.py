@@ -37,12 +37,13 @@ class Wrapped(torch.nn.Module):
 class Noisy(torch.nn.Module):
     """A model that draws, as a defence by randomness does."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: float = 0.1, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.layer = torch.nn.Linear(64, 10)
+        self.layer, self.size, self.generator = torch.nn.Linear(64, 10), size, generator
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.layer((x + 0.1 * torch.rand_like(x)).square().flatten(1))
+        noise = torch.rand(x.shape, generator=self.generator)
+        logits: torch.Tensor = self.layer((x + self.size * noise).square().flatten(1))
         return logits
 
 
@@ -117,13 +118,23 @@ def test_what_a_module_goes_by_does_not_depend_on_the_order_of_its_sums() -> Non
     assert identified(Reordered(*network), (3, 32, 32)) == known
 
 
-def test_a_model_that_draws_goes_by_its_weights() -> None:
+def test_models_that_draw_are_told_apart_by_the_size_of_their_noise() -> None:
     torch.manual_seed(0)
-    module = Noisy()
-    options: dict[str, Any] = {"attack": "pgd", "eps": "1/255", "dataset": "digits-8px", "n_examples": 4}
-    record = evaluate(module, **options)
-    assert record.checkpoint_sha256 == state_dict_sha256(module)
-    assert identified(module, (1, 8, 8)) == (record.checkpoint_sha256, 10)
+    little, much = Noisy(0.1), Noisy(0.9)
+    much.layer = little.layer
+    options: dict[str, Any] = {"attack": "fgsm", "eps": "1/255", "dataset": "digits-8px", "n_examples": 40}
+    first = evaluate(little, **options)
+    drawn = torch.get_rng_state()
+    assert identified(little, (1, 8, 8)) == (first.checkpoint_sha256, 10)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    other = evaluate(much, **options, resume=True)
+    assert other.model != first.model
+    assert evaluate(little, **options, resume=True) == first
+
+
+def test_a_model_with_a_generator_that_no_seed_reaches_goes_by_its_weights() -> None:
+    module = Noisy(generator=torch.Generator())
+    assert identified(module, (1, 8, 8)) == (state_dict_sha256(module), 10)
 
 
 def test_a_module_that_fails_is_refused_by_the_check_of_the_model() -> None:

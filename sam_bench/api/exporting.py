@@ -25,6 +25,8 @@ from sam_bench.records import ModelCard, write_atomic, write_record
 PAPER = ("authors", "paper_title", "paper_link", "venue", "license", "additional_data")
 """Fields of the card that may be given anew."""
 
+_FOR_IMAGENET = "from collections import OrderedDict\n\nfrom torch import nn\n\n"
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -80,6 +82,11 @@ def export_robustbench(
     store = zoos.Zoo(zoos.zoo_dir(zoo))
     found = store.find(model)
     card = found.model_copy(update={name: value for name, value in paper.items() if value})
+    if listed_dataset(card) == "imagenet" and "Standard" in card.name:
+        raise InputError(
+            f"{card.name} cannot be exported under this name: of a model of imagenet with 'Standard' in its name, "
+            "RobustBench's load_model reads no weights and returns random ones; save it under another"
+        )
     paths = own_records(card) if records is None else [Path(each) for each in records]
     if not paths:
         raise InputError(f"{card.name} has no records on {card.dataset} in evaluations/{card.name}: evaluate it first")
@@ -116,9 +123,12 @@ def snippet(card: ModelCard) -> str:
     """Python text that adds the model to RobustBench's tables; its `load_model` then reads the `.pt`."""
     architecture = json.dumps(card.architecture.model_dump(mode="json"), indent=1)
     listed = listed_dataset(card)
+    made, imports = "create_model(Architecture.model_validate_json(ARCHITECTURE))", ""
+    if listed == "imagenet":  # there, RobustBench puts "model." before every key of the `.pt`
+        made, imports = f"nn.Sequential(OrderedDict(model={made}))", _FOR_IMAGENET
     return f'''"""For the {card.threat} table of robustbench/model_zoo/{listed}.py; it needs `pip install sam-bench`."""
 
-from sam_bench.models import create_model
+{imports}from sam_bench.models import create_model
 from sam_bench.records import Architecture
 
 ARCHITECTURE = """
@@ -128,7 +138,7 @@ ARCHITECTURE = """
 ENTRY = (
     "{card.name}",
     {{
-        "model": lambda: create_model(Architecture.model_validate_json(ARCHITECTURE)),
+        "model": lambda: {made},
         "gdrive_id": "the ID of {card.name}.pt on Google Drive",
     }},
 )

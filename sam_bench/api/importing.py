@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sam_bench import zoo as zoos
 from sam_bench.api.registering import correct
@@ -19,10 +21,12 @@ from sam_bench.data import Dataset, channel_stats, first_examples, known_stats, 
 from sam_bench.device import choose_device
 from sam_bench.errors import InputError, shortened, unknown_name
 from sam_bench.models import architecture_for, check_model, create_model
+from sam_bench.models.factory import TIMM
 from sam_bench.models.own_code import PYTHON, allow
 from sam_bench.records import Architecture, Cost, Imported, ModelCard, Recipe, sha256_file
 from sam_bench.versions import package_versions, timestamp
-from sam_bench.zoo.checkpoint import fit_external
+from sam_bench.zoo.checkpoint import fit_external, renamed_for
+from sam_bench.zoo.weights import misfit
 
 CHECKED = 1000
 """Test images on which the normalisation is tried."""
@@ -106,15 +110,7 @@ def import_model(
     state = zoos.read_state_dict(path)
     data = load_dataset(os.fspath(dataset), data_dir=Path(data_dir), image_size=image_size, test_only=True)
     mean, std = normalisation(normalize, data.in_channels)
-    architecture = architecture_for(
-        arch,
-        num_classes=data.num_classes,
-        in_channels=data.in_channels,
-        image_size=data.image_size,
-        mean=mean,
-        std=std,
-        options=arch_options,
-    )
+    architecture = _architecture_of(state, arch, data, mean=mean, std=std, options=dict(arch_options or {}))
     store = zoos.Zoo(zoos.zoo_dir(zoo))
     about = {"robustbench_dataset": data.robustbench, "threat": "Linf", "license": "unknown", **about}
     place = zoos.Place(name, data.name, about["threat"], about["robustbench_dataset"])
@@ -158,6 +154,31 @@ def import_model(
         new=True,
     )
     return ImportResult(card, store.card_path(card), asked, otherwise, note)
+
+
+def _architecture_of(
+    state: Mapping[str, Tensor], arch: str, data: Dataset, *, options: dict[str, Any], **normalised: Any
+) -> Architecture:
+    """The architecture that weights of other code belong to: with timm's own stem, if they fit that.
+
+    A stride is no part of the weights: those of a strided stem would fit the one that small images get, too, and
+    compute something else.
+    """
+    made = partial(
+        architecture_for,
+        arch,
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        **normalised,
+    )
+    if arch.startswith(TIMM) and "stem" not in options:
+        with suppress(InputError):  # such a stem may shrink small images to nothing
+            own = made(options={**options, "stem": "imagenet"})
+            module = create_model(own)
+            if misfit(module, renamed_for(module, state)) is None:
+                return own
+    return made(options=options)
 
 
 def add_model(factory: str, weights: StrPath, **keywords: Any) -> ImportResult:

@@ -1,17 +1,21 @@
 """What tells a caller's module from others: its weights and buffers, and its logits and gradients on a few images.
 
 A normalisation may stand in plain attributes, or in buffers that no state dict has. A wrapper may replace the
-gradient, as an adaptive attack does. Such modules are other models, and have other verdicts, with equal weights.
+gradient, as an adaptive attack does. A defence may add noise, whose size is a plain attribute. Such modules are other
+models, and have other verdicts, with equal weights.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from sam_bench import zoo as zoos
+from sam_bench.attacks.random_state import random_state_kept, seed_generators
 from sam_bench.device import true_float32
 from sam_bench.models.check import some_images
 from sam_bench.modes import attacking
@@ -24,7 +28,8 @@ def identified(module: nn.Module, shape: tuple[int, int, int]) -> tuple[str, int
     """A SHA-256 that tells a module from others, and the width of its logits.
 
     The figures that stand for logits and gradients are few and rounded, so that they are the same on every run and
-    with any number of threads. What differs from pass to pass is left out, and so is a pass that fails.
+    with any number of threads. A module that draws is asked with the same draws each time, which differ between kinds
+    of devices. What differs from pass to pass all the same is left out, and so is a pass that fails.
 
     Args:
         module: Takes float32 [B, C, H, W] in [0, 1]; its mode is given back.
@@ -48,8 +53,8 @@ def identified(module: nn.Module, shape: tuple[int, int, int]) -> tuple[str, int
 def _logits(module: nn.Module, shape: tuple[int, int, int]) -> Tensor | None:
     """Logits [4, K] of four fixed images, float64 on the CPU."""
     try:
-        with attacking(module), torch.no_grad(), true_float32():
-            logits = module(some_images(module, shape))
+        with _asked(module, shape) as images, torch.no_grad():
+            logits = module(images)
     except Exception:  # the check of the model says what is wrong
         return None
     return logits.double().cpu() if isinstance(logits, Tensor) and logits.ndim == 2 else None
@@ -60,15 +65,23 @@ def _gradient(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
 
     NaN where the module has none.
     """
-    images = some_images(module, shape).requires_grad_()
     try:
-        with attacking(module), torch.enable_grad(), true_float32():
-            (gradient,) = torch.autograd.grad(_figures(module(images)).sum(), images)
+        with _asked(module, shape) as images, torch.enable_grad():
+            (gradient,) = torch.autograd.grad(_figures(module(images.requires_grad_())).sum(), images)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # an attack that needs a gradient says so
-        return torch.full((len(images), 1), torch.nan)
+        return torch.full((1, 1), torch.nan)
     return gradient.flatten(1)
+
+
+@contextmanager
+def _asked(module: nn.Module, shape: tuple[int, int, int]) -> Iterator[Tensor]:
+    """The four images, while the module is asked about them; what it draws is the same each time."""
+    images = some_images(module, shape)
+    with attacking(module), true_float32(), random_state_kept(images.device):
+        seed_generators(0)
+        yield images
 
 
 def _figures(rows: Tensor) -> Tensor:

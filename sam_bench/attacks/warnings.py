@@ -1,6 +1,6 @@
 """Reasons to doubt the accuracy shown, in sentences that say what they mean and what to do.
 
-The codes stay the same: `randomized`, `probabilities`, `dynamic`, `changes-input`,
+The codes stay the same: `randomized`, `probabilities`, `dynamic`, `changes-input`, `batch-dependent`,
 `zero-gradients`, `nan-gradients`, `nan-logits`, `square-better`, `few-classes`, `upper-bound`, `sampled`, `bf16`,
 `second-opinion`; `upstream` marks one we do not know.
 """
@@ -22,6 +22,9 @@ _SENTENCES = {
     "only an attack adapted to this defence can tell how robust it is",
     "changes-input": "the model writes into its input, as x.sub_(mean) does; it was given copies here, so that its "
     "verdicts are those of the same model written out of place, but code that gives it none attacks other images",
+    "batch-dependent": "the model's answer to an image depends on the other images of its batch, as after a BatchNorm "
+    "without running statistics, so the accuracy changes with the batch size and the order; give the model fixed "
+    "statistics",
     "zero-gradients": "on some inputs the gradient is exactly zero (saturation or quantisation), where "
     "gradient-based attacks stand still; trust the accuracy only if Square or a transfer attack confirms it",
     "nan-gradients": "on some inputs the gradient is NaN or infinite, as that of a square root is at 0, where attacks "

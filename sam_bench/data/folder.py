@@ -80,9 +80,8 @@ def scan_images(part: Path, classes: list[str]) -> list[ImageFile]:
     files: list[ImageFile] = []
     for label, name in enumerate(classes):
         before = len(files)
-        for file in sorted((part / name).rglob("*")):
-            hidden = any(piece.startswith(".") for piece in file.relative_to(part).parts)
-            if hidden or file.suffix.lower() not in endings or not file.is_file():
+        for file in _files_below(part / name):
+            if file.suffix.lower() not in endings:
                 continue
             with reading(file), Image.open(file) as image:
                 if image.mode.startswith(_DEEP):
@@ -91,6 +90,27 @@ def scan_images(part: Path, classes: list[str]) -> list[ImageFile]:
         if len(files) == before:
             raise InputError(f"the class folder {part / name} has no images; put some in, or remove it from both parts")
     return files
+
+
+def _files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """The files in a folder and those below it, in order; links are followed, but not back to a folder `above`.
+
+    A link that leads nowhere is among them: an image that was not fetched must not be missing without a word.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(
+            f"the folder {folder} cannot be read ({error.strerror or error}); mend or remove it"
+        ) from error
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files_below(entry, above | {real})
+        elif entry.is_file() or entry.is_symlink():
+            yield entry
 
 
 def one_size(files: list[ImageFile]) -> int:

@@ -29,19 +29,20 @@ _ROBUSTBENCH_SHAPES: dict[str, tuple[int, int, int | None]] = {
 _MOST_CLASSES = 1_000_000
 
 
-def load_npz(path: str | Path, *, test_only: bool = False) -> Dataset:
+def load_npz(path: str | Path, *, test_only: bool = False, name: str | None = None) -> Dataset:
     """Load x_train, y_train, x_test, y_test, and where given classes, name and robustbench.
 
     Args:
         path: The file. Images are uint8 [N, H, W, C] or (grey) [N, H, W], square, or floats in [0, 1],
             which are rounded to bytes; labels are integers [N] from 0.
         test_only: Do not read x_train, and do without the two training arrays.
+        name: What it is called; default the array `name`, or the file's name.
 
     Raises:
         InputError: The file or an array is not as it should be; names both and says what is right.
     """
     with _opened(Path(path)) as archive:
-        return _Reader(Path(path), archive).dataset(test_only)
+        return _Reader(Path(path), archive).dataset(test_only, name)
 
 
 def npz_name(path: Path) -> str:
@@ -107,7 +108,7 @@ class _Reader:
     def __init__(self, path: Path, archive: Mapping[str, Any]) -> None:
         self.path, self.archive = path, archive
 
-    def dataset(self, test_only: bool) -> Dataset:
+    def dataset(self, test_only: bool, name: str | None) -> Dataset:
         needed = ["x_test", "y_test"] if test_only else ["x_train", "y_train", "x_test", "y_test"]
         missing = [array for array in needed if array not in self.archive]
         if missing:
@@ -115,7 +116,7 @@ class _Reader:
             raise InputError(
                 f"{self.path} lacks {' and '.join(missing)}; it must hold {', '.join(needed)} (it holds {there})"
             )
-        name, classes, robustbench = self.name(), self.classes(), self.robustbench()
+        name, classes, robustbench = name or self.name(), self.classes(), self.robustbench()
         test_labels = self.labels("test")
         # A test set need not show every class; the training labels tell how many there are.
         train_labels = self.labels("train") if "y_train" in self.archive else None

@@ -113,7 +113,7 @@ def load_dataset(
         dataset = source.load(Path(data_dir).expanduser(), test_only)
         dataset = _resized(dataset, size, plain=source.image_size)
         return dataset if name is None else replace(dataset, name=name)
-    dataset = _load_path(spec, image_size=image_size, test_only=test_only)
+    dataset = _load_path(spec, image_size=image_size, test_only=test_only, name=name)
     return check_reserved(dataset if name is None else replace(dataset, name=name))
 
 
@@ -220,8 +220,7 @@ def open_dataset(
     if _named(spec, image_size) is None and path is not None and path.is_dir():
         if name is not None:
             check_name(name, "name")
-        listed = stream_folder(path, image_size=image_size)
-        listed = listed if name is None else replace(listed, name=name)
+        listed = stream_folder(path, image_size=image_size, name=name)
         meant = reserved_name(listed.name)
         if meant is not None:
             raise _reserved(listed.name, meant)
@@ -280,12 +279,12 @@ def _path(spec: str) -> Path | None:
         return None
 
 
-def _load_path(spec: str, *, image_size: int | None, test_only: bool) -> Dataset:
+def _load_path(spec: str, *, image_size: int | None, test_only: bool, name: str | None) -> Dataset:
     path = _path(spec)
     if path is not None and path.is_dir():
-        return stream_folder(path, image_size=image_size, test_only=test_only).load()
+        return stream_folder(path, image_size=image_size, test_only=test_only, name=name).load()
     if path is not None and path.is_file():
-        dataset = load_npz(path, test_only=test_only)
+        dataset = load_npz(path, test_only=test_only, name=name)
         return _resized(dataset, image_size or dataset.image_size, plain=dataset.image_size)
     if spec.lower().endswith(".npz") or os.sep in spec or "/" in spec:
         raise InputError(

@@ -253,7 +253,12 @@ class StreamedDataset:
 
 
 def stream_folder(
-    path: str | Path, *, image_size: int | None = None, resize_to: int | None = None, test_only: bool = False
+    path: str | Path,
+    *,
+    image_size: int | None = None,
+    resize_to: int | None = None,
+    test_only: bool = False,
+    name: str | None = None,
 ) -> StreamedDataset:
     """List the images of train/<class>/ and test/<class>/ (and folders below them) without decoding them.
 
@@ -267,6 +272,7 @@ def stream_folder(
             it, all images must be square and of one size.
         resize_to: Shorter side before the middle is cut out, in evaluation; default `image_size`.
         test_only: Do without train/.
+        name: What it is called; default the folder's name.
 
     Raises:
         InputError: A part, a class or an image is missing, unreadable or of another size; names it.
@@ -286,7 +292,7 @@ def stream_folder(
     channels = 1 if grey else 3
     splits = {part: _streamed(path / part, files[part], size, channels, resize_to) for part in parts}
     return StreamedDataset(
-        name=name_from_file(path.resolve().name, str(path)),
+        name=name or name_from_file(path.resolve().name, str(path)),
         train=splits.get("train"),
         test=splits["test"],
         classes=tuple(classes),

@@ -110,8 +110,10 @@ class _Run:
             # Made anew or taken as it is, it breaks what it broke; one that is built on may break more.
             carries, problem = False, replace(problem, carried=read_record(smaller, EvaluationRecord).broken)
         self._taken(problem, path, carries=carries)
-        if not self.resume:
-            Log(_folders(path)[0], problem).check_unused()
+        log = Log(_folders(path)[0], problem)
+        if not self.resume and not log.is_empty:
+            with log.claimed():  # one that is under way is not to be deleted
+                log.check_unused()
 
     def _taken(self, problem: Problem, path: Path, *, carries: bool = False) -> EvaluationRecord | None:
         """The record that is to be taken as it is, if there is one; `carries` as for `existing`."""

@@ -23,7 +23,7 @@ class RunIdentity:
         eps: Radius of the ball.
         images: SHA-256 of the images and their labels.
         weights: SHA-256 of the parameters and buffers; None where the model is no module.
-        outputs: One figure made of the logits, for each of the first images; None where it is random.
+        outputs: One figure made of the logits, for each of the first images; None where the seed does not decide it.
         gradients: Norm of that figure's input gradient, for the same images; None where there is none.
     """
 
@@ -83,8 +83,8 @@ def identity_of(
         # Without names: a wrapper such as DataParallel changes them.
         weights = _sha256([*model.state_dict().values(), *model.buffers()])
     first = x[:_PROBES].to(device)
-    devices = [first.device] if first.is_cuda else []
-    with torch.random.fork_rng(devices=devices):
+    # Of every GPU, since the seed moves them all.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count() if first.is_cuda else 0)):
         (outputs, gradients), again = _probe(logits, first), _probe(logits, first)
     steady = _close(outputs, again[0])
     return RunIdentity(
@@ -107,6 +107,7 @@ def _sha256(tensors: Iterable[Tensor]) -> str:
 
 def _probe(logits: Callable[[Tensor], Tensor], x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
     """A weighted sum of each image's logits, and the norm of its gradient: unlike a loss's, it cannot vanish."""
+    torch.manual_seed(0)  # noise of another size is another model
     with torch.enable_grad():
         inputs = x.detach().clone().requires_grad_()
         answer = logits(inputs * 1.0)  # a copy: a model may write into what it is given

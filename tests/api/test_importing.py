@@ -108,6 +108,22 @@ def test_the_card_says_what_is_known_and_the_model_is_the_one_in_the_file(tmp_pa
         _import(file, images, tmp_path / "zoo")
 
 
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+def test_weights_trained_by_timms_own_code_keep_its_stem(tmp_path: Path, images: Path, stem: str) -> None:
+    """A RegNet's first convolution has the same shape with stride 2 and with stride 1."""
+    shape: dict[str, Any] = {"num_classes": 4, "in_channels": 3, "image_size": 8}
+    net = create_model(architecture_for("timm:regnetx_002", **shape, options={"stem": stem})).net.eval()
+    torch.save(net.state_dict(), tmp_path / "theirs.pt")
+    given = {
+        "arch": "timm:regnetx_002",
+        "arch_options": None if stem == "imagenet" else {"stem": stem},
+        "normalize": "none",
+    }
+    _import(tmp_path / "theirs.pt", images, tmp_path / "zoo", **given)
+    x = torch.rand(4, 3, 8, 8)
+    assert torch.equal(api.load_model("theirs", zoo=tmp_path / "zoo")(x), net(x))
+
+
 def _bright_or_dark(folder: Path, threshold: float) -> tuple[Path, Path]:
     """Images that are bright or dark, and the weights of a linear network that tells them apart at the threshold."""
     dark, bright = (np.random.default_rng(0).integers(low, low + 100, (100, 8, 8, 3)) for low in (20, 130))

@@ -72,6 +72,14 @@ def test_doubts_are_those_of_upstream(defence: str, model: Conv) -> None:
     assert codes("fast") == codes("reference") >= {defence}
 
 
+def test_a_model_whose_answers_depend_on_the_batch_is_told_of(model: Conv) -> None:
+    """As those of a BatchNorm that keeps no running statistics."""
+    x, y = examples(model, 4)
+    for net in (Wrapped(model, lambda net, x: net(x - 0.1 * x.mean(0))), nn.Sequential(model, nn.Identity())):
+        warnings = fast().run(net, x, y, norm="Linf", eps=0.0).warnings
+        assert [warning.code for warning in warnings] == ["batch-dependent"] * isinstance(net, Wrapped)
+
+
 def test_one_row_that_sums_to_one_is_no_probability(model: Conv) -> None:
     def first_row(net: nn.Module, x: Tensor) -> Tensor:
         logits = net(x)

@@ -50,10 +50,11 @@ def codes(attack: Attack, model: nn.Module, eps: float = 0.001) -> list[str]:
         (Plane(front=lambda x: torch.cat([x[:, :, 1:], torch.zeros_like(x[:, :, :1])], 2)), []),
         (Plane(back=lambda logits: logits.softmax(1)), ["probabilities"]),
         (Plane(front=lambda x: x + 0.05 * torch.rand_like(x)), ["randomized"]),
+        (Plane(front=lambda x: x + 0.02 * (x.mean(0) - 0.5)), ["batch-dependent"]),
         (Plane(front=lambda x: (16 * x).round() / 16), ["zero-gradients"]),
         (Plane(back=lambda logits: logits * 1e4), ["zero-gradients"]),
     ],
-    ids=["plain", "a row of pixels that nobody looks at", "softmax", "noise", "rounded", "saturated"],
+    ids=["plain", "a row of pixels that nobody looks at", "softmax", "noise", "mixed", "rounded", "saturated"],
 )
 def test_a_doubt_for_each_way_in_which_gradients_mislead(model: nn.Module, expected: list[str], attack: Attack) -> None:
     if attack.method == "pgd-margin" and expected == ["zero-gradients"] and model(images(1)[0]).abs().max() > 1e3:

@@ -83,10 +83,26 @@ def test_image_size_resizes_the_shorter_side_and_cuts_the_middle_out(pets):
     assert torch.equal(dataset.train.images[position], functional.pil_to_tensor(expected))
 
 
+def test_a_folder_without_a_usable_name_can_be_given_one(pets):
+    assert load_dataset(str(pets.rename(pets.with_name("宠物"))), name="pets").name == "pets"
+
+
 def test_the_test_part_alone_needs_no_train_folder(pets):
     (pets / "train").rename(pets / "elsewhere")
     dataset = load_dataset(str(pets), test_only=True)
     assert dataset.train is None and len(dataset.test) == 4
+
+
+def test_links_to_folders_are_followed_as_imagefolder_does_and_a_loop_ends(pets, tmp_path):
+    draw(tmp_path / "elsewhere" / "more" / "d.png", seed=9)
+    (pets / "train" / "cat" / "linked").symlink_to(tmp_path / "elsewhere")
+    train = load_dataset(str(pets)).train
+    reference = ImageFolder(str(pets / "train"))
+    assert train is not None and len(train) == len(reference) == 7
+    assert torch.equal(train.images, torch.stack([functional.pil_to_tensor(image) for image, _ in reference]))
+    (tmp_path / "elsewhere" / "back").symlink_to(pets / "train" / "cat")
+    again = load_dataset(str(pets)).train
+    assert again is not None and torch.equal(again.images, train.images)
 
 
 def test_hidden_files_and_files_that_are_no_images_are_passed_over(pets):
@@ -125,6 +141,12 @@ def no_image(root: Path) -> str:
     path = root / "train" / "dog" / "d.jpg"
     path.write_text("<html>404</html>")
     return f"{path} cannot be read as an image (not an image that Pillow knows); mend or remove it"
+
+
+def link_to_nothing(root: Path) -> str:
+    """As git-annex and DVC leave it where an image was not fetched."""
+    (root / "test" / "cat" / "e.png").symlink_to("not-fetched.png")
+    return "test/cat/e.png cannot be read as an image ([Errno 2] No such file"
 
 
 def sixteen_bits(root: Path) -> str:
@@ -178,6 +200,7 @@ def no_classes(root: Path) -> str:
         too_small,
         cut_off,
         no_image,
+        link_to_nothing,
         sixteen_bits,
         no_train,
         no_test,

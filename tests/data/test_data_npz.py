@@ -210,6 +210,7 @@ def test_a_wrong_array_is_named_with_the_file_and_what_is_right(tmp_path, case):
 
 def test_a_file_without_a_usable_name_is_refused(tmp_path):
     path = save(tmp_path, arrays()).rename(tmp_path / "数据.npz")
+    assert load_dataset(str(path), name="pets").name == "pets"
     with pytest.raises(InputError, match="no name for the data set can be made of '数据'"):
         load_dataset(str(path))
 

@@ -27,7 +27,7 @@ from sam_bench.attacks.events import AttackWarning, Event, Verdict
 from sam_bench.attacks.gradient import FGSMAttack, PGDAttack
 from sam_bench.data import Split
 from sam_bench.errors import InputError, SamBenchError
-from sam_bench.evaluation import Executor, Local, Log, Problem, Processes
+from sam_bench.evaluation import Executor, Local, Log, Problem, Processes, evaluate_curve_of
 from sam_bench.evaluation.adversarial import write_adversarial
 from sam_bench.evaluation.executors.base import dealt
 from sam_bench.progress import SilentReporter
@@ -391,6 +391,21 @@ with claimed(Path(sys.argv[1]), otherwise="wait"):
     print("claimed", flush=True)
     sys.stdin.read()
 """
+
+
+def test_an_evaluation_under_way_is_not_called_unfinished_and_not_to_be_deleted(
+    nearest: Nearest, tmp_path: Path
+) -> None:
+    problem, folder = problem_of(nearest, digits(4)), tmp_path / "a.progress"
+    folder.mkdir()
+    (folder / "part-0001.jsonl").touch()
+    command = [sys.executable, "-c", HOLDS, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "claimed\n"
+        with pytest.raises(InputError, match=rf"a.progress is in use by process {holder.pid} on .*; wait for it, or"):
+            evaluate_curve_of(problem, [problem.eps], [tmp_path / "a.json"], executor=Local(CPU))
+        holder.kill()
+        holder.wait()
 
 
 def test_an_evaluation_under_way_is_refused_to_another_process_until_it_ends(nearest: Nearest, tmp_path: Path) -> None:

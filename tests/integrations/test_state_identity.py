@@ -118,6 +118,20 @@ def test_the_same_run_goes_on_when_wrapped_rounded_random_or_without_a_gradient(
         shorten(AutoAttack(second, **settings)).run_standard_evaluation(x, y, state_path=path)
 
 
+def test_the_state_of_a_model_with_other_noise_is_refused(
+    model: nn.Module, batch: tuple[Tensor, Tensor], shorten: Cut, tmp_path: Path
+) -> None:
+    def noisy(size: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: model(x + size * torch.rand_like(x))
+
+    x, y = batch[0][:6], batch[1][:6]
+    settings: dict[str, Any] = {"eps": 0.08, "verbose": False, "version": "custom", "attacks_to_run": ["square"]}
+    path = tmp_path / "state.json"
+    shorten(AutoAttack(noisy(0.1), **settings)).run_standard_evaluation(x, y, state_path=path)
+    with pytest.raises(InputError, match="other logits; delete it"):
+        AutoAttack(noisy(0.9), **settings).run_standard_evaluation(x, y, state_path=path)
+
+
 def test_asking_a_model_who_it_is_changes_neither_it_nor_the_images_nor_what_is_drawn_next(
     model: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:

@@ -10,7 +10,9 @@ import torch
 from leaderboard_samples import AT, make_card, make_record
 
 from sam_bench import api, integrations
+from sam_bench.api.exporting import snippet
 from sam_bench.attacks.warnings import second_attack_warnings
+from sam_bench.errors import InputError
 from sam_bench.leaderboard import submit_entry
 from sam_bench.models import create_model
 from sam_bench.records import EvaluationRecord, ModelCard, SecondAttack, read_record, write_record
@@ -75,6 +77,37 @@ def test_robustbench_loads_the_checkpoint_by_the_snippet_and_reads_the_numbers(
     monkeypatch.chdir(tmp_path / "sent")
     (line,) = robustbench.utils.get_leaderboard_latex("cifar10", "Linf").splitlines()
     assert "83.00 & 47.00 & Y & PreActRN-18 (width 4) & X 2026 & mine" in line
+
+
+def test_robustbench_loads_a_model_of_imagenet_by_the_snippet(
+    saved: tuple[Zoo, ModelCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its `load_model` puts "model." before every key there."""
+    integrations.install()
+    import robustbench.utils
+    from robustbench.model_zoo import model_dicts
+    from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+
+    zoo, card = saved
+    code: dict[str, object] = {}
+    exec(snippet(card.model_copy(update={"robustbench_dataset": "imagenet"})), code)
+    name, entry = code["ENTRY"]  # type: ignore[misc]
+    monkeypatch.setitem(model_dicts[BenchmarkDataset("imagenet")][ThreatModel("Linf")], name, entry)
+    monkeypatch.setattr(robustbench.utils.timm, "is_model", lambda _: False)
+    (tmp_path / "models/imagenet/Linf").mkdir(parents=True)
+    torch.save(zoo.load(card).state_dict(), tmp_path / "models/imagenet/Linf/mine.pt")
+    theirs = robustbench.utils.load_model("mine", model_dir=tmp_path / "models", dataset="imagenet")
+    x = torch.rand(4, 3, 32, 32)
+    assert torch.equal(theirs(x), zoo.load(card)(x))
+
+
+def test_a_name_by_which_robustbench_returns_random_weights_is_refused(
+    saved: tuple[Zoo, ModelCard], tmp_path: Path
+) -> None:
+    zoo, card = saved
+    zoo.save(zoo.load(card), card.model_copy(update={"name": "Standard-SAM", "robustbench_dataset": "imagenet"}))
+    with pytest.raises(InputError, match="Standard-SAM cannot be exported under this name"):
+        api.export_robustbench("Standard-SAM", tmp_path / "sent", zoo=zoo.root, **PAPER)
 
 
 def test_every_field_of_model_info_is_filled(saved: tuple[Zoo, ModelCard], tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What makes an accuracy doubtful: the triggers of AutoAttack's own checks, with the words of `warnings`.
 
-Unlike upstream's, the check for dynamic models counts anew for each model and gives debuggers and
-coverage tools their trace function back.
+One is ours: whether an answer depends on the other examples of its batch. Unlike upstream's, the check for
+dynamic models counts anew for each model and gives debuggers and coverage tools their trace function back.
 """
 
 from __future__ import annotations
@@ -43,13 +43,15 @@ def model_warnings(
     """
     found = []
     x, y = (pad(each[:batch_size], SMALLEST_BATCH).to(device) for each in (examples.x, examples.y))
-    if not random_expected:
-        outputs = []
-        for _ in range(_RANDOM_PASSES):
-            outputs.append(model(x))
-        if _are_random(outputs, y):
-            found.append(warning("randomized"))
-    logits = model(x)
+    outputs = [] if random_expected else [model(x) for _ in range(_RANDOM_PASSES)]
+    if not outputs or _are_random(outputs, y):
+        found += [warning("randomized")] * bool(outputs)
+        logits = model(x)  # of such a model each pass is one that upstream makes
+    else:
+        kept = len(x) // 2
+        logits = model(torch.cat([x[:kept], torch.full_like(x[kept:], float(x.mean() < 0.5))]))
+        if _farthest([outputs[-1][:kept], logits[:kept]]) > _RANDOM_DIFFERENCE:
+            found.append(warning("batch-dependent"))
     if _are_probabilities(logits):
         found.append(warning("probabilities"))
     if _is_dynamic(model, x):
@@ -59,9 +61,13 @@ def model_warnings(
 
 def _are_random(outputs: list[Tensor], y: Tensor) -> bool:
     counts = {int((output.argmax(1) == y).sum()) for output in outputs}
+    return len(counts) > 1 or _farthest(outputs) > _RANDOM_DIFFERENCE
+
+
+def _farthest(outputs: list[Tensor]) -> float:
+    """The largest distance between two logits of one example, each scaled to length 1."""
     unit = torch.stack([output / (output.norm(dim=1, keepdim=True) + 1e-10) for output in outputs])
-    farthest = (unit[:, None] - unit[None]).norm(dim=-1).max()
-    return len(counts) > 1 or float(farthest) > _RANDOM_DIFFERENCE
+    return float((unit[:, None] - unit[None]).norm(dim=-1).max())
 
 
 def _are_probabilities(logits: Tensor) -> bool:
