@@ -44,14 +44,14 @@ def model_warnings(
     found = []
     x, y = (pad(each[:batch_size], SMALLEST_BATCH).to(device) for each in (examples.x, examples.y))
     outputs = [] if random_expected else [model(x) for _ in range(_RANDOM_PASSES)]
-    if not outputs or _are_random(outputs, y):
-        found += [warning("randomized")] * bool(outputs)
-        logits = model(x)  # of such a model each pass is one that upstream makes
-    else:
-        kept = len(x) // 2
-        logits = model(torch.cat([x[:kept], torch.full_like(x[kept:], float(x.mean() < 0.5))]))
-        if _farthest([outputs[-1][:kept], logits[:kept]]) > _RANDOM_DIFFERENCE:
-            found.append(warning("batch-dependent"))
+    random = random_expected or _are_random(outputs, y)
+    if random and not random_expected:
+        found.append(warning("randomized"))
+    kept = len(x) if random else len(x) // 2
+    # The others become black or white, whichever is farther from them. A random model is passed what upstream passes.
+    logits = model(torch.cat([x[:kept], torch.full_like(x[kept:], float(x.mean() < 0.5))]))
+    if not random and _farthest([outputs[-1][:kept], logits[:kept]]) > _RANDOM_DIFFERENCE:
+        found.append(warning("batch-dependent"))
     if _are_probabilities(logits):
         found.append(warning("probabilities"))
     if _is_dynamic(model, x):
