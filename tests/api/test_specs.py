@@ -258,6 +258,11 @@ def test_a_spec_is_frozen_and_python_takes_it_in_the_place_of_keywords() -> None
         spec.seed = 4
     with pytest.raises(InputError, match=r"unknown argument 'sed'\. Did you mean 'seed'"):
         TrainSpec(sed=1)
+    for name, mapping in (("rho", "settings"), ("epochs", "settings"), ("width", "arch_options")):
+        with pytest.raises(InputError, match=rf"^{name} is no argument; give it as {mapping}={{'{name}': …}}$"):
+            TrainSpec(**{name: 1})
+    with pytest.raises(InputError, match=r"^steps is no argument; give it as settings={'steps': …}$"):
+        EvalSpec(steps=20)
     with pytest.raises(TypeError, match="multiple values for argument 'recipe'"):
         TrainSpec.of("sam", recipe="at")
 

@@ -62,6 +62,9 @@ class Spec(BaseModel):
     def __init__(self, /, **fields: Any) -> None:
         for name in fields:
             if name not in type(self).model_fields:
+                mapping = self.mapping_of(name)
+                if mapping is not None:
+                    raise InputError("is no argument", field=name, hint=f"give it as `{mapping}={{'{name}': …}}`")
                 raise unknown_name("argument", name, type(self).model_fields)
         try:
             super().__init__(**fields)
@@ -82,6 +85,11 @@ class Spec(BaseModel):
         for name in placed.keys() & fields.keys():
             raise TypeError(f"got multiple values for argument {name!r}")
         return cls(**placed, **fields)
+
+    @classmethod
+    def mapping_of(cls, name: str) -> str | None:
+        """The field that has this name as a key, such as `settings` for `rho`; None if none has."""
+        return None
 
     def but(self: S, **changes: Any) -> S:
         """The same spec with other values, checked again."""

@@ -143,6 +143,11 @@ class EvalSpec(RunSpec):
         ),
     ] = False
 
+    @classmethod
+    def mapping_of(cls, name: str) -> str | None:
+        """See `Spec.mapping_of`."""
+        return "settings" if any(name in each.model_fields for each in ATTACKS) else None
+
     @property
     def radii(self) -> tuple[Radius, ...]:
         """The radii, the smallest first; the norm's usual one where none is given."""

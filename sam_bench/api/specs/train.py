@@ -16,8 +16,8 @@ from sam_bench.api.specs.shared import RunSpec
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_options, architectures
 from sam_bench.perturb.ball import check_eps
-from sam_bench.records import NAME_PATTERN, Norm, Radius, Recipe, RobustBenchDataset
-from sam_bench.training import PARTS, BuiltRecipe, build_recipe, load_recipe, override
+from sam_bench.records import NAME_PATTERN, Augmentation, Norm, Radius, Recipe, RobustBenchDataset
+from sam_bench.training import PARTS, BuiltRecipe, build_recipe, load_recipe, override, settings_of_methods
 from sam_bench.training.build import PLAIN
 
 
@@ -250,6 +250,12 @@ class TrainSpec(RunSpec):
         ),
     ] = 10.0
     resume: Annotated[bool, Flag(), option("Continue the run of this name where it stopped.", first=9)] = False
+
+    @classmethod
+    def mapping_of(cls, name: str) -> str | None:
+        """See `Spec.mapping_of`."""
+        known = {*settings_of_methods(), *Augmentation.model_fields, *PARTS, *PLAIN}
+        return "settings" if name in known else "arch_options" if name == "width" else None
 
     @cached_property
     def base(self) -> Recipe:
