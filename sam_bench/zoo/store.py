@@ -229,8 +229,8 @@ class Zoo:
         with claimed(self.root):
             self._refuse_taken_names(card)
             there = self.read(self.card_path(card)) if self.card_path(card).exists() else card
-            if there.weights.sha256 != card.weights.sha256:
-                raise already_in(self.root, card, ", with other weights")
+            if (there.weights.sha256, there.architecture) != (card.weights.sha256, card.architecture):
+                raise already_in(self.root, card, ", with other weights or another network")
             self._write(card, content)
         for tell in on_saved:
             tell(self, card)

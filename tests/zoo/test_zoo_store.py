@@ -86,6 +86,16 @@ def test_another_runs_model_is_not_replaced(zoo: Zoo, network: Networks, fields:
         zoo.check_run(card, own | {"seed": 7})
 
 
+def test_a_card_from_elsewhere_replaces_none_of_another_network(zoo: Zoo, network: Networks, fields: Fields) -> None:
+    card = zoo.save(network(), fields())
+    content = zoo.weights_path(card).read_bytes()
+    brighter = card.architecture.model_copy(update={"mean": (0.9,) * card.architecture.in_channels})
+    with pytest.raises(InputError, match="already, with other weights or another network"):
+        zoo.adopt(card.model_copy(update={"architecture": brighter}), content)
+    zoo.adopt(card.model_copy(update={"authors": "others"}), content)
+    assert zoo.find("sam").authors == "others"
+
+
 def test_saving_the_same_weights_again_keeps_them(zoo: Zoo, network: Networks, fields: Fields) -> None:
     first = zoo.save(network(), fields())
     assert zoo.save(network(), fields(seed=1)).weights == first.weights
