@@ -255,7 +255,10 @@ class TrainSpec(RunSpec):
     def mapping_of(cls, name: str) -> str | None:
         """See `Spec.mapping_of`."""
         known = {*settings_of_methods(), *Augmentation.model_fields, *PARTS, *PLAIN}
-        return "settings" if name in known else "arch_options" if name == "width" else None
+        if name in known:
+            return "settings"
+        of_networks = (architecture_options(each).model_fields for each in architectures())
+        return "arch_options" if any(name in options for options in of_networks) else None
 
     @cached_property
     def base(self) -> Recipe:
@@ -278,11 +281,11 @@ class TrainSpec(RunSpec):
             raise
 
     def _say_what_is_given_elsewhere(self) -> None:
-        for name, value in self.settings.items():
+        for name in self.settings:
             if name in type(self).model_fields:
                 raise InputError("is no setting of a recipe but a keyword of its own", field=name)
-            if self.arch in architectures() and name in architecture_options(self.arch).model_fields:
-                hint = f"give `arch_options={{{name!r}: {value!r}}}`"
+            if self.mapping_of(name) == "arch_options":
+                hint = f"give it as `arch_options={{'{name}': …}}`"
                 raise InputError("is no setting of a recipe but an option of the network", field=name, hint=hint)
 
     @property
