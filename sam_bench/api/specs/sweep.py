@@ -14,11 +14,10 @@ from sam_bench.api.specs.base import Spec, option
 from sam_bench.api.specs.checks import Place, Text, Whole, named
 from sam_bench.api.specs.evaluate import EvalSpec
 from sam_bench.api.specs.shared import RunSpec
-from sam_bench.api.specs.train import TrainSpec, in_words
+from sam_bench.api.specs.train import TrainSpec, in_words, settings_of_recipes
 from sam_bench.errors import InputError, unknown_name
-from sam_bench.records import Augmentation, Recipe
-from sam_bench.training import PARTS, settings_of_methods
-from sam_bench.training.build import PLAIN
+from sam_bench.records import Recipe
+from sam_bench.training import PARTS
 
 LARGEST = 1000  # runs of a sweep
 
@@ -146,11 +145,6 @@ class SweepSpec(Spec):
                 raise
             hint = "the radius of the attack on the trained models is `attack_eps`"
             raise InputError(error.problem, field=error.field, value=error.value, hint=hint) from error
-
-
-def settings_of_recipes() -> list[str]:
-    """Every name that a recipe's settings can have: of parts, of their settings, of numbers of the run."""
-    return [*settings_of_methods(), *Augmentation.model_fields, *PARTS, *PLAIN]
 
 
 def attack_fields() -> dict[str, str]:

@@ -254,8 +254,7 @@ class TrainSpec(RunSpec):
     @classmethod
     def mapping_of(cls, name: str) -> str | None:
         """See `Spec.mapping_of`."""
-        known = {*settings_of_methods(), *Augmentation.model_fields, *PARTS, *PLAIN}
-        if name in known:
+        if name in settings_of_recipes():
             return "settings"
         of_networks = (architecture_options(each).model_fields for each in architectures())
         return "arch_options" if any(name in options for options in of_networks) else None
@@ -386,3 +385,8 @@ def in_words(value: Any) -> str:
         return "-".join(map(str, value))
     text = str(value)
     return Path(text).stem if text.endswith(_FILES) or Path(text).is_dir() else text
+
+
+def settings_of_recipes() -> list[str]:
+    """Every name that a recipe's settings can have: of parts, of their settings, of numbers of the run."""
+    return [*settings_of_methods(), *Augmentation.model_fields, *PARTS, *PLAIN]
