@@ -98,7 +98,6 @@ class TunedAutoAttack(FastAttack):
         return [warning("bf16")] if self.bf16 else []
 
     def engine_to_run(self, norm: Norm) -> Engine:
-        """See `FastAttack.engine_to_run`."""
         return Engine(list(self.suite), bf16=self.bf16)
 
 

@@ -145,7 +145,6 @@ class EvalSpec(RunSpec):
 
     @classmethod
     def mapping_of(cls, name: str) -> str | None:
-        """See `Spec.mapping_of`."""
         return "settings" if any(name in each.model_fields for each in ATTACKS) else None
 
     @property
@@ -177,7 +176,6 @@ class EvalSpec(RunSpec):
         return fields
 
     def components(self) -> dict[str, Any]:
-        """See `Spec.components`."""
         return {f"attack.{name}": value for name, value in self.built.model_dump(mode="json").items()}
 
     def default_name(self, eps: Radius) -> str:

@@ -253,7 +253,6 @@ class TrainSpec(RunSpec):
 
     @classmethod
     def mapping_of(cls, name: str) -> str | None:
-        """See `Spec.mapping_of`."""
         if name in settings_of_recipes():
             return "settings"
         of_networks = (architecture_options(each).model_fields for each in architectures())
@@ -302,7 +301,6 @@ class TrainSpec(RunSpec):
         return fields | options
 
     def components(self) -> dict[str, Any]:
-        """See `Spec.components`."""
         recipe = self.method.recipe.model_dump(mode="json")
         methods = {part: recipe[part].pop("method") for part in PARTS}
         settings = {f"{part}.{name}": value for part in PARTS for name, value in recipe[part].items()}
