@@ -27,7 +27,7 @@ from sam_bench.evaluation.audit import audit, draw
 from sam_bench.evaluation.refinding import find_again
 from sam_bench.evaluation.replay import replay, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
-from sam_bench.leaderboard.entries import headline, read_entry
+from sam_bench.leaderboard.entries import headline_of, read_entry
 from sam_bench.leaderboard.evidence import check_manifest, check_places, read_bundle
 from sam_bench.leaderboard.examples import share_with_larger, stored_examples
 from sam_bench.leaderboard.files import shown
@@ -247,10 +247,9 @@ class _Verifying:
         check_places(stored)
         (self._checked,) = check_entries([stored], self._means.zoo)
         self._card = _card_of(self._checked)
-        entry = stored.entry
-        top = headline(entry.sam_bench.rows, dataset=entry.dataset, threat=entry.sam_bench.threat)
+        top = headline_of(stored.entry)
         self.headline = top.record if top else ""
-        return f"every number follows from {len(entry.sam_bench.rows)} records and the card"
+        return f"every number follows from {len(stored.entry.sam_bench.rows)} records and the card"
 
     def manifest(self) -> str:
         self.manifest_sha256 = check_manifest(self._checked.stored, self._card)
