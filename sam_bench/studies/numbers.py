@@ -17,9 +17,9 @@ from sam_bench.leaderboard.labels import network_label
 from sam_bench.records import ROBUST, EvaluationRecord
 from sam_bench.studies.claims import CLEAN, Claim, Family, Part, Passes
 from sam_bench.studies.jobs import Measurement, Model, Study
-from sam_bench.studies.measured import Measured
 from sam_bench.studies.notes import Distances, Fault, Matched
 from sam_bench.studies.opening import plan_of
+from sam_bench.studies.results import Measured
 from sam_bench.studies.verdicts import decide
 from sam_bench.versions import package_versions, source_commit, timestamp
 from sam_bench.zoo import Zoo
