@@ -74,7 +74,6 @@ class InputError(SamBenchError, ValueError):
         self.field, self.value, self.problem, self.hint = field, value, problem, hint
 
     def render(self, spell: Spell) -> str:
-        """See `SamBenchError.render`."""
         text = super().render(spell)
         if self.field is None:
             return text

@@ -10,10 +10,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
 from sam_bench.data import Split
@@ -21,7 +21,7 @@ from sam_bench.errors import InputError
 from sam_bench.modes import inputs_copied
 from sam_bench.perturb.ball import check_eps
 from sam_bench.progress import Stage
-from sam_bench.records import EvaluationRecord, ModelCard, Norm, Radius
+from sam_bench.records import EvaluationRecord, ModelCard, Radius
 from sam_bench.registry import Component, Registry
 from sam_bench.zoo import LoadedModel
 
@@ -30,18 +30,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 """What is written as JSON: text, numbers, lists and dictionaries. No NaN."""
-
-
-def check_radius(norm: Norm, eps: Radius) -> None:
-    """Refuse a radius that was surely meant in units of 1/255, as a validator of settings has to.
-
-    Raises:
-        ValueError: Names the setting.
-    """
-    try:
-        check_eps(norm, eps, hint="")
-    except InputError as error:
-        raise ValueError(f"eps: {eps} {error.problem}") from error
 
 
 def _within_images(eps: Radius) -> Radius:
@@ -152,6 +140,21 @@ class ModelAnalysis(Analysis):
             cards: Name to card, for the models that have one.
         """
         return {}
+
+
+class BallAnalysis(ModelAnalysis):
+    """An analysis that moves images within a ball. Its defaults are for the subclass to choose."""
+
+    norm: Literal["Linf", "L2"] = Field(default="Linf", description="norm of the ball around each image: Linf or L2")
+    eps: Radius = Field(default=Radius("2/255"), ge=0, description="radius of the ball, for images in [0, 1]")
+
+    @model_validator(mode="after")
+    def _eps_is_of_images(self) -> BallAnalysis:
+        try:
+            check_eps(self.norm, self.eps, hint="")
+        except InputError as error:
+            raise ValueError(f"eps: {self.eps} {error.problem}") from error
+        return self
 
 
 @dataclass(frozen=True)

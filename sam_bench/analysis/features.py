@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from sam_bench.analysis.base import ANALYSES, Context, Json, ModelAnalysis, check_radius
+from sam_bench.analysis.base import ANALYSES, BallAnalysis, Context, Json
 from sam_bench.data import Split, channel_stats, first_examples, to_float
 from sam_bench.device import choose_precision
 from sam_bench.errors import StoppedError
@@ -37,7 +37,7 @@ _SEARCH = 0.5
 
 
 @ANALYSES.register("features")
-class Features(ModelAnalysis):
+class Features(BallAnalysis):
     """Accuracy of a network that learned from targeted adversarial examples (Ilyas et al. 2019, arXiv 1905.02175).
 
     Each training image is moved towards a random class, and gets that class as its label. To a person it still
@@ -55,11 +55,6 @@ class Features(ModelAnalysis):
     epochs: int = Field(default=10, ge=1, description="epochs of the new network")
     width: int = Field(default=16, ge=1, description="width of the new network, a PreActResNet-18")
     repeats: int = Field(default=3, ge=1, description="new networks for each model, from different seeds")
-
-    @model_validator(mode="after")
-    def _eps_is_of_images(self) -> Features:
-        check_radius(self.norm, self.eps)
-        return self
 
     def measure(self, model: LoadedModel, context: Context) -> Json:
         """The new networks' accuracies on the real test images, and how often the target was reached."""

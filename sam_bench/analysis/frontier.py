@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_bench.analysis.base import ANALYSES, Json, NamedRecord, RecordAnalysis
-from sam_bench.analysis.comparisons import Comparison, comparisons
+from sam_bench.analysis.comparisons import about, comparisons
 from sam_bench.analysis.families import STANDARD, Setting, Strength, strength, told_apart
 from sam_bench.analysis.frontier_figure import draw_frontier
 from sam_bench.analysis.statistics import (
@@ -96,19 +96,14 @@ class Frontier(RecordAnalysis):
         return said
 
 
-def _compared(each: Comparison) -> Json:
-    points = _points(each)
+def _compared(records: Sequence[NamedRecord]) -> Json:
+    points = _points(records)
     front = _undominated([(point.clean, point.robust) for point in points])
     at_cost = _undominated([(point.clean, point.robust, -point.passes) for point in points])
     names = told_apart([point.setting for point in points])
     pairs = list(_pairs(points))
     return {
-        "title": each.title,
-        "attack": each.attack,
-        "norm": each.norm,
-        "eps": each.eps,
-        "dataset": each.records[0].record.dataset,
-        "n_examples": each.records[0].record.n_examples,
+        **about(records),
         "points": [
             {
                 "family": point.strength.family + names[point.setting],
@@ -129,10 +124,10 @@ def _compared(each: Comparison) -> Json:
     }
 
 
-def _points(each: Comparison) -> list[_Point]:
+def _points(records: Sequence[NamedRecord]) -> list[_Point]:
     """The models by family and strength, the weakest of a family first."""
     groups: dict[tuple[Strength, Setting], dict[int, NamedRecord]] = {}
-    for named in each.records:
+    for named in records:
         assert named.card is not None
         of_point = groups.setdefault((strength(named.card.recipe), Setting.of(named.card)), {})
         for there in of_point.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_bench.analysis.base import ANALYSES, Json, NamedRecord, RecordAnalysis
-from sam_bench.analysis.comparisons import Comparison, comparisons
+from sam_bench.analysis.comparisons import about, comparisons, model_name
 from sam_bench.errors import InputError
 from sam_bench.leaderboard.labels import percent
 from sam_bench.proportions import PairedShares
@@ -41,7 +41,7 @@ class Overlap(RecordAnalysis):
         self, records: list[NamedRecord], labels: Mapping[int, Tensor] | None, classes: tuple[str, ...]
     ) -> Json:
         """Every pair of models that were asked the same."""
-        found = [_compared(each) for each in comparisons(records) if len(each.records) > 1]
+        found = [_compared(each) for each in comparisons(records) if len(each) > 1]
         if not found:
             raise InputError(
                 "no two of the records are of the same attack, norm and radius on the same images; "
@@ -73,19 +73,14 @@ class Overlap(RecordAnalysis):
         return said
 
 
-def _compared(each: Comparison) -> Json:
-    verdicts = [item.record.verdicts for item in each.records]
+def _compared(records: Sequence[NamedRecord]) -> Json:
+    verdicts = [each.record.verdicts for each in records]
     held = np.array([[verdict == ROBUST for verdict in line] for line in verdicts])
     wrong = np.array([[verdict == MISCLASSIFIED for verdict in line] for line in verdicts])
     order = sorted(range(len(held)), key=lambda row: -int(held[row].sum()))
-    names = each.names
+    names = [model_name(each) for each in records]
     return {
-        "title": each.title,
-        "attack": each.attack,
-        "norm": each.norm,
-        "eps": each.eps,
-        "dataset": each.records[0].record.dataset,
-        "n_examples": held.shape[1],
+        **about(records),
         "models": [names[row] for row in order],
         "holds": [int(held[row].sum()) for row in order],
         "held_by_all": int(held.all(axis=0).sum()),

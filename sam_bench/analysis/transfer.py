@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from sam_bench.analysis.base import ANALYSES, Context, Json, ModelAnalysis, check_radius
+from sam_bench.analysis.base import ANALYSES, BallAnalysis, Context, Json
 from sam_bench.modes import attacking
 from sam_bench.perturb.inputs import PGD
-from sam_bench.records import ModelCard, Radius
+from sam_bench.records import ModelCard
 from sam_bench.zoo import LoadedModel
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @ANALYSES.register("transfer")
-class Transfer(ModelAnalysis):
+class Transfer(BallAnalysis):
     """Robust accuracy of every model on the adversarial examples of every model.
 
     Models that use the same non-robust features break on the same examples (Ilyas et al. 2019, arXiv 1905.02175,
@@ -31,14 +31,7 @@ class Transfer(ModelAnalysis):
     summary = "robust accuracy of each model on the adversarial examples of each other"
     asks_others = True
 
-    norm: Literal["Linf", "L2"] = Field(default="Linf", description="norm of the ball around each image: Linf or L2")
-    eps: Radius = Field(default=Radius("2/255"), ge=0, description="radius of the ball, for images in [0, 1]")
     steps: int = Field(default=10, ge=1, description="steps of PGD")
-
-    @model_validator(mode="after")
-    def _eps_is_of_images(self) -> Transfer:
-        check_radius(self.norm, self.eps)
-        return self
 
     def measure(self, model: LoadedModel, context: Context) -> Json:
         """One row of the matrix: this model's adversarial examples, on every model."""

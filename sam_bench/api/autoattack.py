@@ -35,6 +35,7 @@ from sam_bench.evaluation.log import Log
 from sam_bench.evaluation.problem import UNASKED, Problem
 from sam_bench.integrations.state import EvaluationState
 from sam_bench.modes import attacking
+from sam_bench.perturb.ball import lengths
 from sam_bench.records import MISCLASSIFIED, ROBUST, Norm, Radius
 from sam_bench.zoo import LoadedModel
 
@@ -98,7 +99,6 @@ class TunedAutoAttack(FastAttack):
         return [warning("bf16")] if self.bf16 else []
 
     def engine_to_run(self, norm: Norm) -> Engine:
-        """See `FastAttack.engine_to_run`."""
         return Engine(list(self.suite), bf16=self.bf16)
 
 
@@ -359,8 +359,7 @@ class AutoAttack:
             yield event
 
     def _summarise(self, x: Tensor, x_adv: Tensor) -> None:
-        order = {"Linf": float("inf"), "L2": 2.0, "L1": 1.0}[self.norm]
-        size = torch.linalg.vector_norm((x_adv - x).flatten(1), ord=order, dim=1).max()
+        size = lengths(x_adv - x, self.norm).max()
         self._say(
             f"max {self.norm} perturbation: {size:.5f}, nan in tensor: {x_adv.isnan().sum()}, max: {x_adv.max():.5f}, "
             f"min: {x_adv.min():.5f}"

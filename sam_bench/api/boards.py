@@ -96,20 +96,13 @@ def first_examples_of(card: ModelCard, dataset: StrPath | None, data_dir: Path) 
 
     @cache
     def fingerprint_of_first(count: int) -> str:
-        name = None if dataset is None else card.dataset
-        data = load_dataset(
-            str(dataset or card.dataset),
-            data_dir=data_dir,
-            name=name,
-            image_size=card.architecture.image_size,
-            test_only=True,
-        )
-        if data.test.fingerprint != card.test_fingerprint:
+        test = images_of(dataset, data_dir)(card)
+        if test.fingerprint != card.test_fingerprint:
             raise InputError(
-                f"the test images of {data.name} here are not those the card of {card.name} names (SHA-256 "
-                f"{data.test.fingerprint[:12]}… instead of {card.test_fingerprint[:12]}…)"
+                f"the test images of {card.dataset} here are not those the card of {card.name} names (SHA-256 "
+                f"{test.fingerprint[:12]}… instead of {card.test_fingerprint[:12]}…)"
             )
-        return first_examples(data.test, count).fingerprint
+        return first_examples(test, count).fingerprint
 
     return fingerprint_of_first
 

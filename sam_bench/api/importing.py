@@ -18,6 +18,7 @@ from sam_bench import zoo as zoos
 from sam_bench.api.registering import correct
 from sam_bench.api.specs.checks import StrPath
 from sam_bench.data import Dataset, channel_stats, first_examples, known_stats, load_dataset
+from sam_bench.data.splits import Stats
 from sam_bench.device import choose_device
 from sam_bench.errors import InputError, shortened, unknown_name
 from sam_bench.models import architecture_for, check_model, create_model
@@ -43,8 +44,7 @@ _NAMED = ("cifar10", "cifar100", "imagenet")
 _AT_A_TIME = 256
 _CLEARLY = 3.0  # standard deviations of McNemar's statistic
 
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-_NONE: Normalisation = ((), ())
+_NONE: Stats = ((), ())
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,12 @@ def import_model(
     store.check_new(place)
     store.check_place(place)
 
+    where = choose_device(device)[0]
+
     def built(of: Architecture) -> nn.Module:
         module = create_model(of)
         fit_external(module, state, str(path), of.name)
-        return module.eval().to(choose_device(device)[0])
+        return module.eval().to(where)
 
     module = built(architecture)
     size = architecture.image_size
@@ -130,8 +132,7 @@ def import_model(
     usual = _usual(data) if not mean else _NONE
     other = built(architecture.model_copy(update={"mean": usual[0], "std": usual[1]}))
     asked, otherwise, note = _compared(module, other, data, normalize)
-    test = data.test.to(choose_device(device)[0])
-    hits = correct(module, test, at_a_time=_AT_A_TIME)
+    hits = correct(module, data.test.to(where), at_a_time=_AT_A_TIME)
     card = store.save(
         module.cpu(),
         {
@@ -201,7 +202,7 @@ def add_model(factory: str, weights: StrPath, **keywords: Any) -> ImportResult:
     return import_model(weights, arch=arch, **keywords)
 
 
-def normalisation(text: str, channels: int) -> Normalisation:
+def normalisation(text: str, channels: int) -> Stats:
     """Mean and standard deviation of each channel, from what a user writes; empty for `none`.
 
     Args:
@@ -230,7 +231,7 @@ def normalisation(text: str, channels: int) -> Normalisation:
     return tuple(part * channels if len(part) == 1 else part for part in (mean, std))  # type: ignore[return-value]
 
 
-def _usual(data: Dataset) -> Normalisation:
+def _usual(data: Dataset) -> Stats:
     """The normalisation that code for these images most likely uses."""
     return known_stats(data.robustbench or data.name) or channel_stats(first_examples(data.test, CHECKED))
 

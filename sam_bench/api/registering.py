@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from sam_bench.data import Split, StreamedSplit, make_batches
 from sam_bench.device import device_name, true_float32
 from sam_bench.modes import attacking
 from sam_bench.records import Cost, ModelCard
-from sam_bench.training import Trained
+from sam_bench.training import RunConfig, Trained
 from sam_bench.training.validate import examples_at_a_time
 from sam_bench.versions import package_versions, timestamp
 
@@ -31,42 +32,28 @@ def store_as(model: nn.Module, dtype: Literal["float32", "float16"]) -> None:
     model.load_state_dict(rounded)
 
 
+def of_run(config: RunConfig) -> dict[str, Any]:
+    """The fields of a card that are its run's: they tell it from another run's card."""
+    return {field: getattr(config, field) for field in RunConfig.model_fields if field in ModelCard.model_fields}
+
+
 def register(trained: Trained, ready: Prepared, store: zoos.Zoo, *, command: str) -> tuple[ModelCard, Path]:
     """Put the run's result into the zoo; its weights are those that `store_as` has made of them."""
     spec, config, data, place = ready.spec, ready.run.config, ready.data, ready.place
     at_a_time = examples_at_a_time(config, trained.state.devices)
     hits = int(correct(trained.model, data.test.to(ready.device), at_a_time=at_a_time).sum())
-    passes, examples = trained.state.passes, config.train_examples
     card = store.save(
         trained.model,
         {
-            "name": config.name,
-            "dataset": data.name,
+            **of_run(config),
             "threat": place.threat,
             "robustbench_dataset": place.robustbench_dataset,
-            "architecture": config.architecture,
-            "recipe": config.recipe,
             "epochs": trained.state.epoch,
-            "seed": config.seed,
-            "precision": config.precision,
             "devices": trained.state.devices,
-            "sync_ascent": config.sync_ascent,
-            "sync_bn": config.sync_bn,
-            "micro_batch": config.micro_batch,
-            "init": config.init,
-            "init_sha256": config.init_sha256,
-            "extra_data": config.extra_data,
-            "additional_data": config.additional_data,
-            "train_examples": examples,
-            "train_fingerprint": config.train_fingerprint,
             "test_fingerprint": data.test.fingerprint,
             "clean_accuracy": hits / len(data.test),
             "cost": Cost(
-                train_forward=passes.train_forward / examples,
-                train_backward=passes.train_backward / examples,
-                weight_gradients=passes.weight_gradients / examples,
-                attack_forward=passes.attack_forward / examples,
-                attack_backward=passes.attack_backward / examples,
+                **{kind: count / config.train_examples for kind, count in asdict(trained.state.passes).items()},
                 seconds=trained.state.seconds,
                 energy_joules=trained.state.joules,
                 device=device_name(ready.device),

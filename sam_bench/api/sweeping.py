@@ -8,7 +8,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -278,5 +278,5 @@ class _Telling(SilentReporter):
 
 def as_json(result: SweepResult) -> dict[str, Any]:
     """The result as one JSON object."""
-    rows = [asdict(replace(row, failure=None)) for row in result.rows]
-    return {"varies": result.varies, "runs": [{key: row[key] for key in row if key != "failure"} for row in rows]}
+    runs = [{name: value for name, value in vars(row).items() if name != "failure"} for row in result.rows]
+    return {"varies": result.varies, "runs": runs}

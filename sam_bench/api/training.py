@@ -15,7 +15,7 @@ from torch import nn
 from sam_bench import zoo as zoos
 from sam_bench.api.initial import InitialWeights
 from sam_bench.api.naming import describe
-from sam_bench.api.registering import register, store_as
+from sam_bench.api.registering import of_run, register, store_as
 from sam_bench.api.specs.train import TrainSpec
 from sam_bench.cores import take_spare_cores
 from sam_bench.data import (
@@ -152,7 +152,7 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     config = _config(settled, name, architecture, data.name, decided)
     if team.is_main:
         RunFolder(folder).check(config, resume=spec.resume)
-        store.check_run(place, {field: getattr(config, field) for field in _on_the_card()})
+        store.check_run(place, of_run(config))
     saving = Saving(folder, resume=spec.resume, keep=spec.keep, save_every=60 * spec.save_every)
     on_device = learnt.to(device), watched.to(device) if watched else None
     run = Ready(module, spec.method, *on_device, config, saving, reporter, team, extra and extra.to(device))
@@ -342,11 +342,6 @@ def _config(
         }
         | decided
     )
-
-
-def _on_the_card() -> list[str]:
-    """The fields that a run's card takes from its config: they tell it from another run's."""
-    return [field for field in RunConfig.model_fields if field in ModelCard.model_fields]
 
 
 def _announce(ready: Prepared, remarks: list[str], why: dict[str, str]) -> None:

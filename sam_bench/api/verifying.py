@@ -14,7 +14,7 @@ from sam_bench.leaderboard.convergence import check_convergence
 from sam_bench.leaderboard.pull_request import PullRequestCheck
 from sam_bench.leaderboard.pull_request import check_pull_request as checked
 from sam_bench.leaderboard.verification import withdraw_report
-from sam_bench.leaderboard.verify import AuditPlan, Means, Verification, write_report
+from sam_bench.leaderboard.verify import Means, Verification, write_report
 from sam_bench.leaderboard.verify import verify_entry as verified
 from sam_bench.records import ModelCard
 from sam_bench.training import build_recipe
@@ -128,7 +128,8 @@ def means_of(
         training=check_training,
         zoo=None if zoo is None else Path(zoo),
         device=choose_device(device)[0],
-        audit=None if audit is None or beacon is None else AuditPlan(audit, beacon),
+        audit=audit or 0,
+        beacon=beacon or "",
         attack_again=attack_again,
     )
 

@@ -63,7 +63,6 @@ class ExternalAttack(Attack):
         """Their attack, set up; the rest as for `Attack.events`."""
 
     def check(self, norm: Norm) -> None:
-        """See `Attack.check`."""
         known = self.norms()
         if known is not None and norm not in known:
             what = f"searches in {' and '.join(sorted(known))}" if known else "is bounded by no norm"
@@ -125,7 +124,6 @@ class TorchattacksAttack(ExternalAttack):
         return set(re.findall(r"L(?:inf|\d)", said[1])) if said else None
 
     def prepare(self, model: nn.Module, *, ball: Ball, seed: int, classes: int, device: torch.device) -> Candidates:
-        """See `ExternalAttack.prepare`."""
         ours = {"eps": ball.eps, "max_epsilon": ball.eps, "norm": ball.norm, "seed": seed, "n_classes": classes}
         takes = parameters(self.theirs)
         given = {name: value for name, value in ours.items() if name in takes}
@@ -148,7 +146,6 @@ class FoolboxAttack(ExternalAttack):
         return set() if power is None else {f"L{power:g}"}
 
     def prepare(self, model: nn.Module, *, ball: Ball, seed: int, classes: int, device: torch.device) -> Candidates:
-        """See `ExternalAttack.prepare`."""
         foolbox = import_module("foolbox")
         seen = foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
         own = {"distance": getattr(foolbox.distances, ball.norm.lower())}

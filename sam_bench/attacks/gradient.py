@@ -85,7 +85,6 @@ class GradientAttack(ExampleAttack):
         return True
 
     def check(self, norm: Norm) -> None:
-        """See `Attack.check`."""
         if norm == "L1":
             raise InputError(
                 f"`norm='L1'`: {self.method} searches in L2 and Linf",

@@ -17,6 +17,7 @@ from sam_bench.attacks.verify import SMALLEST_BATCH, classes_of, pad
 from sam_bench.device import true_float32
 from sam_bench.errors import InputError
 from sam_bench.modes import attacking
+from sam_bench.perturb.ball import lengths
 from sam_bench.perturb.inputs import input_gradient
 from sam_bench.records import Norm
 
@@ -80,7 +81,7 @@ def _of_batch(model: nn.Module, x: Tensor, y: Tensor, norm: str, steps: int) -> 
         clean, labels = x[right], y[right]
         best = _halved(model, clean, labels, _search(model, clean, labels, norm, steps))
         verified = _misclassified(model, best, labels)
-        distances[right] = torch.where(verified, _length(best - clean, norm), torch.inf)
+        distances[right] = torch.where(verified, lengths(best - clean, norm), torch.inf)
     return distances
 
 
@@ -94,20 +95,20 @@ def _search(model: nn.Module, x: Tensor, y: Tensor, norm: str, steps: int) -> Te
         share = (1 + math.cos(math.pi * number / steps)) / 2
         logits, gradient = input_gradient(model, pad(x_adv, SMALLEST_BATCH), pad(y, SMALLEST_BATCH), margin)
         logits, gradient = logits[: len(x)], gradient[: len(x)].nan_to_num(0.0, 0.0, 0.0)
-        broken, length = classes_of(logits) != y, _length(x_adv - x, norm)
+        broken, length = classes_of(logits) != y, lengths(x_adv - x, norm)
         nearer = broken & (length < shortest)
         shortest = torch.where(nearer, length, shortest)
         best[nearer] = x_adv[nearer]
         # Until the boundary was crossed once: where it would be if the margin were linear.
-        to_boundary = length + margin(logits, y).abs() / _length(gradient, dual).clamp_min(_TINY)
+        to_boundary = length + margin(logits, y).abs() / lengths(gradient, dual).clamp_min(_TINY)
         change = _CHANGE[1] + (_CHANGE[0] - _CHANGE[1]) * share
         # Beyond that, for on the boundary itself nothing is misclassified; the paper's radius stays there.
         grown = (1 + change) * torch.where(shortest.isinf(), to_boundary, radius)
         radius = torch.where(broken, torch.minimum(radius * (1 - change), shortest), grown)
         size = _STEP[1] + (_STEP[0] - _STEP[1]) * share
-        step = -size * _scaled(gradient, 1 / _length(gradient, "L2").clamp_min(_TINY))
+        step = -size * _scaled(gradient, 1 / lengths(gradient, "L2").clamp_min(_TINY))
         x_adv = _projected(x_adv + step, x, radius, norm)
-    broken = _misclassified(model, x_adv, y) & (_length(x_adv - x, norm) < shortest)
+    broken = _misclassified(model, x_adv, y) & (lengths(x_adv - x, norm) < shortest)
     best[broken] = x_adv[broken]
     return best
 
@@ -134,15 +135,8 @@ def _projected(x_adv: Tensor, x: Tensor, radius: Tensor, norm: str) -> Tensor:
         limit = _scaled(torch.ones_like(x), radius)
         delta = torch.maximum(torch.minimum(delta, limit), -limit)
     else:
-        delta = _scaled(delta, (radius / _length(delta, norm).clamp_min(_TINY)).clamp_max(1.0))
+        delta = _scaled(delta, (radius / lengths(delta, norm).clamp_min(_TINY)).clamp_max(1.0))
     return (x + delta).clamp(0.0, 1.0)
-
-
-def _length(delta: Tensor, norm: str) -> Tensor:
-    """Norms [B] of the rows of [B, ...]."""
-    order = {"Linf": math.inf, "L2": 2, "L1": 1}[norm]
-    lengths: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
-    return lengths
 
 
 def _scaled(delta: Tensor, factors: Tensor) -> Tensor:

@@ -93,7 +93,6 @@ class CounterRNG(RNG):
         return _shifted(self._bits(row, trial, at, count, stream), 40).float() * 2.0**-24
 
     def uniform(self, row: Tensor, trial: Tensor, at: Tensor, shape: tuple[int, ...], *, stream: int) -> Tensor:
-        """See `RNG.uniform`."""
         return self._flat(row, trial, at, math.prod(shape), stream).view(len(row), *shape)
 
     def normal(self, row: Tensor, trial: Tensor, at: Tensor, shape: tuple[int, ...], *, stream: int) -> Tensor:
@@ -124,16 +123,13 @@ class UpstreamRNG(RNG):
         self._generator = torch.Generator().manual_seed(seed)
 
     def uniform(self, row: Tensor, trial: Tensor, at: Tensor, shape: tuple[int, ...], *, stream: int) -> Tensor:
-        """See `RNG.uniform`."""
         return torch.rand((len(row), *shape), generator=self._generator).to(row.device)
 
     def normal(self, row: Tensor, trial: Tensor, at: Tensor, shape: tuple[int, ...], *, stream: int) -> Tensor:
-        """See `RNG.normal`."""
         return torch.randn((len(row), *shape), generator=self._generator).to(row.device)
 
     def proposals(
         self, row: Tensor, trial: Tensor, at: Tensor, sizes: tuple[int, ...], *, stream: int
     ) -> tuple[Tensor, ...]:
-        """See `RNG.proposals`."""
         drawn = [torch.rand(size, generator=self._generator) for size in sizes]
         return tuple(each.to(row.device).expand(len(row), -1) for each in drawn)

@@ -17,7 +17,7 @@ from sam_bench.leaderboard.entries import (
     RowKey,
     StoredEntry,
     fields_of_headline,
-    headline,
+    headline_of,
     make_entry,
     row_from_record,
     row_key,
@@ -209,7 +209,7 @@ def check_fields(stored: StoredEntry, card: ModelCard | None) -> None:
         InputError: Names the first such field, what it says and what it should be.
     """
     entry, evidence = stored.entry, stored.entry.sam_bench
-    top = headline(evidence.rows, dataset=entry.dataset, threat=evidence.threat)
+    top = headline_of(entry)
     if top is None:
         raise InputError(f"{stored.path} has no row of AutoAttack (standard) in {evidence.threat}: submit its record")
     if card is None:

@@ -127,6 +127,11 @@ def headline(rows: Sequence[EntryRow], *, dataset: str, threat: Norm) -> EntryRo
     return max(candidates, key=lambda row: float(row.eps), default=None)
 
 
+def headline_of(entry: LeaderboardEntry) -> EntryRow | None:
+    """The row that an entry's RobustBench fields are filled from; the board ranks by it."""
+    return headline(entry.sam_bench.rows, dataset=entry.dataset, threat=entry.sam_bench.threat)
+
+
 def listed_dataset(card: ModelCard) -> str:
     """The data set that RobustBench's field names."""
     return card.robustbench_dataset or card.dataset

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from sam_bench.leaderboard.entries import OFFICIAL_EPS, OFFICIAL_EXAMPLES, headline, listed_dataset
+from sam_bench.leaderboard.entries import OFFICIAL_EPS, OFFICIAL_EXAMPLES, headline_of, listed_dataset
 from sam_bench.leaderboard.labels import radius_key, radius_text, split_warnings
 from sam_bench.leaderboard.record_checks import REFERENCE_ENGINES, published_fingerprints
 from sam_bench.records import EntryRow, EvaluationRecord, LeaderboardEntry, ModelCard
@@ -160,7 +160,7 @@ def issue_text(card: ModelCard, entry: LeaderboardEntry, record: EvaluationRecor
 
 
 def _other_rows(entry: LeaderboardEntry) -> str:
-    top = headline(entry.sam_bench.rows, dataset=entry.dataset, threat=entry.sam_bench.threat)
+    top = headline_of(entry)
     rows = [row for row in entry.sam_bench.rows if row is not top]
     if not rows:
         return ""

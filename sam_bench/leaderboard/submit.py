@@ -13,8 +13,7 @@ from sam_bench.leaderboard.checks import checked_records
 from sam_bench.leaderboard.entries import (
     RowKey,
     StoredEntry,
-    headline,
-    listed_dataset,
+    headline_of,
     make_entry,
     read_entry,
     row_from_record,
@@ -173,8 +172,7 @@ def submit_entry(
         write_manifest(StoredEntry(path, entry), card)
         report_path(path).unlink(missing_ok=True)  # it was about the entry as it was
 
-    top = headline(entry.sam_bench.rows, dataset=listed_dataset(card), threat=card.threat)
-    record = next(source.record for source in sources if source.row == top)
+    record = next(source.record for source in sources if source.row == headline_of(entry))
     return Submission(
         entry=entry,
         path=path,

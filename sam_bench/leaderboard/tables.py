@@ -11,42 +11,26 @@ from dataclasses import dataclass
 from sam_bench.leaderboard.boards import RANKS_EXPLAINED, Board, Row
 from sam_bench.leaderboard.labels import count_text, parameters_text, percent, radius_text, spelled
 
-HEADERS = (
-    "#",
-    "model",
-    "clean",
-    "robust",
-    "95 % interval",
-    "state",
-    "attack",
-    "eps",
-    "method",
-    "architecture",
-    "epochs",
-    "training passes",
-    "parameters",
-)
 
-
-def cells(line: Row) -> list[str]:
-    """Text of each column of `HEADERS`."""
+def cells(line: Row) -> dict[str, str]:
+    """Text of each column, by its header."""
     evidence = line.entry.sam_bench
     low, high = line.interval()
-    return [
-        line.rank_text,
-        line.model,
-        percent(line.row.clean_accuracy),
-        percent(line.row.robust_accuracy),
-        f"{percent(low)} to {percent(high)}",
-        line.state,
-        spelled(line.row.attack),
-        f"{line.row.norm} {radius_text(line.row.eps)}",
-        line.method,
-        line.entry.architecture,
-        count_text(None if evidence.passes is None else evidence.epochs),
-        count_text(evidence.passes),
-        parameters_text(evidence.parameters),
-    ]
+    return {
+        "#": line.rank_text,
+        "model": line.model,
+        "clean": percent(line.row.clean_accuracy),
+        "robust": percent(line.row.robust_accuracy),
+        "95 % interval": f"{percent(low)} to {percent(high)}",
+        "state": line.state,
+        "attack": spelled(line.row.attack),
+        "eps": f"{line.row.norm} {radius_text(line.row.eps)}",
+        "method": line.method,
+        "architecture": line.entry.architecture,
+        "epochs": count_text(None if evidence.passes is None else evidence.epochs),
+        "training passes": count_text(evidence.passes),
+        "parameters": parameters_text(evidence.parameters),
+    }
 
 
 @dataclass(frozen=True)
@@ -55,7 +39,7 @@ class PlainTable:
 
     Attributes:
         title: The board, with its number of examples.
-        headers: `HEADERS`.
+        headers: One text a column.
         rows: One text a column; a marked model ends in `[1]`.
         footnotes: `[1] …`, one a mark.
     """
@@ -68,13 +52,11 @@ class PlainTable:
 
 def plain_table(board: Board) -> PlainTable:
     """A board as text without any mark-up."""
-    rows = []
-    for line in board.rows:
-        texts = cells(line)
-        texts[1] += "".join(f" [{mark}]" for mark in board.marks(line))
-        rows.append(texts)
+    rows = [cells(line) for line in board.rows]
+    for texts, line in zip(rows, board.rows, strict=True):
+        texts["model"] += "".join(f" [{mark}]" for mark in board.marks(line))
     notes = [f"[{number}] {note}" for number, note in enumerate(board.footnotes, start=1)]
-    return PlainTable(board.title, list(HEADERS), rows, notes)
+    return PlainTable(board.title, list(rows[0]), [list(texts.values()) for texts in rows], notes)
 
 
 _RIGHT = {"#", "clean", "robust", "95 % interval", "epochs", "training passes", "parameters"}
@@ -104,9 +86,9 @@ def escape_markdown(text: str) -> str:
 def latex(boards: Sequence[Board]) -> str:
     """Every board as a `table` with booktabs' rules; the preamble needs `\\usepackage{booktabs}`."""
     parts = ["% Needs \\usepackage{booktabs}."]
-    columns = "".join("r" if header in _RIGHT else "l" for header in HEADERS)
     for board in boards:
         table = plain_table(board)
+        columns = "".join("r" if header in _RIGHT else "l" for header in table.headers)
         headers = " & ".join(escape_latex(header) for header in table.headers)
         body = "\n".join(f"    {' & '.join(escape_latex(cell) for cell in row)} \\\\" for row in table.rows)
         notes = "".join(f"\n  \\par\\footnotesize {escape_latex(note)}" for note in table.footnotes)
@@ -147,62 +129,49 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
 
 
-CSV_COLUMNS = (
-    "rank",
-    "model",
-    "dataset",
-    "attack",
-    "norm",
-    "eps",
-    "eps_float",
-    "n_examples",
-    "carried",
-    "clean_percent",
-    "robust_percent",
-    "robust_low_percent",
-    "robust_high_percent",
-    "state",
-    "method",
-    "architecture",
-    "epochs",
-    "training_passes",
-    "parameters",
-    "threat",
-    "authors",
-    "engine",
-    "notes",
-    "card",
-    "record",
-    "record_sha256",
-    "checkpoint_sha256",
-)
-
-
 def csv_text(boards: Sequence[Board]) -> str:
-    """Every row of every board as CSV with the columns of `CSV_COLUMNS`; numbers are not rounded, no rank is empty."""
+    """Every row of every board as CSV; numbers are not rounded, no rank is empty."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for board in boards:
-        for line in board.rows:
-            row, evidence = line.row, line.entry.sam_bench
-            values: list[str | int | float] = [
-                line.rank if line.ranked else "",
-                line.model,
-                board.dataset,
-                row.attack,
-                row.norm,
-            ]
-            values += [radius_text(row.eps), f"{float(row.eps):.12g}", row.n_examples, line.record.carried]
-            shares = (row.clean_accuracy, row.robust_accuracy, *line.interval())
-            values += [f"{100 * share:.10g}" for share in shares]
-            values += [line.state, line.method]
-            training = ("", "") if evidence.passes is None else (evidence.epochs, f"{evidence.passes:.10g}")
-            values += [line.entry.architecture, *training, evidence.parameters]
-            values += [evidence.threat, line.entry.authors, line.record.engine, "; ".join(line.notes)]
-            values += [evidence.card, row.record, row.record_sha256, evidence.checkpoint_sha256]
-            writer.writerow([_no_formula(value) for value in values])
+    lines = [_csv_line(board, row) for board in boards for row in board.rows]
+    writer = csv.DictWriter(out, fieldnames=list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return out.getvalue()
+
+
+def _csv_line(board: Board, line: Row) -> dict[str, str | int | float]:
+    row, evidence = line.row, line.entry.sam_bench
+    low, high = line.interval()
+    values: dict[str, str | int | float] = {
+        "rank": line.rank if line.ranked else "",
+        "model": line.model,
+        "dataset": board.dataset,
+        "attack": row.attack,
+        "norm": row.norm,
+        "eps": radius_text(row.eps),
+        "eps_float": f"{float(row.eps):.12g}",
+        "n_examples": row.n_examples,
+        "carried": line.record.carried,
+        "clean_percent": f"{100 * row.clean_accuracy:.10g}",
+        "robust_percent": f"{100 * row.robust_accuracy:.10g}",
+        "robust_low_percent": f"{100 * low:.10g}",
+        "robust_high_percent": f"{100 * high:.10g}",
+        "state": line.state,
+        "method": line.method,
+        "architecture": line.entry.architecture,
+        "epochs": "" if evidence.passes is None else evidence.epochs,
+        "training_passes": "" if evidence.passes is None else f"{evidence.passes:.10g}",
+        "parameters": evidence.parameters,
+        "threat": evidence.threat,
+        "authors": line.entry.authors,
+        "engine": line.record.engine,
+        "notes": "; ".join(line.notes),
+        "card": evidence.card,
+        "record": row.record,
+        "record_sha256": row.record_sha256,
+        "checkpoint_sha256": evidence.checkpoint_sha256,
+    }
+    return {name: _no_formula(value) for name, value in values.items()}
 
 
 # The start of a cell, also of one that a spreadsheet makes by splitting at a line's end, a tab or a semicolon; then

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from sam_bench.errors import InputError
-from sam_bench.leaderboard.entries import headline, read_entry
+from sam_bench.leaderboard.entries import headline_of, read_entry
 from sam_bench.leaderboard.files import LARGEST_RECORD, read_bytes, read_checked
 from sam_bench.locks import claimed
 from sam_bench.records import State, VerificationReport
@@ -71,8 +71,7 @@ def state_of(entry_file: Path, record: str | None = None) -> State:
     """
     report = report_of(entry_file)
     if record is None:
-        entry = read_entry(entry_file).entry
-        top = headline(entry.sam_bench.rows, dataset=entry.dataset, threat=entry.sam_bench.threat)
+        top = headline_of(read_entry(entry_file).entry)
         record = top.record if top else None
     rows = report.rows if report else []
     return next((row.state for row in rows if row.record == record), "claimed")

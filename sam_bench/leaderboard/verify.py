@@ -27,7 +27,7 @@ from sam_bench.evaluation.audit import audit, draw
 from sam_bench.evaluation.refinding import find_again
 from sam_bench.evaluation.replay import replay, tested_by
 from sam_bench.leaderboard.checks import CheckedEntry, check_entries
-from sam_bench.leaderboard.entries import headline, read_entry
+from sam_bench.leaderboard.entries import headline_of, read_entry
 from sam_bench.leaderboard.evidence import check_manifest, check_places, read_bundle
 from sam_bench.leaderboard.examples import share_with_larger, stored_examples
 from sam_bench.leaderboard.files import shown
@@ -116,19 +116,6 @@ class Verification:
 
 
 @dataclass(frozen=True)
-class AuditPlan:
-    """How much is audited.
-
-    Attributes:
-        examples: How many of the examples that a row claims to be robust.
-        beacon: A public text made after the entry, such as a commit's hash; it decides which.
-    """
-
-    examples: int
-    beacon: str
-
-
-@dataclass(frozen=True)
 class Means:
     """What a verifier needs beside the entry.
 
@@ -137,7 +124,8 @@ class Means:
         training: Refuses a card whose training cost cannot be; returns what was found.
         zoo: Folder of the zoo; default `$SAM_BENCH_ZOO`, else `./model_zoo`.
         device: Where the model runs.
-        audit: How much is audited; default nothing.
+        audit: How many of the examples that a row claims to be robust are audited; 0: nothing is.
+        beacon: A public text made after the entry, such as a commit's hash; it decides which.
         attack_again: Attack what rows without adversarial examples call broken, so that these are replayed, too.
     """
 
@@ -145,7 +133,8 @@ class Means:
     training: Callable[[ModelCard], str]
     zoo: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    audit: AuditPlan | None = None
+    audit: int = 0
+    beacon: str = ""
     attack_again: bool = False
 
 
@@ -247,10 +236,9 @@ class _Verifying:
         check_places(stored)
         (self._checked,) = check_entries([stored], self._means.zoo)
         self._card = _card_of(self._checked)
-        entry = stored.entry
-        top = headline(entry.sam_bench.rows, dataset=entry.dataset, threat=entry.sam_bench.threat)
+        top = headline_of(stored.entry)
         self.headline = top.record if top else ""
-        return f"every number follows from {len(entry.sam_bench.rows)} records and the card"
+        return f"every number follows from {len(stored.entry.sam_bench.rows)} records and the card"
 
     def manifest(self) -> str:
         self.manifest_sha256 = check_manifest(self._checked.stored, self._card)
@@ -285,8 +273,7 @@ class _Verifying:
         return f"{proven:,} verdicts are shown to hold: the robust accuracies are upper bounds"
 
     def audit(self) -> str:
-        plan = self._means.audit
-        assert plan is not None
+        beacon, device = self._means.beacon, self._means.device
         told = []
         for at, (row, record) in enumerate(self._checked.rows):
             if row.attack != AUTOATTACK or self.rows[at].at_most is None:
@@ -294,13 +281,13 @@ class _Verifying:
             claimed = [place for place, verdict in enumerate(record.verdicts) if verdict == ROBUST]
             drawn = draw(
                 claimed,
-                plan.examples,
-                beacon=plan.beacon,
+                self._means.audit,
+                beacon=beacon,
                 manifest_sha256=self.manifest_sha256,
                 record_sha256=row.record_sha256,
             )
-            test = self._tested(record)
-            found = audit(self._module, test, record, drawn, beacon=plan.beacon, device=self._means.device)
+            test = tested_by(record, self._test)
+            found = audit(self._module, test, record, drawn, beacon=beacon, device=device)
             _refuse_false_claims(row.record, found)
             self.rows[at] = self.rows[at].model_copy(update={"audit": found})
             told.append(
@@ -328,7 +315,7 @@ class _Verifying:
             row, record = self._checked.rows[at]
             if record.broken.keys() <= stored[at].keys():
                 continue
-            test = self._tested(record)
+            test = tested_by(record, self._test)
             try:
                 again = find_again(self._module, test, record, known=stored[at], device=self._means.device).x_adv
             except InputError as error:
@@ -336,10 +323,6 @@ class _Verifying:
                 continue
             share_with_larger(self._checked.evidence, stored, at, again)
         return failed
-
-    def _tested(self, record: EvaluationRecord) -> Split:
-        """The test examples that a record is over."""
-        return tested_by(record, self._test)
 
     def _has_evidence(self, name: str, record: EvaluationRecord, stored: Mapping[int, Any]) -> bool:
         """Whether the files hold what it needs; only what was carried over may lie in a smaller ball's, not given."""
@@ -349,7 +332,7 @@ class _Verifying:
 
     def _replayed(self, name: str, record: EvaluationRecord, stored: Mapping[int, Any]) -> float:
         try:
-            return replay(self._module, self._tested(record), record, stored, device=self._means.device)
+            return replay(self._module, tested_by(record, self._test), record, stored, device=self._means.device)
         except SamBenchError as error:
             raise InputError(f"{name}: {error}") from error
 

@@ -26,6 +26,13 @@ def _l2(flat: Tensor) -> Tensor:
     return norms.clamp_min(_TINY)
 
 
+def lengths(delta: Tensor, norm: str) -> Tensor:
+    """Norms [B] of the rows of [B, ...]."""
+    order = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}[norm]
+    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
+    return norms
+
+
 def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform draws from [0, 1) for rows of a batch, of `like`'s type and device; see `seeds.draw_rows`."""
 
@@ -96,8 +103,7 @@ class Ball:
             x_adv: Candidates, float [B, ...].
             x: Clean inputs in [0, 1], same shape.
         """
-        order = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}[self.norm]
-        distance = torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), order, dim=1)
+        distance = lengths(x_adv.double() - x.double(), self.norm)
         in_box = ((x_adv >= 0.0) & (x_adv <= 1.0)).flatten(1).all(1)
         contained: Tensor = in_box & (distance <= self.eps * (1 + 1e-5) + 1e-6)
         return contained

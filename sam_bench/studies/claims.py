@@ -70,11 +70,9 @@ class More(_Comparison):
 
     @property
     def asks(self) -> str:
-        """See `_Comparison.asks`."""
         return f"lie above {self.least:g}"
 
     def judge(self, interval: Interval) -> Verdict:
-        """See `_Comparison.judge`."""
         return _beyond(interval, self.least)
 
 
@@ -86,11 +84,9 @@ class NoLess(_Comparison):
 
     @property
     def asks(self) -> str:
-        """See `_Comparison.asks`."""
         return f"lie above {-self.margin:g}"
 
     def judge(self, interval: Interval) -> Verdict:
-        """See `_Comparison.judge`."""
         return _beyond(interval, -self.margin)
 
 
@@ -102,11 +98,9 @@ class Equal(_Comparison):
 
     @property
     def asks(self) -> str:
-        """See `_Comparison.asks`."""
         return f"lie within ±{self.margin:g}"
 
     def judge(self, interval: Interval) -> Verdict:
-        """See `_Comparison.judge`."""
         if -self.margin <= interval.low and interval.high <= self.margin:
             return "supported"
         outside = interval.low > self.margin or interval.high < -self.margin

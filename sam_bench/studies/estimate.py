@@ -19,11 +19,11 @@ from sam_bench.device import choose_device
 from sam_bench.models import architecture_for, create_model
 from sam_bench.records import ComponentSpec
 from sam_bench.studies.claims import CLEAN
-from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Measurement, Model, Study
-from sam_bench.studies.measured import Measured, read_study
+from sam_bench.studies.lookup import is_done
 from sam_bench.studies.opening import refuse_unknown_data
 from sam_bench.studies.plan import Evaluation
+from sam_bench.studies.results import Measured, read_study
 
 _PUBLISHED = {"cifar10": (50_000, 10, 3, 32), "cifar100": (50_000, 100, 3, 32), "digits": (1297, 10, 1, 16)}
 """Of data sets that need not be loaded for it: training images, classes, channels, size."""

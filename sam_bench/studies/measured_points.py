@@ -13,7 +13,7 @@ from sam_bench.analysis.comparisons import comparisons, model_name
 from sam_bench.analysis.families import STANDARD, Setting, strength
 from sam_bench.analysis.statistics import Bootstrap, Interval, Scores, paired_difference
 from sam_bench.errors import InputError
-from sam_bench.leaderboard.labels import architecture_label
+from sam_bench.leaderboard.labels import architecture_label, attack_name
 from sam_bench.records import MISCLASSIFIED, ROBUST, Norm, Radius, read_record
 from sam_bench.records.fields import Fraction01, Record
 
@@ -75,14 +75,14 @@ def measured_points(records: Sequence[NamedRecord], settings: Mapping[str, Mappi
         InputError: There is no plain training among the records, or a record has no card.
     """
     rows = []
-    for comparison in comparisons(list(records)):
+    for compared in comparisons(records):
         groups: dict[tuple[Setting, str], list[NamedRecord]] = {}
-        for each in comparison.records:
+        for each in compared:
             groups.setdefault((_setting(each), _method(each)), []).append(each)
         for (setting, _), members in groups.items():
             standard = groups.get((setting, STANDARD))
             if standard is not None:
-                rows.append(_row(members, standard, comparison.attack, settings))
+                rows.append(_row(members, standard, settings))
     if not rows:
         raise InputError("no record of plain training beside which a method could be measured")
     return rows
@@ -103,7 +103,6 @@ def _method(named: NamedRecord) -> str:
 def _row(
     members: Sequence[NamedRecord],
     standard: Sequence[NamedRecord],
-    attack: str,
     settings: Mapping[str, Mapping[str, Any]],
 ) -> MeasuredPoint:
     first = members[0]
@@ -120,7 +119,7 @@ def _row(
         settings=dict(settings[model_name(first)]),
         models=tuple(model_name(each) for each in members),
         passes=round(_passes(members) / _passes(standard), 3),
-        attack=attack,
+        attack=attack_name(record),
         norm=record.norm,
         eps=record.eps,
         n_examples=record.n_examples,

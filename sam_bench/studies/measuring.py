@@ -23,8 +23,8 @@ from sam_bench.progress import Reporter
 from sam_bench.records import ModelCard, write_record
 from sam_bench.studies import published
 from sam_bench.studies.claims import CLEAN
-from sam_bench.studies.found import card_of
 from sam_bench.studies.jobs import STANDARD, Measurement, Model, Study
+from sam_bench.studies.lookup import card_of
 from sam_bench.studies.notes import Clean, Distances, Fault, Matched, conditions
 from sam_bench.zoo import load_model
 from sam_bench.zoo.names import full_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,12 @@ from sam_bench import __version__
 from sam_bench.analysis.statistics import Interval, Scores, median
 from sam_bench.leaderboard.labels import network_label
 from sam_bench.records import ROBUST, EvaluationRecord
-from sam_bench.studies.claims import CLEAN
+from sam_bench.studies.claims import CLEAN, Claim, Family, Part, Passes
 from sam_bench.studies.jobs import Measurement, Model, Study
-from sam_bench.studies.measured import Measured
 from sam_bench.studies.notes import Distances, Fault, Matched
 from sam_bench.studies.opening import plan_of
+from sam_bench.studies.results import Measured
 from sam_bench.studies.verdicts import decide
-from sam_bench.studies.waiting import left_out, waits_for
 from sam_bench.versions import package_versions, source_commit, timestamp
 from sam_bench.zoo import Zoo
 
@@ -90,6 +89,7 @@ def _cost(found: Measured) -> Json:
 
 
 def _claims(found: Measured) -> Json:
+    """Each claim with its verdict, which it has once all planned seeds are there, not as soon as it looks decided."""
     plan = found.study.plan
     claims: Json = {}
     for name, claim in plan.claims.items():
@@ -121,6 +121,46 @@ def _claims(found: Measured) -> Json:
             ],
         }
     return claims
+
+
+def waits_for(claim: Claim, found: Measured) -> list[str]:
+    """The rows of a claim that lack seeds, as `at: 1 of 3 seeds of autoattack`; empty if nothing is missing.
+
+    A row that the scale leaves out is not waited for; see `left_out`.
+    """
+    lacking: dict[str, None] = {}
+    for part in claim.parts:
+        of = None if isinstance(part, Passes) else part.of
+        for row in _rows_of(part, found):
+            if row not in found.study.rows:
+                continue
+            done, planned = _seeds_done(found, row, of), len(found.study.seeds(row))
+            if done < planned:
+                lacking[f"{row}: {done} of {planned} seeds" + (f" of {of}" if of else "")] = None
+    return list(lacking)
+
+
+def left_out(claim: Claim, found: Measured) -> list[str]:
+    """The rows of a claim that the scale leaves out; of a family all, where too few are left for a curve."""
+    study, needed = found.study, set[str]()
+    for part in claim.parts:
+        needed |= {part.a, part.b} if isinstance(part.b, str) else {part.a}
+        if isinstance(part.b, Family) and len(found.family(part.b.family)) < 2:
+            needed |= {row for row, each in study.plan.rows.items() if each.family == part.b.family}
+    return [row for row in study.plan.rows if row in needed - study.rows.keys()]
+
+
+def _rows_of(part: Part, found: Measured) -> Iterator[str]:
+    yield part.a
+    yield from [part.b] if isinstance(part.b, str) else found.family(part.b.family)
+
+
+def _seeds_done(found: Measured, row: str, of: str | None) -> int:
+    """How many seeds of a row are trained, and measured where something is asked of them."""
+    if of is None:
+        return len(found.cards.get(row, {}))
+    measured = found.measured(row, of)
+    return 0 if measured is None else len(measured.seeds)
 
 
 def interval(of: Interval) -> Json:

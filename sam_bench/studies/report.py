@@ -15,8 +15,8 @@ from markupsafe import Markup
 from sam_bench.records import write_atomic
 from sam_bench.studies import figures
 from sam_bench.studies.jobs import Study
-from sam_bench.studies.measured import read_study
 from sam_bench.studies.numbers import Json, numbers_of
+from sam_bench.studies.results import read_study
 
 _IMAGE = re.compile(r'src="(figures/[a-z-]+\.svg)"')
 

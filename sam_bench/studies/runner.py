@@ -22,8 +22,8 @@ from sam_bench.locks import claimed
 from sam_bench.parallel import Job as Process
 from sam_bench.parallel import run_jobs
 from sam_bench.progress import Reporter
-from sam_bench.studies.found import card_of, is_done
 from sam_bench.studies.jobs import STANDARD, Job, Model, Study
+from sam_bench.studies.lookup import card_of, is_done
 from sam_bench.studies.measuring import Work
 
 State = Literal["done", "failed", "taken", "early"]

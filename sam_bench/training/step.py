@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +34,7 @@ class Passes:
 
     def __add__(self, other: Passes) -> Passes:
         """Both together."""
-        return Passes(
-            self.train_forward + other.train_forward,
-            self.train_backward + other.train_backward,
-            self.weight_gradients + other.weight_gradients,
-            self.attack_forward + other.attack_forward,
-            self.attack_backward + other.attack_backward,
-        )
+        return Passes(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,7 @@ from sam_bench.errors import InputError
 from sam_bench.leaderboard import build_leaderboard, plain_table, read_entries
 from sam_bench.leaderboard.boards import RANKS_EXPLAINED, make_boards
 from sam_bench.leaderboard.labels import architecture_label, network_label, parameters_text
-from sam_bench.leaderboard.tables import (
-    CSV_COLUMNS,
-    HEADERS,
-    csv_text,
-    escape_latex,
-    escape_markdown,
-    latex,
-    markdown,
-)
+from sam_bench.leaderboard.tables import csv_text, escape_latex, escape_markdown, latex, markdown
 from sam_bench.records import Architecture, sha256_file, write_record
 
 HOSTILE = "<script>alert(1)</script> & 100% _x_ #1 | a\\b ~^ {$} `*`"
@@ -67,6 +59,18 @@ def test_a_radius_written_two_ways_is_one_board(bench: Bench) -> None:
         bench.submit(card, make_record(card, clean=80, robust=30, eps=eps))
     (board,) = make_boards(read_entries(bench.folder))
     assert board.eps == "8/255" and len(board.rows) == 2
+
+
+HEADERS = (
+    *("#", "model", "clean", "robust", "95 % interval", "state", "attack", "eps", "method", "architecture", "epochs"),
+    *("training passes", "parameters"),
+)
+CSV_COLUMNS = (
+    *("rank", "model", "dataset", "attack", "norm", "eps", "eps_float", "n_examples", "carried", "clean_percent"),
+    *("robust_percent", "robust_low_percent", "robust_high_percent", "state", "method", "architecture", "epochs"),
+    *("training_passes", "parameters", "threat", "authors", "engine", "notes", "card", "record", "record_sha256"),
+    "checkpoint_sha256",
+)
 
 
 def test_a_table_has_the_columns_asked_for_and_says_how_many_examples(filled: Bench) -> None:

@@ -13,10 +13,10 @@ from sam_bench.api import TrainSpec
 from sam_bench.errors import InputError
 from sam_bench.studies.estimate import estimate, passes_of
 from sam_bench.studies.jobs import Measurement, Model
-from sam_bench.studies.measured import read_study
 from sam_bench.studies.numbers import numbers_of
 from sam_bench.studies.opening import open_study
 from sam_bench.studies.plan import load_plan
+from sam_bench.studies.results import read_study
 from sam_bench.studies.runner import part_of
 
 

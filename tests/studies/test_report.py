@@ -14,8 +14,8 @@ from study_samples import content, opened
 
 from sam_bench.errors import InputError
 from sam_bench.studies.figures import family_looks, frontier
-from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Study
+from sam_bench.studies.lookup import is_done
 from sam_bench.studies.opening import open_study
 from sam_bench.studies.packing import ARCHIVE, pack, unpack, unpacked
 from sam_bench.studies.plan import load_plan

@@ -18,10 +18,10 @@ from study_samples import content, opened
 from sam_bench.data import load_dataset
 from sam_bench.errors import InputError
 from sam_bench.progress import SilentReporter
-from sam_bench.studies.found import is_done
 from sam_bench.studies.jobs import Measurement, Model, Study
-from sam_bench.studies.measured import read_study
+from sam_bench.studies.lookup import is_done
 from sam_bench.studies.numbers import numbers_of
+from sam_bench.studies.results import read_study
 from sam_bench.studies.runner import run_study
 from sam_bench.zoo import Zoo
 

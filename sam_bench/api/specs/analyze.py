@@ -60,7 +60,6 @@ class AnalyzeSpec(RunSpec):
         return ANALYSES.build(ComponentSpec(method=self.analysis, **self.settings))
 
     def components(self) -> dict[str, Any]:
-        """See `Spec.components`."""
         return {f"analysis.{name}": value for name, value in self.built.model_dump(mode="json").items()}
 
     @property

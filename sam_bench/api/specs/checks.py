@@ -51,7 +51,6 @@ class Whole(Check):
     words: tuple[str, ...] = ()
 
     def __call__(self, value: Any) -> Any:
-        """See `Check`."""
         if isinstance(value, str) and value in self.words:
             return value
         try:
@@ -69,7 +68,6 @@ class Positive(Check):
     """A number above 0 of any type."""
 
     def __call__(self, value: Any) -> float:
-        """See `Check`."""
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or not float(value) > 0:
             raise InputError(f"must be a number above 0, not {named(value)}")
         return float(value)
@@ -80,7 +78,6 @@ class Seed(Whole):
     """A seed that a random generator can take."""
 
     def __call__(self, value: Any) -> int:
-        """See `Check`."""
         number: int = super().__call__(value)
         check_seed(number)
         return number
@@ -94,7 +91,6 @@ class Text(Check):
     paths: bool = False
 
     def __call__(self, value: Any) -> str:
-        """See `Check`."""
         if self.paths and isinstance(value, Path):
             return str(value)
         if not isinstance(value, str):
@@ -107,7 +103,6 @@ class Data(Check):
     """A data set: a name, or a path, which is kept as its text."""
 
     def __call__(self, value: Any) -> str:
-        """See `Check`."""
         if isinstance(value, (str, Path)):
             return str(value)
         arrays = ": write arrays into a file with numpy.savez('mine.npz', x_test=…, y_test=…), and give 'mine.npz'"
@@ -120,7 +115,6 @@ class Device(Check):
     """A device's name, or a `torch.device`, which has one."""
 
     def __call__(self, value: Any) -> str:
-        """See `Check`."""
         return Text("auto, cpu or cuda")(str(value) if isinstance(value, torch.device) else value)
 
 
@@ -129,7 +123,6 @@ class Length(Check):
     """A radius, however it was written; of a NumPy float32 the shortest decimal that is the same float32."""
 
     def __call__(self, value: Any) -> Radius:
-        """See `Check`."""
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (str, Real)):
             raise InputError(f"must be a number or a text such as '8/255', not {named(value)}")
         narrow = isinstance(value, np.floating) and not isinstance(value, float)
@@ -144,7 +137,6 @@ class Lengths(Check):
     """One radius or several: a text such as `1/255,2/255`, a number, or a row of either."""
 
     def __call__(self, value: Any) -> tuple[Radius, ...]:
-        """See `Check`."""
         several = _one_by_one(value)
         if not several:
             raise InputError("names no radius; give one or several, as in 1/255,2/255, or leave it out")
@@ -173,7 +165,6 @@ class Place(Check):
     folder: bool = True
 
     def __call__(self, value: Any) -> Path:
-        """See `Check`."""
         if not isinstance(value, (str, os.PathLike)):
             raise InputError(f"must be a path, not {named(value)}")
         return Path(value)
@@ -184,7 +175,6 @@ class Settings(Check):
     """Settings by their names; None stands for none."""
 
     def __call__(self, value: Any) -> dict[str, Any]:
-        """See `Check`."""
         if value is not None and not isinstance(value, Mapping):
             raise InputError(f"must be a dict, as in {{'steps': 20}}, not {named(value)}")
         return {name: _plain(each) for name, each in (value or {}).items()}
@@ -204,7 +194,6 @@ class Flag(Check):
     words: tuple[str, ...] = ()
 
     def __call__(self, value: Any) -> bool | str:
-        """See `Check`."""
         if isinstance(value, str) and value in self.words:
             return value
         if isinstance(value, (bool, np.bool_)):
@@ -219,7 +208,6 @@ class RecipeLike(Check):
     """A recipe: its name, its file or its fields."""
 
     def __call__(self, value: Any) -> str | Path | Recipe:
-        """See `Check`."""
         if not isinstance(value, (str, Path, Recipe)):
             raise InputError(f"must be a name, a YAML file or a Recipe, not {named(value)}")
         return value

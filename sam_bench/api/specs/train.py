@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from sam_bench.api.naming import default_name
 from sam_bench.api.specs.base import option
 from sam_bench.api.specs.checks import Data, Flag, Length, Place, Positive, RecipeLike, Settings, Text, Whole
-from sam_bench.api.specs.shared import RunSpec
+from sam_bench.api.specs.shared import DATASETS, RunSpec
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_options, architectures
 from sam_bench.perturb.ball import check_eps
@@ -54,7 +54,7 @@ class TrainSpec(RunSpec):
         str,
         Data(),
         option(
-            "cifar10, cifar100, svhn, tiny-imagenet, imagenet, cifar10-c-fog-3, …, digits, FILE.npz or FOLDER.",
+            DATASETS,
             identity=True,
             sweep=True,
             group="data",
@@ -253,7 +253,6 @@ class TrainSpec(RunSpec):
 
     @classmethod
     def mapping_of(cls, name: str) -> str | None:
-        """See `Spec.mapping_of`."""
         if name in settings_of_recipes():
             return "settings"
         of_networks = (architecture_options(each).model_fields for each in architectures())
@@ -302,7 +301,6 @@ class TrainSpec(RunSpec):
         return fields | options
 
     def components(self) -> dict[str, Any]:
-        """See `Spec.components`."""
         recipe = self.method.recipe.model_dump(mode="json")
         methods = {part: recipe[part].pop("method") for part in PARTS}
         settings = {f"{part}.{name}": value for part in PARTS for name, value in recipe[part].items()}

@@ -55,13 +55,11 @@ class FastAttack(ExampleAttack):
         """The engine, set up for a norm."""
 
     def check_model(self, norm: Norm, *, classes: int, shape: tuple[int, int, int]) -> None:
-        """See `Attack.check_model`."""
         engine = self.engine_to_run(norm)
         engine.check_images(norm, *shape[1:])
         fit_to_classes(engine.suite, classes)
 
     def check_device(self, device: torch.device) -> None:
-        """See `Attack.check_device`."""
         if self.compile == "on":
             refuse_without_compiler(device)
 
@@ -76,7 +74,6 @@ class FastAttack(ExampleAttack):
         return self._own_search
 
     def events(self, model: nn.Module, examples: Examples, verifier: Verifier, **how: Any) -> Iterator[Event]:
-        """See `Attack.events`."""
         ball: Ball = how["ball"]
         return self.engine_to_run(ball.norm).events(model, examples, verifier, **how)
 
@@ -132,7 +129,6 @@ class AutoAttack(FastAttack):
         return attacks_of(self.version, self.suite)
 
     def engine_to_run(self, norm: Norm) -> Engine:
-        """See `FastAttack.engine_to_run`."""
         return Engine(build_suite(self.version, self.suite, norm=norm), rng=self.rng, compiled=self.compile == "on")
 
     def check_model(self, norm: Norm, *, classes: int, shape: tuple[int, int, int]) -> None:
@@ -163,7 +159,6 @@ class AutoAttackBF16(FastAttack):
         return [warning("bf16")]
 
     def engine_to_run(self, norm: Norm) -> Engine:
-        """See `FastAttack.engine_to_run`."""
         return Engine(build_suite("standard", norm=norm), bf16=True, compiled=self.compile == "on")
 
 
@@ -182,6 +177,5 @@ class AutoAttackScreen(FastAttack):
         return [warning("upper-bound", attacks=" and ".join(self.attacks))]
 
     def engine_to_run(self, norm: Norm) -> Engine:
-        """See `FastAttack.engine_to_run`."""
         suite = [config for config in build_suite("standard", norm=norm) if config.attack in self.attacks]
         return Engine(suite, compiled=self.compile == "on")

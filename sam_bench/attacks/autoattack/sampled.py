@@ -59,7 +59,6 @@ class SampledEngine(Engine):
     sample: Sample = Sample("", 1.0)
 
     def seen_by(self, attack: str, index: Tensor) -> Tensor:
-        """See `Engine.seen_by`."""
         return self.sample.contains(index) if attack in SAMPLED else super().seen_by(attack, index)
 
 
@@ -97,7 +96,6 @@ class AutoAttackSampled(FastAttack):
         return False
 
     def keyed(self, key: str) -> AutoAttackSampled:
-        """See `Attack.keyed`."""
         if self._key:
             return self
         copy = self.model_copy()
@@ -110,5 +108,4 @@ class AutoAttackSampled(FastAttack):
         return Sample(self._key, self.sample)
 
     def engine_to_run(self, norm: Norm) -> Engine:
-        """See `FastAttack.engine_to_run`."""
         return SampledEngine(build_suite("standard", norm=norm), compiled=self.compile == "on", sample=self.chosen)

@@ -38,15 +38,12 @@ class Local(Executor):
         problem.attack.check_device(self._device)
 
     def run(self, problem: Problem, todo: Mapping[int, int]) -> Iterator[Event]:
-        """See `Executor.run`."""
         return attack_here(problem, problem.stored(todo), self._device)
 
     def describe(self) -> str:
-        """See `Executor.describe`."""
         return f"device {self._device} ({self._why})"
 
     def ran_on(self) -> str:
-        """See `Executor.ran_on`."""
         return device_name(self._device)
 
 

@@ -43,7 +43,6 @@ class Processes(Executor):
             )
 
     def run(self, problem: Problem, todo: Mapping[int, int]) -> Iterator[Event]:
-        """See `Executor.run`."""
         sent = travelling(problem)
         jobs = [
             Job(
@@ -57,11 +56,9 @@ class Processes(Executor):
             yield replace(event, stage=f"{name}: {event.stage}") if isinstance(event, Progress) else event
 
     def describe(self) -> str:
-        """See `Executor.describe`."""
         return f"device {self._device} ({self._why}), {self._workers} processes"
 
     def ran_on(self) -> str:
-        """See `Executor.ran_on`."""
         return device_name(self._device)
 
     def _device_of(self, number: int) -> torch.device:

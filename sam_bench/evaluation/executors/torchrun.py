@@ -36,7 +36,6 @@ class Torchrun(Executor):
         self._team, self._device, self._here, self._runs = team, device, Local(device, why), 0
 
     def check(self, problem: Problem) -> None:
-        """See `Executor.check`."""
         super().check(problem)
         self._here.check(problem)
 
@@ -52,7 +51,6 @@ class Torchrun(Executor):
         return None
 
     def finish(self, result: Any) -> None:
-        """See `Executor.finish`."""
         self._team.broadcast(("result", result))
 
     def run(self, problem: Problem, todo: Mapping[int, int]) -> Iterator[Event]:
@@ -113,11 +111,9 @@ class Torchrun(Executor):
         return f"sam-bench/events/{self._runs}/{rank}"
 
     def describe(self) -> str:
-        """See `Executor.describe`."""
         return f"{self._here.describe()}, {self._team.size} processes of torchrun"
 
     def ran_on(self) -> str:
-        """See `Executor.ran_on`."""
         return self._here.ran_on()
 
 

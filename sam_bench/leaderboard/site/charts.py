@@ -19,6 +19,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 THEIRS = "RobustBench"
 
 _HEIGHT = 300
+_LEGEND = {"title": None, "orient": "bottom", "symbolOpacity": 1}
 _NUMBERS_OF_A_MARK = [
     {"field": "model", "title": "model"},
     {"field": "method", "title": "method"},
@@ -63,41 +64,33 @@ def fronts(board: Board, published: Sequence[Published], links: dict[str, str]) 
         _front(
             _with_front(points + theirs, "clean", higher=True),
             families,
-            {
-                "field": "clean",
-                "title": "clean accuracy (%)",
-                "type": "quantitative",
-                "scale": {"domain": _domain([point["clean"] for point in points + theirs])},
-            },
+            _axis(
+                "clean", "clean accuracy (%)", scale={"domain": _domain([point["clean"] for point in points + theirs])}
+            ),
             f"Robust over clean accuracy of {len(points) + len(theirs)} models on {board.title}",
         ),
         _front(
             _with_front(paid, "passes", higher=False),
             families,
-            {
-                "field": "passes",
-                "title": "training passes per example",
-                "type": "quantitative",
-                "scale": {"type": "log", "nice": False, "padding": 16}
-                if over_decades
-                else {"zero": False, "nice": False, "padding": 16},
-                "axis": {"format": "~s", "tickCount": 6},
-            },
+            _axis(
+                "passes",
+                "training passes per example",
+                scale=({"type": "log"} if over_decades else {"zero": False}) | {"nice": False, "padding": 16},
+                axis={"format": "~s", "tickCount": 6},
+            ),
             f"Robust accuracy over training cost of {len(paid)} models on {board.title}",
         ),
     ]
 
 
 def _point(row: Row, links: dict[str, str]) -> Json:
-    low, high = row.interval()
     return {
         "model": row.model,
         "method": row.method,
         "family": family(row.method),
         "clean": _percent(row.row.clean_accuracy),
         "robust": _percent(row.row.robust_accuracy),
-        "low": _percent(low),
-        "high": _percent(high),
+        **_interval(row.row.robust_accuracy, row.row.n_examples),
         "passes": row.entry.sam_bench.passes,
         "rank": row.rank_text,
         "href": links[str(row.stored.path)],
@@ -106,6 +99,26 @@ def _point(row: Row, links: dict[str, str]) -> Json:
 
 def _percent(share: float) -> float:
     return round(100 * share, 2)
+
+
+def _interval(share: float, examples: int) -> Json:
+    """The ends of a share's 95 % Wilson interval, in per cent."""
+    low, high = wilson_interval(share, examples)
+    return {"low": _percent(low), "high": _percent(high)}
+
+
+def _axis(field: str, title: str, **more: Any) -> Json:
+    """A channel for a number."""
+    return {"field": field, "type": "quantitative", "title": title, **more}
+
+
+def _looks(field: str, names: Sequence[str], legend: Json) -> tuple[Json, Json]:
+    """Colour and shape of each name; more names than there are colours repeat in other pairs."""
+    shown = {"field": field, "type": "nominal", "legend": legend}
+    colours = [COLOURS[at % len(COLOURS)] for at in range(len(names))]
+    shapes = [SHAPES[(at + at // len(COLOURS)) % len(SHAPES)] for at in range(len(names))]
+    colour, shape = ({"scale": {"domain": list(names), "range": looks}} for looks in (colours, shapes))
+    return shown | colour, shown | shape
 
 
 def _families(points: Sequence[Json]) -> list[str]:
@@ -132,17 +145,8 @@ def _domain(shares: Sequence[float]) -> list[float]:
 
 def _front(points: list[Json], families: list[str], x: Json, description: str) -> Json:
     shares = [point[key] for point in points for key in ("robust", "low", "high") if key in point]
-    y = {
-        "field": "robust",
-        "type": "quantitative",
-        "title": "robust accuracy (%)",
-        "scale": {"domain": _domain(shares)},
-    }
-    # The legend shows families by colour and shape together; more than there are colours repeat in other pairs.
-    colour = {"domain": families, "range": [COLOURS[i % len(COLOURS)] for i in range(len(families))]}
-    shape = {"domain": families, "range": [SHAPES[(i + i // len(COLOURS)) % len(SHAPES)] for i in range(len(families))]}
-    legend = {"title": None, "orient": "bottom", "columns": {"expr": "max(1, floor(width / 130))"}, "symbolOpacity": 1}
-    families_field = {"field": "family", "type": "nominal"}
+    y = _axis("robust", "robust accuracy (%)", scale={"domain": _domain(shares)})
+    colour, shape = _looks("family", families, _LEGEND | {"columns": {"expr": "max(1, floor(width / 130))"}})
     dimmed = {"condition": {"param": "shown", "value": 1}, "value": 0.12}
     return _chart(
         description,
@@ -160,7 +164,7 @@ def _front(points: list[Json], families: list[str], x: Json, description: str) -
                     "x": x,
                     "y": y | {"field": "low"},
                     "y2": {"field": "high"},
-                    "color": families_field | {"scale": colour, "legend": legend},
+                    "color": colour,
                     "opacity": {"condition": {"param": "shown", "value": 0.45}, "value": 0.05},
                 },
             },
@@ -170,8 +174,8 @@ def _front(points: list[Json], families: list[str], x: Json, description: str) -
                 "encoding": {
                     "x": x,
                     "y": y,
-                    "color": families_field | {"scale": colour, "legend": legend},
-                    "shape": families_field | {"scale": shape, "legend": legend},
+                    "color": colour,
+                    "shape": shape,
                     "opacity": dimmed,
                     "href": {"field": "href"},
                     "tooltip": _NUMBERS_OF_A_MARK,
@@ -201,29 +205,13 @@ def _curve(rows: Sequence[Row]) -> Json:
         shares = [(0.0, "0", widest.row.clean_accuracy, widest.row.n_examples)]
         shares += [(float(r.row.eps), radius_text(r.row.eps), r.row.robust_accuracy, r.row.n_examples) for r in own]
         for eps, text, share, count in sorted(shares):
-            low, high = wilson_interval(share, count)
             point = {"attack": spelled(attack), "x": round(unit * eps, 6), "eps": text, "robust": _percent(share)}
-            points.append(point | {"low": _percent(low), "high": _percent(high)})
+            points.append(point | _interval(share, count))
     names = [spelled(attack) for attack in attacks]
-    legend = {"title": None, "orient": "bottom", "symbolOpacity": 1}
-    series = {"field": "attack", "type": "nominal"}
-    colour = series | {
-        "scale": {"domain": names, "range": [COLOURS[i % 7] for i in range(len(names))]},
-        "legend": legend,
-    }
-    shape = series | {"scale": {"domain": names, "range": [SHAPES[i % 7] for i in range(len(names))]}, "legend": legend}
-    x = {
-        "field": "x",
-        "type": "quantitative",
-        "title": f"eps, {norm}" + (" (in 1/255)" if unit == 255 else ""),
-        "axis": {"values": sorted({0.0, *(round(unit * float(row.row.eps), 6) for row in rows)}), "format": ".3~g"},
-    }
-    y = {
-        "field": "robust",
-        "type": "quantitative",
-        "title": "accuracy (%)",
-        "scale": {"domain": [0, 100]},
-    }
+    colour, shape = _looks("attack", names, _LEGEND)
+    title = f"eps, {norm}" + (" (in 1/255)" if unit == 255 else "")
+    x = _axis("x", title, axis={"values": sorted({0.0, *(point["x"] for point in points)}), "format": ".3~g"})
+    y = _axis("robust", "accuracy (%)", scale={"domain": [0, 100]})
     tooltip = [
         {"field": "attack", "title": "attack"},
         {"field": "eps", "title": f"eps, {norm}"},
@@ -254,26 +242,13 @@ def classes_plot(shares: Sequence[ClassShare]) -> Json:
     values = []
     for each in shares:
         for kind, share in (("clean", each.clean), ("robust", each.robust)):
-            low, high = wilson_interval(share, each.examples)
-            values.append(
-                {
-                    "class": each.name,
-                    "kind": kind,
-                    "share": _percent(share),
-                    "low": _percent(low),
-                    "high": _percent(high),
-                }
-            )
-    x = {"field": "share", "type": "quantitative", "title": "accuracy (%)", "scale": {"domain": [0, 100]}}
+            value = {"class": each.name, "kind": kind, "share": _percent(share)}
+            values.append(value | _interval(share, each.examples))
+    x = _axis("share", "accuracy (%)", scale={"domain": [0, 100]})
     y = {"field": "class", "type": "nominal", "title": None, "sort": None}  # as they come
-    legend = {"title": None, "orient": "bottom", "symbolOpacity": 1}
-    colour = {"field": "kind", "type": "nominal", "scale": kinds, "legend": legend}
-    shape = {
-        "field": "kind",
-        "type": "nominal",
-        "scale": {"domain": kinds["domain"], "range": ["circle", "diamond"]},
-        "legend": legend,
-    }
+    kind_field = {"field": "kind", "type": "nominal", "legend": _LEGEND}
+    colour = kind_field | {"scale": kinds}
+    shape = kind_field | {"scale": kinds | {"range": ["circle", "diamond"]}}
     return _chart(
         "Clean and robust accuracy of each class",
         values,

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sam_bench import __version__
 from sam_bench.leaderboard.boards import RANKS_EXPLAINED, Board, Row, carried_text
-from sam_bench.leaderboard.entries import StoredEntry, headline
+from sam_bench.leaderboard.entries import StoredEntry, headline_of
 from sam_bench.leaderboard.labels import (
     count_text,
     examples_text,
@@ -133,8 +133,7 @@ def render_board(content: Content, board: Board) -> str:
 
 def _model(content: Content, stored: StoredEntry, rows: list[tuple[Board, Row]]) -> dict[str, Any]:
     """What the page of a model shows that its template cannot say itself."""
-    entry, first = stored.entry, rows[0][1]
-    top = headline(entry.sam_bench.rows, dataset=entry.dataset, threat=entry.sam_bench.threat)
+    first, top = rows[0][1], headline_of(stored.entry)
     board, row = next((pair for pair in rows if pair[1].row == top), rows[0])
     test = content.labels_of(row.record)
     shares = class_shares(row.record, test) if test else []

@@ -10,8 +10,8 @@ import numpy as np
 from sam_bench.analysis.statistics import Scores, Verdicts
 from sam_bench.records import MISCLASSIFIED, ROBUST, EvaluationRecord, ModelCard
 from sam_bench.studies.claims import CLEAN
-from sam_bench.studies.found import card_of, kind_of, note_of, records_of
 from sam_bench.studies.jobs import STANDARD, Measurement, Model, Study
+from sam_bench.studies.lookup import card_of, kind_of, note_of, records_of
 from sam_bench.studies.notes import Clean, Distances, Note
 
 LEVELS = 255.0  # distances in Linf are given in levels of 255
