@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -142,3 +143,33 @@ def test_class_weights_are_refused_in_a_mean_where_passes_see_parts_of_the_batch
             sam.step_gradients(model, nn.CrossEntropyLoss(weight=weights), x, y, micro_batch=micro_batch)
         each = nn.CrossEntropyLoss(weight=weights, reduction="none")
         sam.step_gradients(model, each, x, y, micro_batch=micro_batch)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "ignored"),
+    [
+        (nn.CrossEntropyLoss(), -100),
+        (nn.CrossEntropyLoss(ignore_index=2), 2),
+        (F.cross_entropy, -100),
+        (partial(F.cross_entropy, ignore_index=2), 2),
+    ],
+)
+def test_ignored_labels_are_refused_in_a_mean_where_passes_see_parts_of_the_batch(loss_fn: Any, ignored: int) -> None:
+    model, x, y = nn.Linear(4, 3), torch.rand(8, 4), torch.arange(8) % 2
+    one = y.clone()
+    one[6] = ignored
+    SAM(rho=0.1).step_gradients(model, loss_fn, x, one)  # the whole batch's own mean
+    for sam, micro_batch in ((SAM(rho=0.1), 5), (SAM(rho=0.1, m=4), None)):
+        with pytest.raises(InputError, match=r"^loss_fn gives a mean over the labels that it does not ignore, and the"):
+            sam.step_gradients(model, loss_fn, x, one, micro_batch=micro_batch)
+        sam.step_gradients(model, loss_fn, x, y, micro_batch=micro_batch)  # none of these is ignored
+
+
+def test_what_a_partial_function_sets_is_refused_likewise() -> None:
+    model, x, y = nn.Linear(4, 3), torch.rand(8, 4), torch.arange(8) % 3
+    for settings, what in (
+        ({"weight": torch.arange(3.0)}, "a mean weighted by class"),
+        ({"reduction": "sum"}, "a sum"),
+    ):
+        with pytest.raises(InputError, match=rf"^loss_fn gives {what}"):
+            SAM(rho=0.1).step_gradients(model, partial(F.cross_entropy, **settings), x, y, micro_batch=5)

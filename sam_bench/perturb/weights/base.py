@@ -155,7 +155,8 @@ class WeightPerturbation(Component):
         Args:
             model: In train mode; maps `x` to logits.
             loss_fn: Maps logits and `y` to the mean loss or to one loss per example; ESAM needs the second.
-                `reduction="sum"`, and a mean with class weights, are refused where passes see parts of the batch.
+                `reduction="sum"`, and a mean with class weights or ignored labels, are refused where passes see parts
+                of the batch.
             x: Inputs, float [B, ...].
             y: Labels, int64 [B].
             at: The place of the step in the run, for methods that depend on it: `StepContext.at(step, epochs=10,
@@ -173,7 +174,7 @@ class WeightPerturbation(Component):
                 the loss or model does not fit.
         """
         self.check_step(optimizer, sync_ascent=sync_ascent)
-        objective = OwnLoss(loss_fn, model, len(y))
+        objective = OwnLoss(loss_fn, model, y)
         with runner_for(model, x.device, optimizer, micro_batch=micro_batch, sync_ascent=sync_ascent) as runner:
             return self.backward(BatchLoss(model, x, y, objective=objective, runner=runner, at=at))
 

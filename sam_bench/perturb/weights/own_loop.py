@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,7 +28,7 @@ class OwnLoss:
     Args:
         loss_fn: The loss.
         model: The network.
-        batch: Examples in the batch, of which a pass may see a part.
+        labels: Of the batch, of which a pass may see a part.
 
     Raises:
         InputError: The loss has parameters that learn. Their gradients would be summed over all passes of all steps.
@@ -34,8 +36,8 @@ class OwnLoss:
 
     passes = (1.0, 1.0)
 
-    def __init__(self, loss_fn: LossFunction, model: nn.Module, batch: int) -> None:
-        self._loss_fn, self._batch = loss_fn, batch
+    def __init__(self, loss_fn: LossFunction, model: nn.Module, labels: Tensor) -> None:
+        self._loss_fn, self._labels = loss_fn, labels
         known = set(map(id, model.parameters()))
         for name, parameter in loss_fn.named_parameters() if isinstance(loss_fn, nn.Module) else []:
             if parameter.requires_grad and id(parameter) not in known:
@@ -55,27 +57,42 @@ class OwnLoss:
                 field="loss_fn",
                 hint="it must give the mean loss, or one loss per example",
             )
-        if len(logits) < self._batch:
-            self._refuse_part()
+        if len(logits) < len(self._labels):
+            self._refuse_part(mean=losses.dim() == 0)
         return losses if losses.dim() else losses.expand(len(logits))
 
-    def _refuse_part(self) -> None:
+    def _refuse_part(self, *, mean: bool) -> None:
         """Refuse a loss whose parts do not add up to that of the batch."""
-        loss_fn, reduction = self._loss_fn, getattr(self._loss_fn, "reduction", None)
-        if reduction == "sum":
+        if self._setting("reduction") == "sum":
             raise InputError(
                 "gives a sum, which is wrong for a part of a batch",
                 field="loss_fn",
                 hint="give the mean, or one loss per example (reduction='none')",
             )
-        # That mean is over the sum of the weights of the labels, which every part has another one of.
-        weighted = isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)) and loss_fn.weight is not None
-        if weighted and reduction == "mean":
+        if mean and (self._by_class or self._ignores):
+            which = "weighted by class" if self._by_class else "over the labels that it does not ignore"
             raise InputError(
-                "gives a mean weighted by class, and the means of parts of a batch do not add up to that of the batch",
+                f"gives a mean {which}, and the means of parts of a batch do not add up to that of the batch",
                 field="loss_fn",
                 hint="give one loss per example (reduction='none')",
             )
+
+    @property
+    def _by_class(self) -> bool:
+        """Whether its mean is over the weights of the labels, of which every part has others."""
+        labelled = isinstance(self._loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss))
+        partly = getattr(self._loss_fn, "func", None) in (F.cross_entropy, F.nll_loss)
+        return (labelled or partly) and self._setting("weight") is not None
+
+    @cached_property
+    def _ignores(self) -> bool:
+        """Whether its mean leaves out a label of the batch. The answer waits for the device, so it is kept."""
+        index = self._setting("ignore_index", -100)  # PyTorch's default
+        return not self._labels.is_floating_point() and bool((self._labels == index).any())
+
+    def _setting(self, name: str, default: Any = None) -> Any:
+        """A setting of a loss that is a module, or a `functools.partial` of a function."""
+        return getattr(self._loss_fn, "keywords", {}).get(name, getattr(self._loss_fn, name, default))
 
 
 @contextmanager
