@@ -165,7 +165,9 @@ def true_float32() -> Iterator[None]:
     try:
         for _, write, exact in switches:
             write(exact)
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        # Nor is a cast weight kept: a model's own autocast would see it also after the weights have moved.
+        off = {"enabled": False, "cache_enabled": False}
+        with torch.autocast("cpu", **off), torch.autocast("cuda", **off):
             yield
     finally:
         for write, value in before:

@@ -216,6 +216,20 @@ def test_float32_is_float32_in_the_block_and_whatever_was_wanted_after_it(wanted
     assert _switches() == before
 
 
+def test_a_models_own_autocast_sees_weights_that_moved_in_the_block() -> None:
+    layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+
+    def answer() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return layer(x)
+
+    with true_float32():
+        before = answer()
+        with torch.no_grad():
+            layer.bias += 1
+        assert (answer() - before).mean().item() == pytest.approx(1, abs=0.05)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU has TF32")
 def test_a_convolution_on_a_gpu_is_exact_to_float32() -> None:
     torch.manual_seed(0)

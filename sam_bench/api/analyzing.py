@@ -132,6 +132,7 @@ def _measure(
         measured[name] = _kept(kept)
         if measured[name] is None:
             with reporter.stage(f"{spec.analysis} {name}", len(test)) as stage:
+                stage.update(0)  # analyses report whole batches: the first of them is done by this process, too
                 context = Context(x, y, models.data.classes, spec.batch_size, spec.seed, stage, models.loaders, train)
                 model = load()
                 with true_float32(), inputs_copied(model.module):

@@ -53,6 +53,9 @@ class Split:
         if self.images.device != self.labels.device:
             raise InputError(f"images are on {self.images.device} but labels on {self.labels.device}")
 
+    def __repr__(self) -> str:
+        return f"Split({len(self)} images, {_describe(self.images)})"
+
     def __len__(self) -> int:
         return len(self.labels)
 

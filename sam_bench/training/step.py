@@ -210,15 +210,15 @@ class TrainingStep:
         return total // self._team.size, -(-total // self._team.size)
 
     def _score(self, images: Tensor) -> Tensor:
-        # One autocast region a pass: inside a region the bfloat16 copies of the weights are
-        # cached, and SAM's second pass would be computed with those of the first.
         first = nullcontext() if self._learner is self._plain[0] else graphs.first_pass(self.model)
         with self._autocast(images), first:
             logits: Tensor = self._learner(images)
         return logits
 
     def _autocast(self, x: Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._bf16)
+        # Without its cache: SAM's second pass would see the first one's bfloat16 copies of the weights. So would all
+        # later steps if a caller's region is around them, as the cache is emptied when the outermost region ends.
+        return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._bf16, cache_enabled=False)
 
     def _counted(self, learned: PassCount, examples: int) -> Passes:
         forward, backward = self.recipe.search_passes

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import sam_bench
-from sam_bench.analysis import ANALYSES
+from sam_bench import progress
+from sam_bench.analysis import ANALYSES, Context
 from sam_bench.analysis.calibration import Calibration
+from sam_bench.api.analyzing import run_analysis
+from sam_bench.api.specs.analyze import AnalyzeSpec
 from sam_bench.errors import InputError, SamBenchError
+from sam_bench.progress import PlainReporter
 
 
 @pytest.mark.parametrize("analysis", list(ANALYSES), ids=lambda each: each.method)
@@ -37,6 +43,23 @@ def test_numbers_and_figure_are_written(zoo: Path, tmp_path: Path) -> None:
 def test_the_images_that_there_are_are_counted(zoo: Path, tmp_path: Path) -> None:
     result = sam_bench.analyze("calibration", ["first"], zoo=zoo, n_examples=10_000, output=tmp_path)
     assert json.loads(result.numbers.read_text())["n_examples"] == 500
+
+
+def test_the_time_left_counts_the_whole_first_batch(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(progress, "time", clock)
+
+    def measure(self: Calibration, _: Any, context: Context) -> dict[str, float]:
+        clock.now += 20.0
+        context.stage.update(10)
+        return {"accuracy": 0.5, "confidence": 0.5, "ece": 0.0}
+
+    monkeypatch.setattr(Calibration, "measure", measure)
+    monkeypatch.setattr(Calibration, "draw", lambda *_: None)
+    stream = io.StringIO()
+    spec = AnalyzeSpec(analysis="calibration", subjects=("first",), zoo=zoo, n_examples=20, output=tmp_path)
+    run_analysis(spec, reporter=PlainReporter(stream))
+    assert "calibration first 10/20, 0:20 elapsed, 0:20 left" in stream.getvalue().splitlines()
 
 
 def test_where_no_figure_can_be_drawn_nothing_is_written(

@@ -265,6 +265,8 @@ def test_a_spec_is_frozen_and_python_takes_it_in_the_place_of_keywords() -> None
         EvalSpec(steps=20)
     with pytest.raises(TypeError, match="multiple values for argument 'recipe'"):
         TrainSpec.of("sam", recipe="at")
+    with pytest.raises(TypeError, match="'digits' must be given by name"):
+        EvalSpec.of("digits", attack="pgd")
 
 
 def test_what_a_field_is_called_in_a_sweep_is_what_its_errors_call_it() -> None:

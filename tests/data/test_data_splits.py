@@ -37,6 +37,9 @@ class TestSplit:
         with pytest.raises(InputError, match=message):
             Split(images, labels)
 
+    def test_it_is_shown_in_one_line(self):
+        assert repr(make_split([0, 1, 2])) == "Split(3 images, uint8 [3, 3, 4, 4])"
+
     def test_head_is_the_first_examples_and_all_when_there_are_fewer(self):
         split = make_split([0, 1, 2, 3])
         assert torch.equal(split.head(3).images, split.images[:3])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from training_samples import Steps, digits, method_of, tiny_net
 
 from sam_bench.data import to_float
+from sam_bench.device import true_float32
 from sam_bench.models import architecture_for, create_model
 from sam_bench.perturb.inputs import cross_entropy
 from sam_bench.perturb.weights import global_norm
@@ -139,6 +142,19 @@ def test_sams_second_pass_in_bfloat16_is_taken_at_the_perturbed_weights() -> Non
         assert ours is not None
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-7)
         assert (expected - unperturbed).abs().max() > 0.05 * unperturbed.abs().max()
+
+
+@pytest.mark.parametrize("around", [true_float32, lambda: torch.autocast("cpu", dtype=torch.bfloat16)])
+def test_steps_in_bfloat16_see_their_own_weights_in_a_callers_region(around: Callable[[], Any]) -> None:
+    learned = []
+    for region in (nullcontext, around):
+        model = tiny_net().train()
+        step = Steps(model, method_of("sam", {"rho": 0.5}), seed=0, precision="bf16")
+        with region():
+            for number in range(3):
+                step.at(*batch(), step=number, progress=0.0)
+        learned.append([*model.parameters()])
+    assert all(torch.equal(alone, inside) for alone, inside in zip(*learned, strict=True))
 
 
 def test_bfloat16_changes_the_gradient_a_little_and_only_a_little() -> None:

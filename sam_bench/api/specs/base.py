@@ -80,7 +80,7 @@ class Spec(BaseModel):
             spec: S = given[0]
             return spec.but(**fields)
         if len(given) > len(cls.positional):
-            raise TypeError(f"at most {len(cls.positional)} positional arguments, not {len(given)}")
+            raise TypeError(f"{given[len(cls.positional)]!r} must be given by name, as in `seed=1`")
         placed = dict(zip(cls.positional, given, strict=False))
         for name in placed.keys() & fields.keys():
             raise TypeError(f"got multiple values for argument {name!r}")
