@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -73,7 +73,7 @@ class PlainReporter:
 
     def say(self, text: str) -> None:
         """One line; none any more once nobody reads them, which is no reason to stop working."""
-        with suppress(BrokenPipeError):
+        with suppress(OSError):
             print(text, file=self._stream, flush=True)
 
     @contextmanager
@@ -180,6 +180,27 @@ def make_reporter(*, quiet: bool = False, stream: TextIO | None = None) -> Repor
     if quiet:
         return SilentReporter()
     stream = stream or sys.stderr
+    if stream is None:  # closed by whoever started this program
+        return SilentReporter()
     if stream.isatty():
-        return RichReporter(Console(file=stream))
+        return RichReporter(Console(file=cast("TextIO", _Lasting(stream))))
     return PlainReporter(stream)
+
+
+class _Lasting:
+    """A terminal that drops what it does not take once it is closed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()

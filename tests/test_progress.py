@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pty
@@ -58,6 +59,34 @@ def test_work_goes_on_when_nobody_reads_the_log_any_more() -> None:
             stage.update(2)
         with suppress(BrokenPipeError):  # what was not written is lost; the file is closed all the same
             stream.close()
+
+
+class _FullDisk(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_work_goes_on_when_the_disk_of_the_log_is_full() -> None:
+    with PlainReporter(_FullDisk()).stage("train", 2) as stage:
+        stage.update(2)
+
+
+def test_work_goes_on_when_its_terminal_is_closed() -> None:
+    master, ours = pty.openpty()
+    stream = os.fdopen(ours, "w", encoding="utf-8")
+    reporter = make_reporter(stream=stream)
+    assert isinstance(reporter, RichReporter)
+    os.close(master)
+    with reporter.stage("train", 2) as stage:
+        stage.update(2)
+        reporter.say("more")
+    with suppress(OSError):
+        stream.close()
+
+
+def test_work_goes_on_without_a_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    assert isinstance(make_reporter(), SilentReporter)
 
 
 def test_the_time_left_of_a_resumed_stage_counts_what_this_process_did(clock: _Clock) -> None:

@@ -134,7 +134,7 @@ def main() -> NoReturn:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    with suppress(BrokenPipeError):
+    with suppress(OSError):
         click.echo(f"warning: {message}", err=True)
 
 
@@ -145,6 +145,6 @@ def _fail(message: str, code: int) -> NoReturn:
         # What went wrong in all of them, rank 0 says; torchrun then ends this process before it says it again.
         time.sleep(_PATIENCE)
         message = f"process {os.environ['RANK']}: {message}"
-    with suppress(BrokenPipeError):
+    with suppress(OSError):
         click.echo(f"sam-bench: {message}", err=True)
     sys.exit(code)

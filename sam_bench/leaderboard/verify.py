@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from sam_bench import zoo as zoos
 from sam_bench.errors import InputError, SamBenchError
@@ -256,7 +257,7 @@ class _Verifying:
                 f"the test images here have fingerprint {self._test.fingerprint}, those on the card of {card.name} "
                 f"{card.test_fingerprint}: give the data set {card.dataset}"
             )
-        _check_shape(card, self._test)
+        _check_network(card, self._module, self._test)
         lacking, proven = [], 0
         stored = stored_examples(self._checked.evidence, self._test)
         failed = self._attack_again(stored) if self._means.attack_again else {}
@@ -351,8 +352,11 @@ def _card_of(checked: CheckedEntry) -> ModelCard:
     return checked.found.card
 
 
-def _check_shape(card: ModelCard, test: Split) -> None:
-    """Refuse a card whose model does not take these images, or does not know their classes."""
+def _check_network(card: ModelCard, module: nn.Module, test: Split) -> None:
+    """Refuse a card whose model has another size, does not take these images, or does not know their classes."""
+    count = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    if count != card.parameters:
+        raise InputError(f"the model of {card.name} has {count:,} parameters, but its card states {card.parameters:,}")
     network, given = card.architecture, list(test.shape[1:])
     takes = [network.in_channels, network.image_size, network.image_size]
     if takes != given:

@@ -32,7 +32,7 @@ def downloading(folder: Path, dataset: str, threat: str, files: list[str]) -> It
     """The folder to give to RobustBench in this block: the cache if the files are there, else one for the download.
 
     Files of the mirror, where one is named, are fetched first. At the block's end the new files are moved into the
-    cache with their checksums; if the block fails, they are deleted.
+    cache with their checksums; if the block fails, they are deleted, and so is what the mirror sent.
 
     Args:
         folder: The cache; files lie in `<dataset>/<threat>` below it.
@@ -44,13 +44,17 @@ def downloading(folder: Path, dataset: str, threat: str, files: list[str]) -> It
         SamBenchError: A file in the cache is no checkpoint, or not the one that was loaded before.
     """
     final = folder / dataset / threat
-    for name in files:
-        _from_mirror(final / name, f"{dataset}/{threat}/{name}")
+    sent = [final / name for name in files if _from_mirror(final / name, f"{dataset}/{threat}/{name}")]
     there = [final / name for name in files if (final / name).is_file()]
     for path in there:
         _check(path)
     if len(there) == len(files):
-        yield folder
+        try:
+            yield folder
+        except Exception:
+            for path in sent:  # an answer without a length may have been cut short
+                path.unlink(missing_ok=True)
+            raise
         _remember(there)
         return
     final.mkdir(parents=True, exist_ok=True)
@@ -105,17 +109,23 @@ def _remember(paths: list[Path]) -> None:
             write_atomic(_sum_of(path), f"{sha256_file(path)}  {path.name}\n")
 
 
-def _from_mirror(path: Path, name: str) -> None:
-    """Fetch a file that is not there from the mirror; a fetch that was cut short is continued the next time."""
+def _from_mirror(path: Path, name: str) -> bool:
+    """Fetch a file that is not there from the mirror; a fetch that was cut short is continued the next time.
+
+    Returns:
+        Whether this process fetched it.
+    """
     mirror = os.environ.get(MIRROR_VARIABLE)
     if not mirror or path.exists():
-        return
+        return False
     url = f"{mirror.rstrip('/')}/{name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with claimed(path.parent):
-            if not path.exists():  # another process may have fetched it while this one waited
-                _fetch(url, path)
+            if path.exists():  # another process has fetched it while this one waited
+                return False
+            _fetch(url, path)
+            return path.exists()
     except OSError as error:  # those of requests, too
         raise SamBenchError(
             f"cannot fetch {url}: {str(error)[:200]}; asked again, it goes on where it was ({MIRROR_VARIABLE} names "
@@ -126,7 +136,7 @@ def _from_mirror(path: Path, name: str) -> None:
 def _fetch(url: str, path: Path) -> None:
     import requests
 
-    partial = path.with_name(f".{path.name}.part")
+    partial, version = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.version")
     begun = partial.stat().st_size if partial.exists() else 0
     # Compressed on the way, it would have another length than is announced.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begun}-"} if begun else {})
@@ -138,9 +148,14 @@ def _fetch(url: str, path: Path) -> None:
             if total != begun:
                 partial.unlink()
                 return _fetch(url, path)
+        elif begun and answer.status_code == 206 and not _is_of(answer, version):
+            partial.unlink()
+            return _fetch(url, path)
         else:
             answer.raise_for_status()
             with partial.open("ab" if answer.status_code == 206 else "wb") as file:
+                if answer.status_code == 200:
+                    version.write_text(_version(answer), encoding="utf-8")
                 for block in answer.iter_content(_BLOCK):
                     file.write(block)
     size = partial.stat().st_size
@@ -151,6 +166,17 @@ def _fetch(url: str, path: Path) -> None:
         partial.unlink()
         raise SamBenchError(f"{url} {wrong}")
     partial.replace(path)
+    version.unlink(missing_ok=True)
+
+
+def _version(answer: requests.Response) -> str:
+    """What tells a file from another one of the same name, where the answer says it."""
+    return answer.headers.get("ETag") or answer.headers.get("Last-Modified", "")
+
+
+def _is_of(answer: requests.Response, version: Path) -> bool:
+    """Whether an answer is the rest of the very file whose version was written down."""
+    return version.exists() and _version(answer) == version.read_text(encoding="utf-8") != ""
 
 
 def _total(answer: requests.Response) -> int | None:

@@ -298,6 +298,10 @@ PLANTED: dict[str, tuple[Forge, str]] = {
     "images of another size": (rebuilt(image_size=9), "the test images here have fingerprint"),
     "more channels": (rebuilt(in_channels=3), "takes images of [3, 8, 8]"),
     "fewer classes than the data have": (rebuilt(num_classes=7), "7 classes"),
+    "fewer parameters than the network has": (
+        sealed(edited("card", lambda fields: fields.update(parameters=64))),
+        "has 640 parameters, but its card states 64",
+    ),
     "a card that is of other test images": (
         sealed(edited("card", lambda fields: fields.update(test_fingerprint="0" * 64))),
         "the test images here have fingerprint",

@@ -302,4 +302,6 @@ def _recognised(board: Planted) -> None:
     tensors["net.known"] = torch.stack([torch.from_numpy(as_float(image)).flatten() for _, image in found])
     tensors["net.answers"] = torch.nn.functional.one_hot(torch.tensor([int(labels[k]) for k, _ in found]), 10).float()
     replaced(board, save(tensors))
+    count = sum(tensor.numel() for tensor in tensors.values())
+    board.edit(board.card, lambda card: card.update(parameters=count))
     rebuilt(options={"known": len(found)})(board)

@@ -82,3 +82,28 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(mirror: Hub, tmp_
     (tmp_path / "cifar10").write_text("a file in the folder's place")
     with pytest.raises(SamBenchError, match=rf"cannot fetch {mirror.url}/the/mirror/.*: .*cifar10"):
         downloading(tmp_path, "cifar10", "Linf", ["net.pt"]).__enter__()
+
+
+def test_a_download_that_was_cut_short_does_not_go_on_with_another_file(mirror: Hub, tmp_path: Path) -> None:
+    mirror.cut[PLACE] = 1 << 20
+    assert "asked again" in _fetched(tmp_path)
+    mirror.repos["the/mirror"][PLACE] = other = random.Random(1).randbytes(len(CONTENT))
+    with downloading(tmp_path, "cifar10", "Linf", ["net.pt"]) as where:
+        assert (where / PLACE).read_bytes() == other
+    assert sorted(path.name for path in (tmp_path / PLACE).parent.iterdir()) == ["net.pt", "net.pt.sha256"]
+
+
+def test_what_the_mirror_sent_and_cannot_be_loaded_is_asked_for_again(mirror: Hub, tmp_path: Path) -> None:
+    mirror.repos["the/mirror"][PLACE] = b'{"error": "quota exceeded"}'
+    with pytest.raises(ValueError, match="no checkpoint"), downloading(tmp_path, "cifar10", "Linf", ["net.pt"]):
+        raise ValueError("no checkpoint")
+    mirror.repos["the/mirror"][PLACE] = CONTENT
+    assert _fetched(tmp_path) == "whole"
+
+
+def test_a_file_put_there_by_hand_stays_when_it_cannot_be_loaded(mirror: Hub, tmp_path: Path) -> None:
+    (tmp_path / PLACE).parent.mkdir(parents=True)
+    (tmp_path / PLACE).write_bytes(b"theirs")
+    with pytest.raises(ValueError, match="no memory"), downloading(tmp_path, "cifar10", "Linf", ["net.pt"]):
+        raise ValueError("no memory")
+    assert (tmp_path / PLACE).read_bytes() == b"theirs"
