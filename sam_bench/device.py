@@ -166,8 +166,8 @@ def true_float32() -> Iterator[None]:
         for _, write, exact in switches:
             write(exact)
         # Nor is a cast weight kept: a model's own autocast would see it also after the weights have moved.
-        off = {"enabled": False, "cache_enabled": False}
-        with torch.autocast("cpu", **off), torch.autocast("cuda", **off):
+        off = partial(torch.autocast, enabled=False, cache_enabled=False)
+        with off("cpu"), off("cuda"):
             yield
     finally:
         for write, value in before:

@@ -153,7 +153,7 @@ def make_entry(card: ModelCard, rows: Sequence[EntryRow], *, card_link: str) -> 
     if top is None:
         eps = radius_text(official_eps(dataset, card.threat))
         raise InputError(
-            f"{card.name} has no AutoAttack (standard) record in {card.threat}, and no other attack stands in for it: "
+            f"{card.name} has no AutoAttack (standard) record in {card.threat}, which every entry needs: "
             f"evaluate it with autoattack in {card.threat} at eps {eps}"
         )
     order = sorted(
