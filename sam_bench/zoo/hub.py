@@ -136,20 +136,18 @@ def pull(
             # Of one commit, whatever is pushed meanwhile.
             return Path(api.hf_hub_download(repo, path, revision=info.sha))
 
-        card = read_record(fetched(CARD), ModelCard)
+        with _cached(fetched(CARD)) as at:
+            card = read_record(at, ModelCard)
         card = _renamed(card, name or card.name)
         store.check_place(card)
-        weights = fetched(WEIGHTS)
-        content = weights.read_bytes()
-        try:
+        with _cached(fetched(WEIGHTS)) as at:
+            content = at.read_bytes()
             _check_digest(card, content, f"{repo}/{WEIGHTS}")
-        except SamBenchError:
-            # Kept, the cache would give the same bytes for ever.
-            weights.resolve().unlink(missing_ok=True)
-            weights.unlink(missing_ok=True)
-            raise
         found = {path: fetched(path) for path in files if re.fullmatch(rf"{RECORDS}/{NAME_PATTERN}\.json", path)}
-        checked = {Path(path).name: _record_of(card, at) for path, at in found.items()}
+        for path in found.values():
+            with _cached(path) as at:
+                _record_of(card, at)
+        records = [Path(path).name for path in found]
         # Whoever wants to know replays them; here they are bytes.
         bundles = {str(adversarial_path(Path(path))) for path in found} & set(files)
         found |= {path: fetched(path) for path in sorted(bundles)}
@@ -159,7 +157,18 @@ def pull(
     store.adopt(card, content)
     for place, at in places.items():
         write_atomic(place, at.read_bytes())
-    return Pulled(card, store.card_path(card), [folder / each for each in checked])
+    return Pulled(card, store.card_path(card), [folder / each for each in records])
+
+
+@contextmanager
+def _cached(path: Path) -> Iterator[Path]:
+    """A file in the Hub's cache, taken out of it if the block refuses it: it would be the same bytes for ever."""
+    try:
+        yield path
+    except SamBenchError:
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise
 
 
 def eval_results(card: ModelCard, repo: str, records: dict[str, EvaluationRecord]) -> list[dict[str, Any]]:

@@ -173,6 +173,20 @@ def test_wrong_bytes_never_enter_the_zoo_and_are_fetched_again(
     assert pull(other, REPO).card == card
 
 
+@pytest.mark.parametrize("file", [CARD, "records/autoattack.json"])
+def test_a_web_page_for_a_card_or_a_record_is_not_kept_in_the_cache(
+    zoo: Zoo, card: ModelCard, hub: Hub, tmp_path: Path, file: str
+) -> None:
+    push(zoo, "sam", REPO, records=[_record(card, tmp_path / "autoattack.json")])
+    hub.altered[file] = b"<html>quota exceeded</html>"
+    other = Zoo(tmp_path / "other")
+    with pytest.raises(InputError, match="Invalid JSON"):
+        pull(other, REPO, evaluations=tmp_path / "evaluations")
+    assert not other.root.exists()
+    hub.altered.clear()
+    assert pull(other, REPO, evaluations=tmp_path / "evaluations").card == card
+
+
 def test_records_of_other_weights_are_refused_both_ways(zoo: Zoo, card: ModelCard, hub: Hub, tmp_path: Path) -> None:
     record = _record(card, tmp_path / "autoattack.json")
     foreign = tmp_path / "foreign.json"
