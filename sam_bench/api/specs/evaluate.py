@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from sam_bench.api.record_files import record_name
 from sam_bench.api.specs.base import option
 from sam_bench.api.specs.checks import Flag, Lengths, Place, Settings, Text, Whole
-from sam_bench.api.specs.shared import ExecutorName, RayAddress, RunSpec
+from sam_bench.api.specs.shared import RunSpec
 from sam_bench.attacks import ATTACKS, Attack
 from sam_bench.errors import InputError
 from sam_bench.perturb.ball import USUAL_EPS, check_eps
@@ -98,8 +98,20 @@ class EvalSpec(RunSpec):
             default="1; with Ray: as many as there is room for",
         ),
     ] = None
-    executor: ExecutorName = "local"
-    ray_address: RayAddress = None
+    executor: Annotated[
+        Literal["local", "ray"],
+        option("Where the work is done: on this machine, or on a Ray cluster.", group="device"),
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        Text("auto, local or HOST:PORT"),
+        option(
+            "auto or HOST:PORT of a Ray cluster; local: start one here.",
+            group="device",
+            metavar="ADDRESS",
+            default="$RAY_ADDRESS, else local",
+        ),
+    ] = None
     output: Annotated[
         Path | None,
         Place(folder=False),

@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from sam_bench.api.specs.base import Spec, option
 from sam_bench.api.specs.checks import Data, Device, Flag, Place, Seed, Text, Whole
-
-DATASETS = "cifar10, cifar100, svhn, tiny-imagenet, imagenet, cifar10-c-fog-3, …, digits, FILE.npz or FOLDER."
-
-ExecutorName = Annotated[
-    Literal["local", "ray"],
-    option("Where the work is done: on this machine, or on a Ray cluster.", group="device"),
-]
-RayAddress = Annotated[
-    str | None,
-    Text("auto, local or HOST:PORT"),
-    option(
-        "auto or HOST:PORT of a Ray cluster; local: start one here.",
-        group="device",
-        metavar="ADDRESS",
-        default="$RAY_ADDRESS, else local",
-    ),
-]
 
 
 class DataSpec(Spec):
@@ -33,7 +16,7 @@ class DataSpec(Spec):
         str | None,
         Data(),
         option(
-            DATASETS,
+            "cifar10, cifar100, svhn, tiny-imagenet, imagenet, cifar10-c-fog-3, …, digits, FILE.npz or FOLDER.",
             identity=True,
             sweep=True,
             group="data",

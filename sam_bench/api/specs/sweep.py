@@ -8,12 +8,12 @@ import re
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from sam_bench.api.specs.base import Spec, option
-from sam_bench.api.specs.checks import Place, Whole, named
+from sam_bench.api.specs.checks import Place, Text, Whole, named
 from sam_bench.api.specs.evaluate import EvalSpec
-from sam_bench.api.specs.shared import ExecutorName, RayAddress, RunSpec
+from sam_bench.api.specs.shared import RunSpec
 from sam_bench.api.specs.train import TrainSpec, in_words, settings_of_recipes
 from sam_bench.errors import InputError, unknown_name
 from sam_bench.records import Recipe
@@ -54,8 +54,20 @@ class SweepSpec(Spec):
         Whole(1),
         option("Runs side by side.", group="device", default="1; with Ray: as many as there is room for"),
     ] = None
-    executor: ExecutorName = "local"
-    ray_address: RayAddress = None
+    executor: Annotated[
+        Literal["local", "ray"],
+        option("Where the work is done: on this machine, or on a Ray cluster.", group="device"),
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        Text("auto, local or HOST:PORT"),
+        option(
+            "auto or HOST:PORT of a Ray cluster; local: start one here.",
+            group="device",
+            metavar="ADDRESS",
+            default="$RAY_ADDRESS, else local",
+        ),
+    ] = None
     run_dir: Annotated[Path, Place(), option("Folder of the runs' folders.")] = Path("runs")
 
     @classmethod

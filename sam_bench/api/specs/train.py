@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from sam_bench.api.naming import default_name
 from sam_bench.api.specs.base import option
 from sam_bench.api.specs.checks import Data, Flag, Length, Place, Positive, RecipeLike, Settings, Text, Whole
-from sam_bench.api.specs.shared import DATASETS, RunSpec
+from sam_bench.api.specs.shared import RunSpec
 from sam_bench.errors import InputError
 from sam_bench.models import architecture_options, architectures
 from sam_bench.perturb.ball import check_eps
@@ -54,7 +54,7 @@ class TrainSpec(RunSpec):
         str,
         Data(),
         option(
-            DATASETS,
+            "cifar10, cifar100, svhn, tiny-imagenet, imagenet, cifar10-c-fog-3, …, digits, FILE.npz or FOLDER.",
             identity=True,
             sweep=True,
             group="data",
