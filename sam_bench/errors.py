@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import enum
 import re
+import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,14 +36,11 @@ def in_python(name: str, value: str | None) -> str:
     return name if value is None else f"{name}={value}"
 
 
-class SamBenchError(Exception):
-    """The thing asked for failed: training diverged, a checksum differs, a file cannot be written.
+class _Told:
+    """An error whose message names fields in backticks: "give a smaller `batch_size`", "add `resume=True`".
 
-    A message names fields in backticks: "give a smaller `batch_size`", "add `resume=True`". Python prints
-    `add resume=True`, the command line `add --resume`.
+    Python prints `add resume=True`, the command line `add --resume`.
     """
-
-    exit_code = 1
 
     def __str__(self) -> str:
         """As Python callers read it."""
@@ -51,6 +49,12 @@ class SamBenchError(Exception):
     def render(self, spell: Spell) -> str:
         """The message with every field spelled by `spell`."""
         return _FIELD.sub(lambda found: spell(found[1], found[2]), super().__str__())
+
+
+class SamBenchError(_Told, Exception):
+    """The thing asked for failed: training diverged, a checksum differs, a file cannot be written."""
+
+    exit_code = 1
 
 
 class InputError(SamBenchError, ValueError):
@@ -99,35 +103,23 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-class StoppedError(SamBenchError):
-    """A run was told to stop by a signal and has written a checkpoint to continue from.
+class StoppedError(_Told, KeyboardInterrupt):
+    """Ctrl-C or another signal ended the work. The message says what was kept and how to go on.
+
+    As every `KeyboardInterrupt`, it passes `except Exception`: a loop over recipes ends, too.
 
     Args:
         message: What was stopped, and where.
         number: The signal's number; the exit code is the one a shell reports for it.
     """
 
-    def __init__(self, message: str, number: int) -> None:
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
 
     def __reduce__(self) -> tuple[type[StoppedError], tuple[str, int]]:
         """It comes through to another process with its signal."""
         return type(self), (str(self.args[0]), self.exit_code - 128)
-
-
-class CutShortError(KeyboardInterrupt):
-    """Ctrl-C, with a message that says what was kept and how to go on."""
-
-    exit_code = 130
-
-    def __str__(self) -> str:
-        """As Python callers read it."""
-        return self.render(in_python)
-
-    def render(self, spell: Spell) -> str:
-        """See `SamBenchError.render`."""
-        return _FIELD.sub(lambda found: spell(found[1], found[2]), super().__str__())
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, field: str | None = None) -> InputError:

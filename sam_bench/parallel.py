@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 
 import cloudpickle
 
-from sam_bench.errors import SamBenchError, first_line
+from sam_bench.errors import SamBenchError, StoppedError, first_line
 from sam_bench.progress import Reporter, Stage
 
 T = TypeVar("T", covariant=True)
@@ -156,7 +156,7 @@ class _Result:
 
 @dataclass(frozen=True)
 class _Failed:
-    error: SamBenchError
+    error: SamBenchError | StoppedError
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ def _serve(parcel: bytes, threads: int, connection: Connection) -> None:
         work, job = pickle.loads(parcel)
         name = job.name
         send(_Result(work(job, send)))
-    except SamBenchError as error:
+    except (SamBenchError, StoppedError) as error:
         send(_Failed(error))
     except Exception as error:
         send(_Failed(SamBenchError(f"{name} failed: {type(error).__name__}: {error}")))

@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from sam_bench.errors import CutShortError, SamBenchError, unknown_name
+from sam_bench.errors import SamBenchError, StoppedError, unknown_name
 
 
 class CommandFailedError(Exception):
     """An error on its way to the entry point, with the command whose options its message may name."""
 
-    def __init__(self, error: SamBenchError | CutShortError, command: click.Command | None) -> None:
+    def __init__(self, error: SamBenchError | StoppedError, command: click.Command | None) -> None:
         super().__init__(error, command)
         self.error, self.command = error, command
 
@@ -36,6 +36,6 @@ class Group(click.Group):
         """As click does; what fails is told with its command."""
         try:
             return super().invoke(ctx)
-        except (SamBenchError, CutShortError) as error:
+        except (SamBenchError, StoppedError) as error:
             name = ctx.invoked_subcommand
             raise CommandFailedError(error, self.get_command(ctx, name) if name else None) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import time
 import warnings
@@ -17,7 +18,7 @@ from sam_bench._version import __version__
 from sam_bench.cli.groups import CommandFailedError, Group
 from sam_bench.cli.speaking import speaks
 from sam_bench.cli.spelling import spelling_of
-from sam_bench.errors import CutShortError, SamBenchError
+from sam_bench.errors import SamBenchError, StoppedError
 
 _COMMANDS = {
     "quickstart": "sam_bench.cli.quickstart",
@@ -117,13 +118,13 @@ def main() -> NoReturn:
         sys.exit(result if isinstance(result, int) else 0)
     except CommandFailedError as failed:
         _fail(failed.error.render(spelling_of(failed.command)), failed.error.exit_code)
-    except SamBenchError as error:
+    except (SamBenchError, StoppedError) as error:
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", CutShortError.exit_code)
+        _fail("interrupted", 128 + signal.SIGINT)
     except (_ReaderGoneError, BrokenPipeError):
         # Whoever read our output has stopped reading (`| head`): that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

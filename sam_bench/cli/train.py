@@ -20,7 +20,7 @@ from sam_bench.cli.options import (
     spelled,
 )
 from sam_bench.cli.speaking import speaks
-from sam_bench.errors import CutShortError, StoppedError
+from sam_bench.errors import StoppedError
 from sam_bench.perturb.ball import USUAL_EPS
 from sam_bench.records import Augmentation, Radius, Recipe
 from sam_bench.training.build import PLAIN
@@ -82,7 +82,7 @@ def command(quiet: bool, as_json: bool, **options: Any) -> None:
         raise
     except KeyboardInterrupt as error:
         way = "add `resume=True` to the same command to continue from the last checkpoint"
-        raise CutShortError(f"interrupted; {way}") from error
+        raise StoppedError(f"interrupted; {way}") from error
     if not speaks():
         return  # another process of the team says it
     if as_json:

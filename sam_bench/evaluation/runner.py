@@ -11,7 +11,7 @@ from typing import Literal
 from sam_bench.attacks import Attack
 from sam_bench.attacks.events import Event, Progress
 from sam_bench.attacks.warnings import square_warnings
-from sam_bench.errors import CutShortError, InputError, SamBenchError
+from sam_bench.errors import InputError, SamBenchError, StoppedError
 from sam_bench.evaluation.adversarial import has_adversarial, write_adversarial
 from sam_bench.evaluation.executors import Executor
 from sam_bench.evaluation.log import Log
@@ -304,7 +304,7 @@ def _kept_said(problem: Problem, log: Log) -> Iterator[None]:
                 f"{problem.attack.method} as asked for cannot be continued, only begun anew: add `resume=True`, or "
                 f"delete {log.path}"
             )
-        raise CutShortError(f"interrupted; {kept}") from error
+        raise StoppedError(f"interrupted; {kept}") from error
 
 
 def _folders(path: Path) -> tuple[Path, Path]:

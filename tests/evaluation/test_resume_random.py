@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sam_bench.attacks import Event
 from sam_bench.attacks.gradient import PGDAttack
-from sam_bench.errors import CutShortError
+from sam_bench.errors import StoppedError
 from sam_bench.evaluation import Log
 from sam_bench.evaluation.executors.local import attack_here
 from sam_bench.records import MISCLASSIFIED
@@ -40,7 +40,7 @@ def test_a_random_model_loses_no_clean_accuracy_when_it_goes_on(
     problem = problem_of(Faltering(), digits(60), PGDAttack(steps=1))
     after = []
     for resume in (False, True, True):
-        with monkeypatch.context() as patched, pytest.raises(CutShortError):
+        with monkeypatch.context() as patched, pytest.raises(StoppedError):
             patched.setattr(PGDAttack, "events", stopped)
             attacked(problem, tmp_path / "r", resume=resume)
         after.append(missed(log_of(problem, tmp_path / "r")))
