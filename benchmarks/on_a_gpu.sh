@@ -14,7 +14,7 @@ part=$3
 python=${PYTHON:-python3} width=${WIDTH:-64} epochs=${EPOCHS:-20} device=${DEVICE:-cuda} limit=${LIMIT:-575}
 here=$(dirname "$(realpath "$0")")
 root=$(dirname "$here")
-export PYTHONPATH=$root:$here${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TORCHINDUCTOR_CACHE_DIR=$out/inductor TRITON_CACHE_DIR=$out/triton
 cd "$out" || exit 2
 failed=0
@@ -61,7 +61,7 @@ b)
     models 570
     ;;
 c)
-    within 200 autoattack "$python" "$here/autoattack.py" "at-prn18-w$width" --zoo "$out/models/model_zoo" --dataset "$data" \
+    within 200 autoattack "$python" "$here/autoattack_engines.py" "at-prn18-w$width" --zoo "$out/models/model_zoo" --dataset "$data" \
         --n 512 --engines fast,bf16,compiled,reference --batch-size 512 --device "$device" --json "$out/autoattack.json"
     models 330
     ;;

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -95,6 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # A script's folder comes first on its path, where autoattack.py would pass for the package of that name.
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import tarfile
@@ -108,3 +109,9 @@ def test_the_wheel_holds_nothing_but_the_package_and_its_metadata(archives: tupl
     assert folders == {"sam_bench", f"sam_bench-{sam_bench.__version__}.dist-info"}
     assert any(name.endswith("LICENSE") for name in wheel)
     assert {"setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= sdist
+
+
+def test_no_benchmark_hides_a_package_of_its_name() -> None:
+    """A script's folder comes first on its path: one called autoattack.py would be what `import autoattack` finds."""
+    scripts = [script.stem for script in (ROOT / "benchmarks").glob("*.py")]
+    assert scripts and [name for name in scripts if importlib.util.find_spec(name) is not None] == []

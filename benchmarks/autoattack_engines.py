@@ -1,8 +1,8 @@
 """The fast AutoAttack engine against its authors' code: same model, same examples; verdicts, passes, time.
 
-    python benchmarks/autoattack.py standard-prn18-w16 sam-rho02-prn18-w16 --dataset cifar10-jpeg.npz --n 32
-    python benchmarks/autoattack.py MODEL --norm L2 --eps 0.5 --engines reference,upstream-draws --json out.json
-    python benchmarks/autoattack.py MODEL --engines reference,fast,bf16,screen --batch-size 256
+    python benchmarks/autoattack_engines.py standard-prn18-w16 sam-rho02-prn18-w16 --dataset cifar10-jpeg.npz --n 32
+    python benchmarks/autoattack_engines.py MODEL --norm L2 --eps 0.5 --engines reference,upstream-draws --json out.json
+    python benchmarks/autoattack_engines.py MODEL --engines reference,fast,bf16,screen --batch-size 256
 
 A MODEL is what `sam-bench evaluate` takes. Engines: `reference` (pyautoattack), `fast`, `upstream-draws`
 (the fast engine with upstream's random numbers: its verdicts have to be the reference's one by one),
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -212,6 +211,4 @@ def main(say: Callable[[str], None] = print) -> None:
 
 
 if __name__ == "__main__":
-    # A script's folder comes first on its path, where this file would pass for the package of its name.
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
     main()
