@@ -1,7 +1,8 @@
-"""Ctrl-C at a chosen moment of an evaluation."""
+"""Ctrl-C, or another signal, at a chosen moment of an evaluation."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,8 +18,10 @@ def tells_more_than_clean(entry: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def interrupted_after(lines: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Inside, Ctrl-C is pressed when so many lines of a log have been written, but for those of a clean image."""
+def interrupted_after(
+    lines: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGINT
+) -> Iterator[None]:
+    """Inside, the signal comes when so many lines of a log have been written, but for those of a clean image."""
     written = 0
     add = Log._write
 
@@ -26,6 +29,9 @@ def interrupted_after(lines: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         nonlocal written
         if tells_more_than_clean(entry):
             if written == lines:
+                if number != signal.SIGINT:
+                    assert callable(signal.getsignal(number)), "it would end the tests"
+                    signal.raise_signal(number)
                 raise KeyboardInterrupt
             written += 1
         add(self, entry)

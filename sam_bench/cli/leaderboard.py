@@ -130,8 +130,11 @@ def evidence(entry: Path, records: tuple[str, ...], **options: Any) -> None:
 
     RECORDS are rows, as records/NAME.json; default all that have no adversarial examples.
     """
-    for path in api.add_evidence(entry, records, **options):
+    written = api.add_evidence(entry, records, **options)
+    for path in written:
         click.echo(f"written: {path}", err=True)
+    if not written:
+        click.echo("nothing to do: the adversarial examples are there", err=True)
 
 
 @command.command("verify")

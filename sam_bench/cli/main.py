@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -109,7 +110,7 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line; exit with 0 when done, 1 when it failed, 2 for bad usage or input."""
     try:
-        with warnings.catch_warnings():
+        with _told_to_stop(), warnings.catch_warnings():
             # What other packages tell their developers is of no use here; the rest is said in one line.
             for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
                 warnings.simplefilter("ignore", category)
@@ -132,6 +133,25 @@ def main() -> NoReturn:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", SamBenchError.exit_code)
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """SIGTERM stops the block as Ctrl-C does: what was begun is put in order, and the message says what is kept."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # `timeout` sends it twice
+        raise StoppedError(f"stopped by {signal.Signals(number).name}", number)
+
+    # torchrun ends its processes by it, and those that wait for another one would not end at once.
+    if "RANK" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

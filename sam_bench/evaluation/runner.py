@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -304,7 +305,8 @@ def _kept_said(problem: Problem, log: Log) -> Iterator[None]:
                 f"{problem.attack.method} as asked for cannot be continued, only begun anew: add `resume=True`, or "
                 f"delete {log.path}"
             )
-        raise StoppedError(f"interrupted; {kept}") from error
+        number = error.exit_code - 128 if isinstance(error, StoppedError) else signal.SIGINT
+        raise StoppedError(f"{str(error) or 'interrupted'}; {kept}", number) from error
 
 
 def _folders(path: Path) -> tuple[Path, Path]:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from sam_bench.errors import InputError, shortened
 from sam_bench.records import Record, first_problem
+from sam_bench.records.io import invalid
 
 R = TypeVar("R", bound=Record)
 
@@ -69,8 +70,7 @@ def parse_checked(content: bytes, path: Path, kind: type[R]) -> R:
     try:
         record = kind.model_validate_json(content)
     except ValidationError as error:
-        problem = shortened(first_problem(error), 400)
-        raise InputError(f"{path} is not a valid {kind.__name__}: {problem}") from error
+        raise invalid(path, content, kind, shortened(first_problem(error), 400)) from error
     for field, text in _texts(record.model_dump(mode="json", exclude={"verdicts"})):
         found = _UNPRINTABLE.search(text)
         if found:

@@ -8,16 +8,28 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from pydantic import ValidationError
 
 from sam_bench.errors import InputError, SamBenchError, shortened
+from sam_bench.records.card import ModelCard
+from sam_bench.records.entry import LeaderboardEntry
+from sam_bench.records.evaluation import EvaluationRecord
 from sam_bench.records.fields import Record
+from sam_bench.records.verification import Manifest, VerificationReport
 
 R = TypeVar("R", bound=Record)
+_FILES: dict[type[Record], tuple[str, str]] = {
+    ModelCard: ("a model's card", "model_zoo/DATASET/THREAT/NAME.json"),
+    EvaluationRecord: ("an evaluation record", "evaluations/NAME/*.json"),
+    LeaderboardEntry: ("a leaderboard entry", "leaderboards/DATASET/THREAT/NAME.json"),
+    Manifest: ("an entry's manifest", "records/NAME.manifest.json"),
+    VerificationReport: ("a verification report", "records/NAME.verification.json"),
+}
+"""What users call each kind of file, and where it usually lies."""
 _PARSING = re.compile(r", unable to parse string as an? \w+$")
 
 
@@ -103,7 +115,16 @@ def read_record(path: Path, kind: type[R]) -> R:
     try:
         return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise InputError(f"{path} is not a valid {kind.__name__}: {first_problem(error)}") from error
+        raise invalid(path, text, kind, first_problem(error)) from error
+
+
+def invalid(path: Path, content: str | bytes, kind: type[Record], problem: str) -> InputError:
+    """The error for a file that is no record of a kind: what it is, if it is a record of another kind."""
+    for other in _FILES.keys() - {kind} if kind in _FILES else ():
+        with suppress(ValidationError):
+            other.model_validate_json(content)
+            return InputError(f"{path} is {_FILES[other][0]}, not {' ('.join(_FILES[kind])})")
+    return InputError(f"{path} is not a valid {kind.__name__}: {problem}")
 
 
 def first_problem(error: ValidationError) -> str:

@@ -341,18 +341,38 @@ def _api() -> HfApi:
 def _told(what: str) -> Iterator[None]:
     """The Hub's errors as one message each."""
     import requests
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         yield
     except HFValidationError as error:
         raise InputError(f"cannot {what}: {shortened(str(error), 200)}") from error
-    except HfHubHTTPError as error:
+    except (requests.RequestException, OSError) as error:
+        # The Hub's client says "check your connection" of whatever it met.
+        met = (isinstance(error, LocalEntryNotFoundError) and error.__cause__) or error
+        raise SamBenchError(f"cannot {what}: {_said(met)}") from error
+
+
+def _said(error: BaseException) -> str:
+    """What went wrong on the way to the Hub or back, and what to do."""
+    import requests
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import HfHubHTTPError
+
+    again = "asked again, it goes on where it was"
+    if isinstance(error, HfHubHTTPError):
         status = error.response.status_code if error.response is not None else None
         login = "; log in with `hf auth login`, or set HF_TOKEN" if status in (401, 403) else ""
-        said = shortened(str(error.server_message or error).strip().splitlines()[0], 200)
-        raise SamBenchError(f"cannot {what}: the Hub says {said}{login}") from error
-    except (requests.RequestException, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
-        broke = isinstance(error, requests.exceptions.ChunkedEncodingError)
-        said = "the connection broke off" if broke else shortened(str(error).strip().partition("\n")[0], 200)
-        raise SamBenchError(f"cannot {what}: {said}; asked again, it goes on where it was") from error
+        return f"the Hub says {_first_line(error.server_message or error)}{login}"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return f"the connection broke off; {again}"
+    if isinstance(error, requests.ConnectionError | requests.Timeout):
+        reason = type(getattr(error.args[0] if error.args else None, "reason", error)).__name__
+        return f"{ENDPOINT} cannot be reached ({reason}): check the network, or what HF_ENDPOINT names; {again}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; HF_HOME names another folder for downloads"
+    return _first_line(error)
+
+
+def _first_line(said: object) -> str:
+    return shortened(str(said).strip().partition("\n")[0], 200)

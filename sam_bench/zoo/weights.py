@@ -76,7 +76,17 @@ def misfit(module: nn.Module, state: StateDict) -> str | None:
         if key in state and wanted[key].shape != state[key].shape:
             parts.append(f"{key} has shape {list(state[key].shape)} where {list(wanted[key].shape)} belongs")
             break
+    for key in wanted:
+        if key in state and wanted[key].is_floating_point() and not _holds_numbers(state[key]):
+            kind = "sparse" if state[key].layout != torch.strided else str(state[key].dtype).removeprefix("torch.")
+            parts.append(f"{key} is {kind}, where a dense float tensor belongs: convert the weights to float32 first")
+            break
     return "; ".join(parts) or None
+
+
+def _holds_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor has real values: quantised ones lack their scale, and copying casts them without a word."""
+    return tensor.is_floating_point() and tensor.layout == torch.strided
 
 
 def _listed(keys: list[str]) -> str:
@@ -94,7 +104,7 @@ def fit(module: nn.Module, state: StateDict, source: str, into: str) -> None:
         into: What the module is called in messages.
 
     Raises:
-        InputError: A key is missing, unexpected or of the wrong shape.
+        InputError: A key is missing, unexpected, of the wrong shape, or quantised.
     """
     problem = misfit(module, state)
     if problem is not None:

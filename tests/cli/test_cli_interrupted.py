@@ -131,12 +131,34 @@ def test_an_evaluation_that_cannot_be_continued_says_so_when_it_is_interrupted(
     with_tiny.done(*evaluate, "--resume", "--quiet")
 
 
-def _interrupted_after(count: int, cli: CommandLine, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a command says of Ctrl-C, pressed when it has written so many lines of a journal."""
-    with interrupted_after(count, monkeypatch):
+def _interrupted_after(
+    count: int,
+    cli: CommandLine,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals = signal.SIGINT,
+) -> str:
+    """What a command says of Ctrl-C or another signal, when it has written so many lines of a journal."""
+    with interrupted_after(count, monkeypatch, number):
         outcome = cli(*arguments)
-    assert (outcome.code, outcome.out) == (130, "")
+    assert (outcome.code, outcome.out) == (128 + number, "")
     return outcome.err
+
+
+def test_an_evaluation_that_a_cluster_ends_says_what_is_kept(
+    with_tiny: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = ["evaluate", "tiny", "--attack", "pgd", "--steps", "2", "--n-examples", "20", "--output", "record.json"]
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert _interrupted_after(5, with_tiny, evaluate, monkeypatch, signal.SIGTERM).endswith(
+            "sam-bench: stopped by SIGTERM; every verdict so far is kept in record.progress; add --resume to go on\n"
+        )
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not (with_tiny.folder / "record.progress" / "in-use").exists()
+    assert "resuming record.progress: 5 of 20 examples" in with_tiny.done(*evaluate, "--resume").err
 
 
 def test_an_interrupted_run_says_how_to_continue(cli: CommandLine) -> None:

@@ -81,14 +81,15 @@ def test_the_command_says_which_rows_hold_evidence(
             1,
             [f"replayed  records/{planted.aa.name}", f"claimed  records/{planted.pgd.name}"],
         ),
-        (["evidence", entry], 0, []),
+        (["evidence", entry], 0, [f"written: {planted.pgd.with_suffix('.adversarial.npz').absolute()}"]),
+        (["evidence", entry], 0, ["nothing to do: the adversarial examples are there"]),
         (["verify", entry, "--write"], 0, [f"replayed  records/{planted.pgd.name}"]),
     ):
         monkeypatch.setattr("sys.argv", ["sam-bench", "leaderboard", *command, "--device", "cpu"])
         with pytest.raises(SystemExit) as stopped:
             main()
-        said = capfd.readouterr().out.splitlines()
-        assert (stopped.value.code or 0) == code and set(lines) <= set(said)
+        out, err = capfd.readouterr()
+        assert (stopped.value.code or 0) == code and set(lines) <= {*out.splitlines(), *err.splitlines()}
     assert state_of(planted.entry, f"records/{planted.pgd.name}") == "replayed"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from sam_bench.data import load_dataset
 from sam_bench.errors import InputError
+from sam_bench.leaderboard.files import read_checked
 from sam_bench.records import EvaluationRecord, LeaderboardEntry, ModelCard, Record, read_record
 from sam_bench.training import load_recipe
 from sam_bench.zoo.checkpoint import read_state_dict
@@ -37,6 +39,17 @@ def test_every_committed_card_record_and_entry_is_read() -> None:
     assert {kind for _, kind in found} == {EvaluationRecord, ModelCard, LeaderboardEntry}
     for path, kind in found:
         read_record(path, kind)
+
+
+@pytest.mark.parametrize("read", [read_record, read_checked])
+def test_a_file_in_place_of_another_is_called_what_it_is(read: Callable[..., Any]) -> None:
+    manifest = EVALUATION.parent / "sam-rho02-prn18-w16.manifest.json"
+    for path, called in ((CARD, "a model's card"), (manifest, "an entry's manifest")):
+        with pytest.raises(InputError) as caught:
+            read(path, EvaluationRecord)
+        assert str(caught.value) == f"{path} is {called}, not an evaluation record (evaluations/NAME/*.json)"
+    with pytest.raises(InputError, match=r"is an evaluation record, not a leaderboard entry \(leaderboards/DATASET/"):
+        read(EVALUATION, LeaderboardEntry)
 
 
 def _with(path: Path, source: Path, field: str, value: Any) -> Path:

@@ -290,8 +290,29 @@ def test_a_repository_without_a_model_of_ours_is_told(hub: Hub, tmp_path: Path, 
 
 def test_without_a_network_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_at("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
-    with pytest.raises(SamBenchError, match=r"cannot fetch a/b: .*asked again, it goes on"):
+    with pytest.raises(SamBenchError, match=r"cannot fetch a/b: .*asked again, it goes on") as caught:
         pull(Zoo(tmp_path / "other"), "a/b")
+    assert "http://127.0.0.1:9 cannot be reached (NewConnectionError): check the network, or" in str(caught.value)
+
+
+def test_a_hub_that_goes_away_meanwhile_is_said_to_be_out_of_reach(
+    zoo: Zoo, hub: Hub, card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(zoo, "sam", REPO)
+    monkeypatch.setattr("hub_server._Handler.do_HEAD", lambda handler: handler.connection.shutdown(2))
+    with pytest.raises(SamBenchError, match=rf"{hub.url} cannot be reached \(ConnectionError\): check the network"):
+        pull(Zoo(tmp_path / "other"), REPO)
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    zoo: Zoo, hub: Hub, card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(zoo, "sam", REPO)
+    (tmp_path / "file").touch()
+    point_at(hub.url, tmp_path / "file" / "cache", monkeypatch)
+    with pytest.raises(SamBenchError, match=r"file/cache.*: Not a directory; HF_HOME names another folder") as caught:
+        pull(Zoo(tmp_path / "other"), REPO)
+    assert "asked again" not in str(caught.value)
 
 
 def test_code_that_a_pulled_card_names_is_not_run(zoo: Zoo, card: ModelCard, hub: Hub, tmp_path: Path) -> None:

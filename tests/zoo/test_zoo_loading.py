@@ -110,6 +110,27 @@ def test_a_state_dict_of_another_network_is_refused_with_the_keys(
         load_model(tmp_path / "other.pt", architecture=architecture)
 
 
+@pytest.mark.filterwarnings("ignore:.*(quantize|TypedStorage|sparse)")
+def test_quantised_and_sparse_weights_are_refused_and_other_floats_are_not(
+    tmp_path: Path, network: Networks, architecture: Architecture
+) -> None:
+    path, state = tmp_path / "w.pt", network().state_dict()
+    weight = state["net.conv1.weight"]
+    quantised = torch.quantize_per_tensor(weight, 0.01, 0, torch.qint8)
+    for called, form in {
+        "int8": weight.char(),
+        "bool": weight > 0,
+        "qint8": quantised,
+        "sparse": weight.to_sparse(),
+    }.items():
+        torch.save({**state, "net.conv1.weight": form}, path)
+        with pytest.raises(InputError, match=rf"net\.conv1\.weight is {called}, where a dense float tensor belongs"):
+            load_model(path, architecture=architecture)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        torch.save(network().to(dtype).state_dict(), path)
+        load_model(path, architecture=architecture)
+
+
 class Payload:
     """Unpickled, this runs a shell command."""
 
