@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_bench import AutoAttack, evaluate, load_model, train
-from sam_bench.api.specs import EvalSpec, TrainSpec
 from sam_bench.attacks.gradient import PGDAttack
 from sam_bench.data import stream_folder
 from sam_bench.perturb import FGSM, NFGSM, PGD, SAM, GaussianNoise
@@ -37,8 +36,6 @@ record = evaluate(run.card.name, attack="pgd", eps="2/255", settings={"steps": 1
 robust: float = record.robust_accuracy
 model: nn.Module = load_model(run.card.name)
 images = stream_folder("images", image_size=32)
-smallest: float = EvalSpec(eps=["1/255", 0.1], output="r.json").radii[0] or EvalSpec(eps="8/255").radii[0]
-run = train(TrainSpec(recipe="sam", run_dir="runs", validation_eps="2/255"), seed=1)
 PGDAttack(steps=3, step_size="1/255").run(model, torch.rand(2, 3, 8, 8), torch.arange(2), norm="Linf", eps=8 / 255)
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from sam_bench.api.record_files import record_name
 from sam_bench.api.specs.base import option
@@ -22,10 +22,6 @@ class EvalSpec(RunSpec):
 
     It serves one radius and several: `evaluate` takes one, `evaluate_curve` any number.
     """
-
-    if TYPE_CHECKING:  # what may be given is more than what a field holds: `eps="8/255"`
-
-        def __init__(self, **fields: Any) -> None: ...
 
     positional: ClassVar[tuple[str, ...]] = ()
 

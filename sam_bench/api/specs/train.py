@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from sam_bench.api.naming import default_name
 from sam_bench.api.specs.base import option
@@ -26,10 +26,6 @@ class TrainSpec(RunSpec):
 
     Reading `recipe` from a file happens when the recipe is asked for first, not when the spec is made.
     """
-
-    if TYPE_CHECKING:  # what may be given is more than what a field holds: `eps="8/255"`
-
-        def __init__(self, **fields: Any) -> None: ...
 
     positional: ClassVar[tuple[str, ...]] = ("recipe", "dataset")
 
