@@ -63,7 +63,16 @@ class PlugIns:
 @cache
 def version_of(module: str) -> str:
     """The package that a module belongs to, with its version: 'my-attacks 1.2'; a script's own name."""
-    top = module.partition(".")[0]
-    for name in metadata.packages_distributions().get(top, []):
-        return f"{name} {metadata.version(name)}"
-    return top
+    return " ".join(next(iter(packages_of(module).items()), (module.partition(".")[0],)))
+
+
+def installed(package: str) -> bool:
+    """Whether a package, or Python, is there under this name."""
+    return package == "python" or any(True for _ in metadata.distributions(name=package))
+
+
+def packages_of(*modules: str) -> dict[str, str]:
+    """Other packages that modules belong to, with their versions."""
+    tops = sorted({module.partition(".")[0] for module in modules} - {"sam_bench", ""})
+    owners = metadata.packages_distributions() if tops else {}
+    return {name: metadata.version(name) for top in tops for name in owners.get(top, [])[:1]}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from sam_bench.attacks import Attack
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "plugin"
 
@@ -38,6 +41,12 @@ def sam_bench(*arguments: str, path: Path | None, folder: Path) -> subprocess.Co
     )
 
 
+def test_the_methods_of_an_attack_that_its_readme_names_exist() -> None:
+    (sentence,) = re.findall(r"An attack needs no .*", (EXAMPLE / "README.md").read_text(encoding="utf-8"))
+    names = set(re.findall(r"`(\w+)`", sentence)) - {"passes"}
+    assert names and all(hasattr(Attack, name) for name in names)
+
+
 @pytest.mark.slow
 def test_its_recipe_trains_and_the_card_names_its_methods_settings_and_cost(site: Path, tmp_path: Path) -> None:
     recipe = str(EXAMPLE / "sign-sam-pairing.yaml")
@@ -47,6 +56,7 @@ def test_its_recipe_trains_and_the_card_names_its_methods_settings_and_cost(site
     weights, objective = card["recipe"]["weights"], card["recipe"]["objective"]
     assert (weights["method"], weights["rho"], weights["start_epoch"]) == ("sign-sam", 0.001, 0)
     assert objective == {"method": "logit-pairing", "pairing": 0.25}
+    assert card["packages"]["sam-bench-plugin"] == "1.0"
     # Two gradients, each on clean and perturbed inputs; one of the input.
     cost = {key: value for key, value in card["cost"].items() if "forward" in key or "backward" in key}
     assert cost == {"train_forward": 4, "train_backward": 4, "attack_forward": 1, "attack_backward": 1}

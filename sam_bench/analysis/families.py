@@ -35,17 +35,16 @@ class Strength:
 def strength(recipe: Recipe) -> Strength:
     """The family and strength of a recipe.
 
-    The strength is `eps` if inputs are perturbed, else `std` of noise, else `rho`. If inputs and weights are both
-    perturbed, `rho` becomes part of the family's name: a grid of both is one curve over eps for each rho.
+    The strength is `eps` if inputs are perturbed, else `std` of noise, else the first number of another package's
+    perturbation of inputs, else `rho`. If inputs and weights are both perturbed, `rho` becomes part of the family's
+    name: a grid of both is one curve over eps for each rho.
     """
     inputs, weights = recipe.inputs, recipe.weights
+    numbers = [key for key, value in inputs.settings.items() if type(value) in (int, float)]
+    settings = weights.settings if inputs.method == "none" else inputs.settings
     name = " + ".join(part for part in (_weights_name(recipe), _inputs_name(recipe)) if part)
-    for setting, value in (
-        ("eps", inputs.settings.get("eps")),
-        ("std", inputs.settings.get("std")),
-        ("rho", weights.settings.get("rho")),
-    ):
-        if value is not None:
+    for setting in ("eps", "std", *numbers, "rho"):
+        if (value := settings.get(setting)) is not None:
             return Strength(name, f"{setting} {value}", float(Radius(value)))
     return Strength(name or STANDARD, "", None if name else 0.0)
 

@@ -23,7 +23,7 @@ from sam_bench.modes import attacking
 from sam_bench.perturb.ball import Ball
 from sam_bench.perturb.inputs import input_gradient
 from sam_bench.progress import Reporter, Stage
-from sam_bench.records import ModelCard, Radius
+from sam_bench.records import ModelCard, Precision, Radius
 from sam_bench.seeds import generator
 from sam_bench.training import Ready, RunConfig, Saving, TrainingRun, build_recipe, load_recipe, override
 from sam_bench.training.random_state import random_state_kept
@@ -63,16 +63,19 @@ class Features(BallAnalysis):
         draws = generator(context.seed, self.method, "targets")
         targets = torch.randint(len(context.classes), (len(source),), generator=draws)
         moved, reached = self._moved(model.module, source, targets, context)
+        precision = choose_precision("auto", context.device)[0]
         accuracies = []
         for repeat in range(self.repeats):
             begins, share = _SEARCH + (1 - _SEARCH) * repeat / self.repeats, (1 - _SEARCH) / self.repeats
-            network = self._learned(moved, context, context.seed + repeat, _Part(context, begins, share))
+            part = _Part(context, begins, share)
+            network = self._learned(moved, context, context.seed + repeat, precision, part)
             accuracies.append(float((context.logits(network).argmax(1) == context.y).double().mean()))
         return {
             "accuracy": sum(accuracies) / self.repeats,
             "accuracies": accuracies,
             "target_reached": reached,
             "chance": 1 / len(context.classes),
+            "precision": precision,
         }
 
     def _moved(self, module: nn.Module, source: Split, targets: Tensor, context: Context) -> tuple[Split, float]:
@@ -95,7 +98,9 @@ class Features(BallAnalysis):
         return Split(images, targets), reached / len(source)
 
     @random_state_kept()
-    def _learned(self, train: Split, context: Context, seed: int, reporter: Reporter) -> nn.Module:
+    def _learned(
+        self, train: Split, context: Context, seed: int, precision: Precision, reporter: Reporter
+    ) -> nn.Module:
         """A network that learned from `train` by the package's recipe for standard training, in eval mode."""
         settings = {"epochs": self.epochs, "crop_padding": 0, "flip": False}
         recipe = build_recipe(override(load_recipe("standard"), settings))
@@ -120,7 +125,7 @@ class Features(BallAnalysis):
             validation_examples=0,
             validation_norm="Linf",
             validation_eps=Radius("2/255"),
-            precision=choose_precision("auto", context.device)[0],
+            precision=precision,
         )
         torch.manual_seed(seed)
         network = create_model(architecture).to(context.device)

@@ -21,9 +21,10 @@ from sam_bench.data import Dataset, channel_stats, first_examples, known_stats, 
 from sam_bench.data.splits import Stats
 from sam_bench.device import choose_device
 from sam_bench.errors import InputError, shortened, unknown_name
-from sam_bench.models import architecture_for, check_model, create_model
+from sam_bench.models import architecture_for, architecture_module, check_model, create_model
 from sam_bench.models.factory import TIMM
 from sam_bench.models.own_code import PYTHON, allow
+from sam_bench.plugins import packages_of
 from sam_bench.records import Architecture, Cost, Imported, ModelCard, Recipe, sha256_file
 from sam_bench.versions import package_versions, timestamp
 from sam_bench.zoo.checkpoint import fit_external, renamed_for
@@ -147,7 +148,7 @@ def import_model(
             "test_fingerprint": data.test.fingerprint,
             "clean_accuracy": int(hits.sum()) / len(hits),
             "cost": Cost(train_forward=0, train_backward=0, seconds=0, device="unknown"),
-            "packages": package_versions(),
+            "packages": package_versions() | packages_of(architecture_module(architecture.name)),
             "classes": data.classes,
             "imported": Imported(file=path.name, sha256=sha256_file(path)),
             "created": timestamp(),

@@ -13,9 +13,12 @@ from sam_bench import zoo as zoos
 from sam_bench.attacks.verify import classes_of
 from sam_bench.data import Split, StreamedSplit, make_batches
 from sam_bench.device import device_name, true_float32
+from sam_bench.models import architecture_module
 from sam_bench.modes import attacking
+from sam_bench.plugins import packages_of
 from sam_bench.records import Cost, ModelCard
-from sam_bench.training import RunConfig, Trained
+from sam_bench.training import Ready, RunConfig, Trained
+from sam_bench.training.build import PARTS
 from sam_bench.training.validate import examples_at_a_time
 from sam_bench.versions import package_versions, timestamp
 
@@ -58,7 +61,7 @@ def register(trained: Trained, ready: Prepared, store: zoos.Zoo, *, command: str
                 energy_joules=trained.state.joules,
                 device=device_name(ready.device),
             ),
-            "packages": package_versions(),
+            "packages": package_versions() | packages_of(*_modules(ready.run)),
             "classes": data.classes,
             "created": timestamp(),
             "command": command,
@@ -68,6 +71,12 @@ def register(trained: Trained, ready: Prepared, store: zoos.Zoo, *, command: str
         same_run=True,
     )
     return card, store.card_path(card)
+
+
+def _modules(run: Ready) -> list[str]:
+    """The modules whose code decides what is learned: of the network, and of each part of the recipe."""
+    parts = [type(getattr(run.recipe, part)).__module__ for part in PARTS]
+    return [architecture_module(run.config.architecture.name), *parts]
 
 
 @torch.no_grad()

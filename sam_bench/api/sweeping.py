@@ -26,7 +26,7 @@ from sam_bench.errors import SamBenchError, StoppedError
 from sam_bench.evaluation import OnRay, chosen_executor
 from sam_bench.parallel import Job, run_jobs
 from sam_bench.progress import Reporter, SilentReporter
-from sam_bench.records import ModelCard, read_record, write_atomic
+from sam_bench.records import ModelCard, Precision, read_record, write_atomic
 from sam_bench.zoo.names import full_name
 
 
@@ -41,6 +41,7 @@ class SweepRow:
         robust: Radius to robust accuracy, where an attack was asked for.
         passes: Forward-backward passes per training image.
         seconds: Of training.
+        precision: Of training.
         error: Why the run failed; None where it did not.
         failure: The error itself, where it is one of ours.
     """
@@ -51,6 +52,7 @@ class SweepRow:
     robust: Mapping[str, float] = field(default_factory=dict)
     passes: float | None = None
     seconds: float | None = None
+    precision: Precision | None = None
     error: str | None = None
     failure: SamBenchError | None = field(default=None, repr=False, compare=False)
 
@@ -97,6 +99,12 @@ def run_sweep(spec: SweepSpec, *, reporter: Reporter | None = None, command: str
             )
         else:
             rows = _on_cluster(runs, plan, away, reporter)
+    if "precision" not in spec.varies and len({row.precision for row in rows} - {None}) > 1:
+        narrow = ", ".join(row.name for row in rows if row.precision == "bf16")
+        reporter.say(
+            f"not all runs had the same precision (bf16: {narrow}; the others fp32), which also changes accuracies: to "
+            "compare them, name one `precision` and sweep again in other folders"
+        )
     return SweepResult(varies=list(spec.varies), rows=rows)
 
 
@@ -153,6 +161,7 @@ def _do(run: Run, plan: _Plan, *, gpu: int | None = None, reporter: Reporter) ->
         robust={str(record.eps): record.robust_accuracy for record in records},
         passes=card.cost.passes,
         seconds=card.cost.seconds,
+        precision=card.precision,
     )
 
 

@@ -7,13 +7,19 @@ from sam_bench.models.check import check_input_gradient, check_model
 from sam_bench.models.factory import architecture_for, count_parameters, create_model
 from sam_bench.models.gradient_from import GradientFrom
 from sam_bench.models.normalize import NormalizedModel
-from sam_bench.models.registry import architecture_options, architectures, register_architecture
+from sam_bench.models.registry import (
+    architecture_module,
+    architecture_options,
+    architectures,
+    register_architecture,
+)
 from sam_bench.modes import attacking, batch_norm_statistics_kept, batch_norms, frozen, training_mode
 
 __all__ = [
     "GradientFrom",
     "NormalizedModel",
     "architecture_for",
+    "architecture_module",
     "architecture_options",
     "architectures",
     "attacking",

@@ -126,6 +126,11 @@ def architecture_options(name: str) -> type[BaseModel]:
     return architecture_entry(name).settings
 
 
+def architecture_module(name: str) -> str:
+    """The module of a registered architecture; "" of `timm:NAME` and `python:MODULE:FACTORY`."""
+    return "" if ":" in name else architecture_entry(name).build.__module__
+
+
 def architecture_entry(name: str) -> ArchitectureEntry:
     """The entry registered as `name`.
 

@@ -92,6 +92,7 @@ def sweep_for(
     n_examples = min(n_examples, len(labels))
     settings: dict[str, Mapping[str, Any]] = {}
     failures = []
+    fields = {"precision": "fp32", **fields}  # `auto` may differ between runs that are compared
     for grid in grids(question):
         result = api.sweep(
             grid, dataset=dataset, zoo=zoo, run_dir=folder / "runs", reporter=reporter, command=command, **fields

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from sam_bench.errors import InputError, SamBenchError
+from sam_bench.plugins import installed
 from sam_bench.records import Architecture, ModelCard
 from sam_bench.zoo.names import full_name
 from sam_bench.zoo.weights import first_non_finite, fit, misfit, unpack
@@ -52,6 +53,19 @@ def build(architecture: Architecture) -> nn.Module:
     return create_model(architecture)
 
 
+def _built(card: ModelCard) -> nn.Module:
+    """The card's network without weights; an error names the card's packages that are missing here."""
+    try:
+        return build(card.architecture)
+    except InputError as error:
+        missing = [f"{name} {version}" for name, version in card.packages.items() if not installed(name)]
+        if not missing:
+            raise
+        raise InputError(
+            f"{error} The card names packages that are not installed here: {', '.join(missing)}"
+        ) from error
+
+
 def load_card(card: ModelCard, folder: Path) -> nn.Module:
     """The model of a card whose weights lie in `folder`, on the CPU, in eval mode; inputs in [0, 1].
 
@@ -68,7 +82,7 @@ def load_card(card: ModelCard, folder: Path) -> nn.Module:
     for problem in (*_altered_weights(card, path, content), *_altered_architecture(card)):
         if problem.check != "size":  # the checksum says it better
             raise SamBenchError(problem.message)
-    module = build(card.architecture)
+    module = _built(card)
     fit(module, unpack(content, str(path)), str(path), f"{card.architecture.name} of {full_name(card)}")
     return module.eval()
 
@@ -102,7 +116,7 @@ def problems_of(card: ModelCard, path: Path) -> Iterator[Problem]:
         yield Problem("format", str(error))
         return
     try:
-        module = build(card.architecture)
+        module = _built(card)
     except SamBenchError as error:
         yield Problem("architecture", f"{full_name(card)} cannot be built: {error}")
     else:

@@ -17,7 +17,7 @@ from sam_bench.analysis.figures import rendered
 from sam_bench.analysis.frontier import Frontier, strength_of
 from sam_bench.api import list_recipes, load_recipe
 from sam_bench.errors import InputError
-from sam_bench.records import ComponentSpec
+from sam_bench.records import ComponentSpec, Recipe
 
 RESULTS = Path(__file__).parents[2] / "benchmarks/results/wei2023-tiny/results.tar.xz"
 AT = {"method": "pgd", "norm": "Linf"}
@@ -147,6 +147,19 @@ def test_every_recipe_has_a_family_and_recipes_that_differ_only_in_strength_shar
     assert places["sam"].family == "SAM" and places["sam"].text.startswith("rho ")
     assert places["sam-at"].family == "SAM rho=0.1 + AT" and places["sam-at"].text == "eps 8/255"
     assert (places["trades"].family, places["mart"].family, places["at-ema"].family) == ("TRADES", "MART", "AT + EMA")
+
+
+def test_the_strength_of_another_packages_inputs_is_their_first_number() -> None:
+    sam = ComponentSpec(method="sam", rho=0.1)
+    recipes = [
+        Recipe(
+            name="her", summary="hers", inputs=ComponentSpec(method="uniform", clip=True, spread=spread), weights=sam
+        )
+        for spread in (0.02, 0.05)
+    ]
+    found = [strength(recipe) for recipe in recipes]
+    assert [each.text for each in found] == ["spread 0.02", "spread 0.05"]
+    assert {each.family for each in found} == {"SAM rho=0.1 + Uniform"}
 
 
 def test_the_committed_records_give_the_numbers_of_the_documentation(tmp_path: Path) -> None:

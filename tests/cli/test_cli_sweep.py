@@ -84,7 +84,8 @@ def test_of_several_gpus_each_worker_has_one(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: chosen.__setitem__(-1, gpu))
     monkeypatch.setattr(sweeping, "run_jobs", looked_at)
-    monkeypatch.setattr(sweeping, "_finished", lambda *_: SimpleNamespace(clean_accuracy=0.5, cost=Mock()))
+    card = SimpleNamespace(clean_accuracy=0.5, cost=Mock(), precision="fp32")
+    monkeypatch.setattr(sweeping, "_finished", lambda *_: card)
     grid = {"recipe": ["standard"], "dataset": ["digits"], "seed": [0, 1, 2]}
     rows = api.sweep(grid, workers=3, device=device, run_dir=tmp_path, zoo=tmp_path).rows
     assert [row.error for row in rows] == [None] * 3 and chosen == gpus
@@ -157,6 +158,17 @@ def test_a_sweep_goes_on_where_it_was_interrupted_and_does_not_take_another_run_
     assert other.code == 1 and "sam-bench: 2 of 2 runs failed: " in other.err
     assert other.err.count("cannot resume runs/standard-preactresnet10-w2-seed") == 2
     assert cli.files() == after
+
+
+def test_runs_that_chose_other_precisions_are_told(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = iter([2.0, 1.0])
+    monkeypatch.setattr("sam_bench.training.precision.measured_gain", lambda *_: next(gains))
+    monkeypatch.setattr("sam_bench.device.cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    outcome = cli.done(*SWEEP, "--seed", "0,1", "--precision", "auto", "--json")
+    assert [row["precision"] for row in outcome.json["runs"]] == ["bf16", "fp32"]
+    assert "same precision (bf16: standard-preactresnet10-w2-seed0; the others fp32)" in outcome.err
+    named = cli.done(*SWEEP, "--precision", "bf16,fp32", "--run-dir", "other", "--zoo", "zoo")
+    assert "same precision" not in named.err
 
 
 def test_a_run_whose_recipe_was_edited_is_not_taken_for_finished(cli: CommandLine) -> None:

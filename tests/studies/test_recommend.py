@@ -18,6 +18,7 @@ from sam_bench.studies.measured_points import Change, MeasuredPoint, committed_p
 from sam_bench.studies.recommend import Question, recommend
 from sam_bench.studies.recommend_sweep import grids, sweep_for
 from sam_bench.training import load_recipe, override
+from sam_bench.zoo import Zoo
 
 ROOT = Path(__file__).parents[2]
 
@@ -244,12 +245,14 @@ def test_a_short_sweep_measures_on_the_users_data_and_names_what_diverged(
 ) -> None:
     diverges: dict[str, list[Any]] = {"recipe": ["sam"], "rho": [1e30]}
     monkeypatch.setattr(recommend_sweep, "grids", lambda question: [*grids(question), diverges])
+    monkeypatch.setattr("sam_bench.training.precision.measured_gain", lambda *_: 2.0)  # `auto` would take bf16
     shared = {"epochs": 1, "limit_train": 128, "arch_options": {"width": 4}, "device": "cpu", "n_examples": 20}
     everything = sweep_for(ask("8/255", 5, 1), "digits", folder=tmp_path, **shared | {"n_examples": 100_000})
     assert {row.n_examples for row in everything.rows} == {500}, "no more than there are; other counts do not clash"
     swept = sweep_for(ask("8/255", 5, 1), "digits", folder=tmp_path, **shared)
     assert {row.method: row.passes for row in swept.rows}["standard"] == 1
     assert {row.family for row in swept.rows} == {"standard", "SWA"}
+    assert {card.precision for card in Zoo(tmp_path / "model_zoo").cards()} == {"fp32"}
     (failure,) = swept.failures
     assert failure.startswith("sam-rho1e30-preactresnet18-w4 failed: training diverged: ")
     assert "Try a smaller lr or rho" in failure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import sam_bench
 from sam_bench.errors import InputError, SamBenchError
+from sam_bench.models import architecture_for, create_model, register_architecture, registry
 from sam_bench.records import Architecture, sha256_file
 from sam_bench.zoo import Zoo, load_model, read_state_dict, refuse_other_preprocessing, state_dict_sha256, zoo_dir
 
@@ -398,3 +400,21 @@ def test_timm_models_that_do_not_exist_have_no_weights_or_cannot_be_had_are_name
 
 def test_the_package_knows_its_version() -> None:
     assert sam_bench.__version__
+
+
+def test_a_card_whose_architecture_is_of_a_missing_package_names_the_package(zoo: Zoo, fields: Fields) -> None:
+    @register_architecture("hers")
+    def hers(*, num_classes: int, in_channels: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(16 * in_channels, num_classes))
+
+    of = architecture_for("hers", num_classes=2, in_channels=1, image_size=4, mean=(0.5,), std=(0.5,), options={})
+    versions = {"python": "3.10.0", "torch": "2.0", "her-pack": "0.3"}
+    try:
+        card = zoo.save(create_model(of), fields(architecture=of, robustbench_dataset=None, packages=versions))
+    finally:
+        del registry._ENTRIES["hers"]
+    said = r"unknown architecture 'hers'.* The card names packages that are not installed here: her-pack 0.3"
+    with pytest.raises(InputError, match=said + "$"):
+        load_model("sam", zoo=zoo.root)
+    (problem,) = zoo.verify(card)
+    assert re.search(said, problem.message)
