@@ -51,7 +51,7 @@ def describe(recipe: Recipe) -> str:
             common = {name: field.default for name, field in Ascent.model_fields.items()}
             told = {key: value for key, value in spec.settings.items() if value not in (None, common.get(key))}
             given = ", ".join(f"{key} {value}" for key, value in told.items())
-            parts.append(f"{field} {spec.method} ({given})")
+            parts.append(f"{field} {spec.method} ({given})" if given else f"{field} {spec.method}")
     if not parts:
         parts.append("neither inputs nor weights perturbed")
     if recipe.objective.method == "trades" and recipe.inputs.settings.get("loss") == "cross-entropy":

@@ -38,7 +38,7 @@ from sam_bench.data.splits import Stats
 from sam_bench.device import choose_device
 from sam_bench.distributed import Team, joined, main_first
 from sam_bench.errors import InputError
-from sam_bench.models import architecture_for, count_parameters, create_model
+from sam_bench.models import architecture_for, check_model, count_parameters, create_model
 from sam_bench.progress import Reporter, SilentReporter
 from sam_bench.records import Architecture, ExtraData, ModelCard, Norm, Precision, Radius, Recipe
 from sam_bench.training import Ready, RunConfig, Saving, TrainingRun
@@ -278,6 +278,8 @@ def _network(
     )
     torch.manual_seed(spec.seed)
     module = create_model(architecture)
+    shape = (data.in_channels, data.image_size, data.image_size)
+    check_model(module, data.num_classes, shape, name=f"the new network {spec.arch}")
     if initial is None:
         return module, architecture, "", {"init_sha256": None, "additional_data": False}
     start, sha256 = initial.put_into(module, architecture)

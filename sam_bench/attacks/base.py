@@ -175,7 +175,10 @@ class Attack(Component):
         done = 0
         for rows in torch.arange(len(examples)).split(batch_size):
             x, y = examples.x[rows].to(device), examples.y[rows].to(device)
-            broken = verifier.check(rows, self.perturb(model, x, y, ball))
+            x_adv = self.perturb(model, x, y, ball)
+            if not bool(x_adv.isfinite().all()):  # the verifier takes them for nothing found
+                yield warning("nan-candidates")
+            broken = verifier.check(rows, x_adv)
             yield from examples.verdicts(rows[broken], self.method)
             yield from examples.verdicts(rows[~broken], ROBUST)
             done += len(rows)

@@ -1,8 +1,8 @@
 """Reasons to doubt the accuracy shown, in sentences that say what they mean and what to do.
 
 The codes stay the same: `randomized`, `probabilities`, `dynamic`, `changes-input`, `batch-dependent`,
-`zero-gradients`, `nan-gradients`, `nan-logits`, `square-better`, `few-classes`, `upper-bound`, `sampled`, `bf16`,
-`second-opinion`; `upstream` marks one we do not know.
+`zero-gradients`, `nan-gradients`, `nan-logits`, `nan-candidates`, `square-better`, `few-classes`, `upper-bound`,
+`sampled`, `bf16`, `second-opinion`; `upstream` marks one we do not know.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _SENTENCES = {
     "and mend the model",
     "nan-logits": "on some inputs the model's logits have NaN in them, which counts as a wrong answer whatever the "
     "label; mend the model before its accuracy is compared with others",
+    "nan-candidates": "the attack proposed images with NaN or infinite pixels, and such pixels stay where they are, so "
+    "it may have missed what it looks for; mend the attack before its accuracy is believed",
     "square-better": "Square, which uses no gradients, lowered the accuracy by a further {drop} of all "
     "examples, a sign of masked gradients; run Square longer or an attack adapted to the model",
     "upper-bound": "only {attacks} ran, so AutoAttack itself may find this model less robust, never more; "

@@ -106,6 +106,7 @@ def check_pull_request(repository: Path, base: str, verify: Callable[[Path], Ver
     if refused:  # a link, for one: nothing is opened
         return PullRequestCheck((), refused)
     entries = [path for path in changed if _ENTRY.fullmatch(path)]
+    entries += [path for path, manifest in _manifests(repository) if manifest in changed and path not in changed]
     allowed = set(entries)
     for path in entries:
         try:
@@ -142,6 +143,10 @@ def _changed(repository: Path, base: str) -> dict[str, str]:
     """Each path that the branch changes, and why it must not; '' where that is for others to say."""
     if base.startswith("-"):
         raise InputError("must be a commit or a branch", field="base", value=base)
+    if _git(repository, "rev-parse", "--show-prefix").strip():
+        raise InputError(
+            "is a folder of a checkout: give the checkout's own", field="repository", value=str(repository)
+        )
     if _git(repository, "status", "-s", "-uno"):
         raise InputError(f"{repository} has changes that are not committed: check a clean checkout")
     listed = _git(repository, "diff-tree", "-r", "-z", _merge_base(repository, base), "HEAD")
@@ -163,10 +168,17 @@ def _merge_base(repository: Path, base: str) -> str:
     return _git(repository, "merge-base", base, "HEAD").strip()
 
 
+def _manifests(repository: Path) -> list[tuple[str, str]]:
+    """Each entry of the branch and its manifest. A new manifest alone is a changed entry, too: it has more evidence."""
+    entries = [path.relative_to(repository) for path in sorted((repository / _BOARDS).glob("*/*/*.json"))]
+    return [(path.as_posix(), manifest_path(path).as_posix()) for path in entries]
+
+
 def _left_alone(repository: Path, changed: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
     """Each entry that a branch does not change, with its report and the files that it rests on, if its card is here."""
-    for path in sorted((repository / _BOARDS).glob("*/*/*.json")):
-        if path.relative_to(repository).as_posix() not in changed:
+    for name, _ in _manifests(repository):
+        path = repository / name
+        if name not in changed:
             with suppress(InputError, ValueError):  # of another repository
                 report = report_path(path).resolve().relative_to(repository.resolve()).as_posix()
                 yield path.stem, {report, *_files_of(repository, path)}

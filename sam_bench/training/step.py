@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from sam_bench import graphs
 from sam_bench.distributed import ALONE, Team
+from sam_bench.errors import InputError
 from sam_bench.perturb import BatchLoss
 from sam_bench.perturb.weights import PassCount, Runner, StepContext
 from sam_bench.perturb.weights.base import global_norm
@@ -204,6 +205,9 @@ class TrainingStep:
             draws = row_generator(at.seed, "inputs", at.step, **place)
             with self._autocast(x):
                 found.append(inputs.perturb(self._searched, x[rows], y[rows], generator=draws))
+            if found[-1].shape != x[rows].shape:
+                made = f"{list(found[-1].shape)} of images of shape {list(x[rows].shape)}"
+                raise InputError(f"input perturbation {inputs.method!r} makes inputs of shape {made}")
         return _joined(found), _joined(starts) if starts else x
 
     def _shards(self, total: int) -> tuple[int, int]:

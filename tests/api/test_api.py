@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sam_bench import build_leaderboard, evaluate, load_model, train
 from sam_bench.api import EvalSpec, submit
 from sam_bench.data import load_dataset, to_float
 from sam_bench.errors import InputError
+from sam_bench.models import registry
 from sam_bench.progress import SilentReporter
 from sam_bench.records import EvaluationRecord, ModelCard, Recipe, read_record, sha256_file
 from sam_bench.training import load_recipe
@@ -426,3 +428,26 @@ def test_timm_and_robustbench_find_a_model_that_shares_cifar10s_inputs(workplace
             assert torch.equal(model(images), expected)
     record = evaluate("robustbench:shared-inputs", attack="fgsm", dataset="synthetic.npz", eps="1/255")
     assert record.checkpoint_sha256 == trained.card.weights.sha256
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda classes: torch.nn.Linear(64, classes + 1), r"returns logits of shape \[B,11\], expected 10 classes"),
+        (lambda classes: None, "fails on 1x8x8 images"),
+    ],
+)
+def test_a_network_without_a_logit_for_each_class_is_refused_before_training(
+    made: Callable[[int], torch.nn.Module | None], message: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+
+    @registry.register_architecture("hers")
+    def hers(*, num_classes: int) -> torch.nn.Module:
+        net = torch.nn.Sequential(torch.nn.Flatten())
+        net.append(made(num_classes))  # type: ignore[arg-type]
+        return net
+
+    with pytest.raises(InputError, match="the new network hers " + message):
+        _train(arch="hers", arch_options={})
+    assert not list(workplace.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sam_bench.api.naming import describe
+from sam_bench.records import ComponentSpec
 from sam_bench.training import load_recipe
 
 
@@ -18,3 +19,8 @@ from sam_bench.training import load_recipe
 )
 def test_a_run_says_what_it_perturbs_and_mixes(recipe: str, said: str) -> None:
     assert describe(load_recipe(recipe)) == said
+
+
+def test_a_method_without_settings_has_no_brackets() -> None:
+    recipe = load_recipe("standard").model_copy(update={"inputs": ComponentSpec(method="hers")})
+    assert describe(recipe).startswith("inputs hers; ")

@@ -17,7 +17,7 @@ from sam_bench.attacks.margin import PGDMarginAttack
 from sam_bench.attacks.rng import CounterRNG
 from sam_bench.attacks.verify import NO_CLASS, Verifier, classes_of
 from sam_bench.perturb.ball import Ball
-from sam_bench.records import MISCLASSIFIED
+from sam_bench.records import MISCLASSIFIED, ROBUST
 
 EPS = {"Linf": 0.02, "L2": 0.25, "L1": 2.0}
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -141,6 +141,15 @@ class Brighter(Attack):
         return x + ball.eps
 
 
+class Unfinished(Attack):
+    """Hands in no numbers."""
+
+    method = "unfinished"
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+        return x * torch.nan
+
+
 def grey(label: int) -> tuple[Tensor, Tensor]:
     return torch.full((4, 3, 11, 11), 0.5), torch.full((4,), label)
 
@@ -168,3 +177,10 @@ def test_a_point_of_the_ball_that_gives_nan_breaks_an_example_whatever_its_label
     result = attack.run(Blinded(label, 0.55), x, y, norm="Linf", eps=0.1)
     assert result.verdicts == [name] * 4
     assert "nan-logits" in codes(result.warnings) and bool(result.x_adv.isfinite().all())
+
+
+def test_candidates_that_are_nan_break_nothing_and_are_said() -> None:
+    x, y = grey(0)
+    result = Unfinished().run(Blinded(0, 0.55), x, y, norm="Linf", eps=0.1)
+    assert result.verdicts == [ROBUST] * 4
+    assert codes(result.warnings) == ["nan-candidates"] and "mend the attack" in result.warnings[0].text

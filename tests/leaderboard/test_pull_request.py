@@ -18,6 +18,7 @@ from planted_forgeries import PLANTED, turned
 from tiny_board import Planted, class_means
 from torch import Tensor
 
+from sam_bench import api
 from sam_bench.cli.main import main
 from sam_bench.leaderboard.verification import report_path
 from sam_bench.records import ROBUST
@@ -102,6 +103,21 @@ def test_rows_may_be_added_to_an_entry(repository: Repository, check: Check) -> 
     repository.board.edit(repository.board.card, lambda fields: fields.update(authors="Ada Lovelace"))
     repository.board.seal()
     assert check()[0] == 0
+
+
+def test_adversarial_examples_alone_may_be_added_to_an_entry(repository: Repository, check: Check) -> None:
+    board = repository.board
+    bundle = board.pgd.with_suffix(".adversarial.npz")
+    bundle.unlink()
+    board.seal()
+    repository.commit("a board with a row that is claimed")
+    repository.git("branch", "--quiet", "--force", "main")
+    api.add_evidence(
+        board.entry, data_dir=repository.root.with_name("data"), zoo=board.root / "model_zoo", device="cpu"
+    )
+    code, table = check()
+    assert code == 0 and bundle.exists(), table
+    assert [line.split("|")[2].strip() for line in table.splitlines()[4:]] == ["replayed", "replayed"]
 
 
 def _forged_claims(repository: Repository) -> None:
@@ -237,6 +253,8 @@ def test_a_branch_without_entries_is_let_through_and_bad_usage_is_not(repository
     assert code == 2 and "has changes that are not committed" in message
     code, message = check("--base", "--output=x")
     assert code == 2 and "must be a commit or a branch" in message
+    code, message = check("--repository", str(repository.root / "leaderboards"), commit=False)
+    assert code == 2 and "is a folder of a checkout: give the checkout's own" in message
     code, message = check("--base", "nowhere", commit=False)
     assert code == 2 and "git merge-base" in message
 

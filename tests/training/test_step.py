@@ -15,8 +15,9 @@ from training_samples import Steps, digits, method_of, tiny_net
 
 from sam_bench.data import to_float
 from sam_bench.device import true_float32
+from sam_bench.errors import InputError
 from sam_bench.models import architecture_for, create_model
-from sam_bench.perturb.inputs import cross_entropy
+from sam_bench.perturb.inputs import InputPerturbation, cross_entropy
 from sam_bench.perturb.weights import global_norm
 from sam_bench.seeds import derive_seed
 from sam_bench.training import PARTS
@@ -241,3 +242,21 @@ def test_normalisation_stays_in_float32_under_bfloat16() -> None:
     assert seen["Conv2d"] == torch.bfloat16
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms and all(norm.running_mean.dtype == torch.float32 for norm in norms if norm.running_mean is not None)
+
+
+class Cropping(InputPerturbation):
+    """Loses a row of pixels, which a network that pools would not notice."""
+
+    method = "cropping"
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+        return x[:, :, 1:]
+
+
+def test_an_input_perturbation_that_changes_the_images_shape_is_refused() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 10))
+    step = Steps(model, replace(method_of(), inputs=Cropping()), seed=0, precision="fp32")
+    with pytest.raises(
+        InputError, match=r"'cropping' makes inputs of shape \[16, 1, 7, 8\] of images .* \[16, 1, 8, 8\]"
+    ):
+        step.at(*batch(), step=0, progress=0.0)
