@@ -25,7 +25,7 @@ def _tiny(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("scale", "models"), [("smoke", 13), ("tiny", 75), ("small", 43), ("full", 87), ("full-wrn", 27)]
+    ("scale", "models"), [("smoke", 13), ("tiny", 75), ("small", 46), ("full", 87), ("full-wrn", 27)]
 )
 def test_the_committed_plan_has_so_many_models_at_each_scale(tmp_path: Path, scale: str, models: int) -> None:
     study = open_study(load_plan(), scale, folder=tmp_path, dataset="mine.npz", precision="fp32")
