@@ -42,9 +42,7 @@ def _command_of(analysis: type[Analysis]) -> click.Command:
         *setting_options(settings),
     ]
 
-    said = _sentence(analysis.summary)
-
-    @click.command(analysis.method, cls=Command, params=params, help=said, short_help=said)
+    @click.command(analysis.method, cls=Command, params=params, help=_sentence(analysis.summary))
     @common.quiet_option
     @common.json_option
     def run(quiet: bool, as_json: bool, **options: Any) -> None:

@@ -18,7 +18,7 @@ class CommandFailedError(Exception):
 
 
 class Group(click.Group):
-    """A click group, with our answer to an unknown command."""
+    """A click group, with our answer to an unknown command, and summaries that are not cut off."""
 
     noun = "command"
     """What its commands are called in that answer."""
@@ -31,6 +31,12 @@ class Group(click.Group):
         if args and args[0] not in known and not args[0].startswith("-"):
             raise unknown_name(self.noun, args[0], known)
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each command with the first sentence of its help."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(limit=1000)) for name, each in commands.items() if each])
 
     def invoke(self, ctx: click.Context) -> Any:
         """As click does; what fails is told with its command."""

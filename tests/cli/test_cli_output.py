@@ -286,6 +286,16 @@ def test_every_command_has_help(cli: CommandLine, command: list[str]) -> None:
         assert outcome.err == ""
 
 
+@pytest.mark.parametrize("group", [["zoo"], ["leaderboard"], ["recipes"], ["analyze"]])
+def test_a_group_says_what_each_command_does_in_a_whole_sentence(cli: CommandLine, group: list[str]) -> None:
+    shown = cli.done(*group, "--help").out.partition("Commands:\n")[2]
+    for said in re.split(r"\n  (?=\w)", "\n" + shown)[1:]:
+        name, text = said.split(maxsplit=1)
+        whole = " ".join(cli.done(*group, name, "--help").out.split())
+        assert " ".join(text.split()).endswith(".") and "..." not in text
+        assert " ".join(text.split()) in whole, name
+
+
 def test_the_version_is_the_packages(cli: CommandLine) -> None:
     assert cli.done("--version").out == f"sam-bench, version {__version__}\n"
 
