@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from sam_bench.attacks import ATTACKS
+from sam_bench.cores import take_spare_cores
 from sam_bench.device import choose_device, choose_precision, cpu_flags, device_name, missing_for_compile
 from sam_bench.errors import InputError
 from sam_bench.integrations.shadowing import FIX, detect_shadowing
@@ -44,7 +45,7 @@ class Finding:
 
 
 def examine(*, data_dir: Path = Path("data"), zoo: Path | None = None) -> list[Finding]:
-    """Look at everything the other commands rely on; nothing is changed.
+    """Look at everything the other commands rely on; no file is changed.
 
     Args:
         data_dir: Where torchvision's data sets are kept.
@@ -75,7 +76,8 @@ def _python() -> Finding:
 def _device() -> Finding:
     if torch.cuda.is_available():
         return Finding("device", "ok", f"{torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}")
-    detail = f"{device_name(torch.device('cpu'))}; no CUDA device"
+    fewer = take_spare_cores()  # as every run does, so that what is measured below is what a run will see
+    detail = "; ".join(filter(None, [device_name(torch.device("cpu")), fewer, "no CUDA device"]))
     if torch.version.cuda and shutil.which("nvidia-smi"):
         return Finding(
             "device", "wrong", f"{detail}, although nvidia-smi is here", "check the driver: nvidia-smi must list a GPU"
@@ -87,7 +89,7 @@ def _precision() -> Finding:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision, why = choose_precision("auto", device)
     units = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in cpu_flags()]
-    detail = f"training runs in {precision}: {why}"
+    detail = f"training usually runs in {precision}: {why}"
     return Finding("precision", "ok", detail + (f"; CPU has {', '.join(units)}" if units else ""))
 
 

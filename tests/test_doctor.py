@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from sam_bench import cores
 from sam_bench.cli.main import cli
 from sam_bench.doctor import Finding, examine
 
@@ -34,6 +35,24 @@ def test_on_the_machine_that_runs_the_tests_all_is_well(there: dict[str, Path]) 
         assert findings[what].status == "ok" and findings[what].detail and not findings[what].fix
     assert "will be made when needed" in findings["data folder"].detail
     assert not any(path.exists() for path in there.values()), "a look changes nothing"
+
+
+def test_on_a_busy_machine_it_measures_with_the_threads_that_a_run_would_take(
+    there: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 2)
+    monkeypatch.setattr(cores, "busy_cores", lambda: 1.2)
+    cores.take_spare_cores.cache_clear()
+    torch.set_num_threads(2)
+    try:
+        device = by_name(examine(**there))["device"]
+        assert torch.get_num_threads() == 1
+        assert ", 1 thread; 1 of 2 threads, because other processes keep 1.2 of 2 cores busy" in device.detail
+    finally:
+        cores.take_spare_cores.cache_clear()
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
