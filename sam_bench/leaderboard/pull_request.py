@@ -143,7 +143,7 @@ def _changed(repository: Path, base: str) -> dict[str, str]:
     """Each path that the branch changes, and why it must not; '' where that is for others to say."""
     if base.startswith("-"):
         raise InputError("must be a commit or a branch", field="base", value=base)
-    if _git(repository, "rev-parse", "--show-prefix").strip():
+    if _git(repository, "rev-parse", "HEAD:./") != _git(repository, "rev-parse", "HEAD^{tree}"):
         raise InputError(
             "is a folder of a checkout: give the checkout's own", field="repository", value=str(repository)
         )
