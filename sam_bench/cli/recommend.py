@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sam_bench.cli import common
-from sam_bench.cli.options import Command, spelled
+from sam_bench.cli.options import spelled
 from sam_bench.errors import InputError
 from sam_bench.records import Radius
 from sam_bench.studies.measured_points import committed_points
@@ -29,7 +29,7 @@ class _Multiple(click.ParamType):
             self.fail(f"{value!r} is no multiple; write 2x for twice the passes of plain training", param, ctx)
 
 
-@click.command("recommend", cls=Command)
+@click.command("recommend")
 @click.option("--dataset", required=True, help="What you will train on: a name, or a file of your own.")
 @click.option(
     "--norm", type=click.Choice(["Linf", "L2"]), default="Linf", show_default=True, help="Norm of the attack."
@@ -50,6 +50,7 @@ class _Multiple(click.ParamType):
     metavar="MULTIPLE",
     help="Passes that you have, as a multiple of plain training's.",
 )
+@click.option("--image-size", type=click.IntRange(1), help="Resize to this many pixels (digits and folders).")
 @click.option("--sweep", is_flag=True, help="Also train a few small models on your data, and measure them.")
 @click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Of each run of the sweep.")
 @click.option(
@@ -63,7 +64,7 @@ class _Multiple(click.ParamType):
 @common.device_option
 @common.quiet_option
 @common.json_option
-def command(dataset: str, sweep: bool, quiet: bool, as_json: bool, **options: Any) -> None:
+def command(dataset: str, image_size: int | None, sweep: bool, quiet: bool, as_json: bool, **options: Any) -> None:
     """Say which method and setting to start with, and why.
 
     The answer comes from models that were trained and attacked for this package: small networks in
@@ -74,10 +75,11 @@ def command(dataset: str, sweep: bool, quiet: bool, as_json: bool, **options: An
     sam-bench recommend --dataset mine.npz --eps 8/255 --max-clean-loss 10 --budget 11x --sweep
     """
     question = _question(options)
+    data = {"dataset": dataset} if image_size is None else {"dataset": dataset, "image_size": image_size}
     answers = {}
     swept = Swept((), ())
     if sweep:
-        swept = _swept(question, dataset, options, quiet=quiet)
+        swept = _swept(question, data, options, quiet=quiet)
         answers["on your data"] = recommend(swept.rows, question)
     try:
         answers["for this package"] = recommend(committed_points(), question)
@@ -85,11 +87,11 @@ def command(dataset: str, sweep: bool, quiet: bool, as_json: bool, **options: An
         if not sweep:
             raise
     if as_json:
-        found = {source: _json(answer, dataset) for source, answer in answers.items()}
+        found = {source: _json(answer, data) for source, answer in answers.items()}
         common.print_json({"answers": found, "failures": swept.failures, "warnings": swept.warnings})
         return
     for source, answer in answers.items():
-        _say(source, answer, dataset)
+        _say(source, answer, data)
     for remark in (*swept.failures, *swept.warnings):
         click.echo(f"! {remark}")
 
@@ -102,11 +104,11 @@ def _question(options: Mapping[str, Any]) -> Question:
     return Question(options["norm"], eps, options["max_clean_loss"], options["budget"])
 
 
-def _swept(question: Question, dataset: str, options: Mapping[str, Any], *, quiet: bool) -> Swept:
+def _swept(question: Question, data: Mapping[str, Any], options: Mapping[str, Any], *, quiet: bool) -> Swept:
     shared = {name: options[name] for name in ("epochs", "seed", "device", "folder")}
     return sweep_for(
         question,
-        dataset,
+        **data,
         **shared,
         limit_train=10_000,
         arch_options={"width": 8},
@@ -116,7 +118,7 @@ def _swept(question: Question, dataset: str, options: Mapping[str, Any], *, quie
     )
 
 
-def _say(source: str, answer: Recommendation, dataset: str) -> None:
+def _say(source: str, answer: Recommendation, data: Mapping[str, Any]) -> None:
     click.echo(f"Measured {source}: start with {answer.row.method}.")
     for reason in answer.reasons:
         click.echo(f"  {reason}")
@@ -124,20 +126,20 @@ def _say(source: str, answer: Recommendation, dataset: str) -> None:
         click.echo(f"  {alternative}")
     for warning in answer.warnings:
         click.echo(f"! {warning}")
-    click.echo(f"\n    {_train(answer, dataset)}\n")
+    click.echo(f"\n    {_train(answer, data)}\n")
 
 
-def _train(answer: Recommendation, dataset: str) -> str:
+def _train(answer: Recommendation, data: Mapping[str, Any]) -> str:
     """The command that trains the method on the user's data."""
     words = ["sam-bench", "train"]
-    for name, value in answer.settings.items():
+    for name, value in {**answer.settings, **data}.items():
         words += [spelled(name), f"{value:g}" if isinstance(value, float) else str(value)]
-    return shlex.join([*words, "--dataset", dataset])
+    return shlex.join(words)
 
 
-def _json(answer: Recommendation, dataset: str) -> dict[str, Any]:
+def _json(answer: Recommendation, data: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "command": _train(answer, dataset),
+        "command": _train(answer, data),
         "row": answer.row.model_dump(mode="json"),
         "reasons": answer.reasons,
         "warnings": answer.warnings,

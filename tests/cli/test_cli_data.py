@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_runner import CommandLine
+from PIL import Image
 
 _TRAIN = [
     *("train", "--dataset", "mine.npz", "--arch", "preactresnet10", "--width", "2", "--epochs", "1"),
@@ -117,3 +118,17 @@ def test_more_classes_than_the_model_knows_are_noticed(cli: CommandLine) -> None
     cli.done(*_TRAIN, "--name", "own")
     message = cli.refused("evaluate", "own", "--attack", "fgsm", "--dataset", "digits-8px")
     assert message == "sam-bench: model own knows 4 classes, but data set digits-8px has labels up to 9"
+
+
+def test_recommend_sweeps_over_a_folder_of_images_of_several_sizes(cli: CommandLine) -> None:
+    draws = np.random.default_rng(0)
+    for index in range(16):
+        folder = cli.folder / "pics" / ("train" if index < 8 else "test") / f"class {index % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = draws.integers(0, 256, (8, 8 + index // 2 % 2, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    asked = ["recommend", "--dataset", "pics", "--eps", "8/255", "--budget", "1x", "--sweep", "--epochs", "1"]
+    assert "give an --image-size N to bring all to N x N" in cli.refused(*asked, leaves=("pics",))
+    found = cli.done(*asked, "--image-size", "8", "--quiet", "--json").json
+    (command,) = {answer["command"] for answer in found["answers"].values()}
+    assert command == "sam-bench train --recipe standard --dataset pics --image-size 8"
