@@ -51,10 +51,11 @@ def examine(*, data_dir: Path = Path("data"), zoo: Path | None = None) -> list[F
         data_dir: Where torchvision's data sets are kept.
         zoo: Folder of the zoo; default as everywhere.
     """
+    fewer_threads = take_spare_cores()  # as every run does: the precision is measured as a run would measure it
     return [
         _python(),
         Finding("versions", "ok", ", ".join(f"{name} {version}" for name, version in package_versions().items())),
-        _device(),
+        _device(fewer_threads),
         _precision(),
         _robustbench(),
         _package("autoattack", "autoattack", "pip install pyautoattack"),
@@ -73,11 +74,10 @@ def _python() -> Finding:
     return Finding("Python", "wrong", f"{version} at {sys.executable}", "use Python 3.10 to 3.13")
 
 
-def _device() -> Finding:
+def _device(fewer_threads: str) -> Finding:
     if torch.cuda.is_available():
         return Finding("device", "ok", f"{torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}")
-    fewer = take_spare_cores()  # as every run does, so that what is measured below is what a run will see
-    detail = "; ".join(filter(None, [device_name(torch.device("cpu")), fewer, "no CUDA device"]))
+    detail = "; ".join(filter(None, [device_name(torch.device("cpu")), fewer_threads, "no CUDA device"]))
     if torch.version.cuda and shutil.which("nvidia-smi"):
         return Finding(
             "device", "wrong", f"{detail}, although nvidia-smi is here", "check the driver: nvidia-smi must list a GPU"

@@ -128,6 +128,7 @@ def prepare(spec: TrainSpec, store: zoos.Zoo, *, team: Team, reporter: Reporter)
     module, architecture, start, further = _network(spec, data, stats)
     module.to(device)
     shape = (data.in_channels, data.image_size, data.image_size)
+    check_model(module, data.num_classes, shape, name=f"the network {spec.arch}")
     precision, why_precision = _precision(
         spec, begun, team, partial(precision_for, spec.precision, device, module, shape)
     )
@@ -278,8 +279,6 @@ def _network(
     )
     torch.manual_seed(spec.seed)
     module = create_model(architecture)
-    shape = (data.in_channels, data.image_size, data.image_size)
-    check_model(module, data.num_classes, shape, name=f"the new network {spec.arch}")
     if initial is None:
         return module, architecture, "", {"init_sha256": None, "additional_data": False}
     start, sha256 = initial.put_into(module, architecture)

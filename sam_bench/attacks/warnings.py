@@ -32,7 +32,7 @@ _SENTENCES = {
     "and mend the model",
     "nan-logits": "on some inputs the model's logits have NaN in them, which counts as a wrong answer whatever the "
     "label; mend the model before its accuracy is compared with others",
-    "nan-candidates": "the attack proposed images with NaN or infinite pixels, and such pixels stay where they are, so "
+    "nan-candidates": "the attack proposed images with NaN or infinite pixels, and these may stay where they are, so "
     "it may have missed what it looks for; mend the attack before its accuracy is believed",
     "square-better": "Square, which uses no gradients, lowered the accuracy by a further {drop} of all "
     "examples, a sign of masked gradients; run Square longer or an attack adapted to the model",

@@ -106,7 +106,8 @@ def check_pull_request(repository: Path, base: str, verify: Callable[[Path], Ver
     if refused:  # a link, for one: nothing is opened
         return PullRequestCheck((), refused)
     entries = [path for path in changed if _ENTRY.fullmatch(path)]
-    entries += [path for path, manifest in _manifests(repository) if manifest in changed and path not in changed]
+    # A new manifest alone changes an entry, too: it has more evidence.
+    entries += [path for path in _entries(repository) if path not in changed and _manifest(path) in changed]
     allowed = set(entries)
     for path in entries:
         try:
@@ -145,7 +146,7 @@ def _changed(repository: Path, base: str) -> dict[str, str]:
         raise InputError("must be a commit or a branch", field="base", value=base)
     if _git(repository, "rev-parse", "HEAD:./") != _git(repository, "rev-parse", "HEAD^{tree}"):
         raise InputError(
-            "is a folder of a checkout: give the checkout's own", field="repository", value=str(repository)
+            "is a folder inside a checkout; give the checkout itself", field="repository", value=str(repository)
         )
     if _git(repository, "status", "-s", "-uno"):
         raise InputError(f"{repository} has changes that are not committed: check a clean checkout")
@@ -168,17 +169,19 @@ def _merge_base(repository: Path, base: str) -> str:
     return _git(repository, "merge-base", base, "HEAD").strip()
 
 
-def _manifests(repository: Path) -> list[tuple[str, str]]:
-    """Each entry of the branch and its manifest. A new manifest alone is a changed entry, too: it has more evidence."""
-    entries = [path.relative_to(repository) for path in sorted((repository / _BOARDS).glob("*/*/*.json"))]
-    return [(path.as_posix(), manifest_path(path).as_posix()) for path in entries]
+def _entries(repository: Path) -> list[str]:
+    return [path.relative_to(repository).as_posix() for path in sorted((repository / _BOARDS).glob("*/*/*.json"))]
+
+
+def _manifest(entry: str) -> str:
+    return manifest_path(Path(entry)).as_posix()
 
 
 def _left_alone(repository: Path, changed: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
     """Each entry that a branch does not change, with its report and the files that it rests on, if its card is here."""
-    for name, _ in _manifests(repository):
-        path = repository / name
+    for name in _entries(repository):
         if name not in changed:
+            path = repository / name
             with suppress(InputError, ValueError):  # of another repository
                 report = report_path(path).resolve().relative_to(repository.resolve()).as_posix()
                 yield path.stem, {report, *_files_of(repository, path)}

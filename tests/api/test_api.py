@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from digit_runs import Linear, train_on_digits
 
 import sam_bench
-from sam_bench import build_leaderboard, evaluate, load_model, train
+from sam_bench import build_leaderboard, evaluate, load_model
 from sam_bench.api import EvalSpec, submit
 from sam_bench.data import load_dataset, to_float
 from sam_bench.errors import InputError
-from sam_bench.models import registry
 from sam_bench.progress import SilentReporter
-from sam_bench.records import EvaluationRecord, ModelCard, Recipe, read_record, sha256_file
+from sam_bench.records import EvaluationRecord, ModelCard, read_record, sha256_file
 from sam_bench.training import load_recipe
 from sam_bench.zoo import state_dict_sha256
 
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory whose zoo is the one everybody looks in."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SAM_BENCH_ZOO", str(tmp_path / "zoo"))
-    return tmp_path
-
-
-def _train(recipe: str | Recipe = "standard", **changes: Any) -> sam_bench.api.TrainResult:
-    settings = {"epochs": 3, "batch_size": 32, "schedule": "one-cycle", "crop_padding": 0, "flip": False}
-    arguments: dict[str, Any] = {
-        "dataset": "digits",
-        "image_size": 8,
-        "arch": "preactresnet10",
-        "arch_options": {"width": 4},
-        "settings": settings | changes.pop("settings", {}),
-        "limit_train": 256,
-        "precision": "fp32",
-    }
-    return train(recipe, **(arguments | changes))
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 def test_the_package_offers_the_four_verbs() -> None:
@@ -53,7 +31,7 @@ def test_the_package_offers_the_four_verbs() -> None:
 
 
 def test_the_whole_way_from_training_to_the_leaderboard(workplace: Path) -> None:
-    trained = _train("sam", name="whole-way", settings={"rho": 0.1})
+    trained = train_on_digits("sam", name="whole-way", settings={"rho": 0.1})
     card = read_record(trained.card_path, ModelCard)
     assert card == trained.card
     assert trained.card_path == workplace / "zoo/digits-8px/Linf/whole-way.json"
@@ -97,9 +75,9 @@ def test_the_whole_way_from_training_to_the_leaderboard(workplace: Path) -> None
 
 
 def test_equal_arguments_give_equal_weights_and_another_seed_gives_others() -> None:
-    first = _train(name="first", settings={"epochs": 1})
-    again = _train(name="again", settings={"epochs": 1})
-    other = _train(name="other", settings={"epochs": 1}, seed=1)
+    first = train_on_digits(name="first", settings={"epochs": 1})
+    again = train_on_digits(name="again", settings={"epochs": 1})
+    other = train_on_digits(name="other", settings={"epochs": 1}, seed=1)
     assert first.card.weights.sha256 == again.card.weights.sha256 != other.card.weights.sha256
 
 
@@ -118,15 +96,15 @@ def test_a_resumed_run_keeps_the_precision_that_was_measured_when_it_began(monke
     monkeypatch.setattr("sam_bench.training.precision.network_gain", lambda network, shape: 2.0)
     told = [Listening(), Listening()]
     short: dict[str, Any] = {"precision": "auto", "settings": {"epochs": 1}, "limit_train": 64, "name": "measured"}
-    first = _train(**short, reporter=told[0])
+    first = train_on_digits(**short, reporter=told[0])
     monkeypatch.setattr("sam_bench.training.precision.network_gain", lambda network, shape: 0.5)
     monkeypatch.setattr("sam_bench.device.bf16_gain", lambda threads: 0.5)
-    again = _train(**short, reporter=told[1], resume=True)
+    again = train_on_digits(**short, reporter=told[1], resume=True)
     assert first.card.precision == again.card.precision == "bf16"
     assert "precision bf16 (the network in bfloat16 is 2.00 times as fast, measured now)" in " ".join(told[0].said)
     assert "precision bf16 (as the run began)" in " ".join(told[1].said)
     with pytest.raises(InputError, match="precision"):
-        _train(**short | {"precision": "fp32"}, resume=True)
+        train_on_digits(**short | {"precision": "fp32"}, resume=True)
     evaluate("measured", attack="autoattack-bf16", eps="1/255", n_examples=1, reporter=told[1])
     assert "autoattack, which searches in float32, would be faster" in " ".join(told[1].said)
 
@@ -135,119 +113,35 @@ def test_the_callers_random_numbers_go_on_as_if_nothing_had_been_trained() -> No
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    first = _train(name="first", settings={"epochs": 1})
+    first = train_on_digits(name="first", settings={"epochs": 1})
     assert torch.equal(torch.rand(3), expected)
-    assert _train(name="again", settings={"epochs": 1}).card.weights.sha256 == first.card.weights.sha256
+    assert train_on_digits(name="again", settings={"epochs": 1}).card.weights.sha256 == first.card.weights.sha256
 
 
 def test_a_recipe_may_be_given_as_an_object_and_a_silent_run_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     gentle = load_recipe("sam").model_copy(update={"name": "gentle"})
-    card = _train(gentle, settings={"epochs": 1, "rho": 0.05}).card
+    card = train_on_digits(gentle, settings={"epochs": 1, "rho": 0.05}).card
     assert card.recipe.name == "gentle" and card.name.startswith("gentle-rho005-preactresnet10-w4")
     evaluate(card.name, attack="fgsm", eps="1/255", n_examples=4)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_model_of_another_run_is_not_replaced() -> None:
-    first = _train(settings={"epochs": 1})
-    other = _train(settings={"epochs": 1}, seed=1)
+    first = train_on_digits(settings={"epochs": 1})
+    other = train_on_digits(settings={"epochs": 1}, seed=1)
     assert other.card.name == f"{first.card.name}-seed1"
     with pytest.raises(InputError, match=rf"{first.card.name} is in the zoo .* from a run with another recipe: choose"):
-        _train(settings={"epochs": 2}, run_dir="runs/longer")
+        train_on_digits(settings={"epochs": 2}, run_dir="runs/longer")
     # Its own run, made anew, is.
-    assert _train(settings={"epochs": 1}, run_dir="runs/again").card.weights == first.card.weights
+    assert train_on_digits(settings={"epochs": 1}, run_dir="runs/again").card.weights == first.card.weights
 
 
 def test_half_precision_weights_are_what_is_measured() -> None:
-    card = _train(name="half", settings={"epochs": 1}, weights_dtype="float16").card
-    whole = _train(name="whole", settings={"epochs": 1}).card
+    card = train_on_digits(name="half", settings={"epochs": 1}, weights_dtype="float16").card
+    whole = train_on_digits(name="whole", settings={"epochs": 1}).card
     assert card.weights.size < 0.6 * whole.weights.size
     record = evaluate("half", attack="fgsm", eps=0)
     assert record.clean_accuracy == record.robust_accuracy == pytest.approx(card.clean_accuracy)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"dataset": "digts"}, "unknown data set 'digts'"),
-        ({"arch": "preactresnet81"}, "unknown architecture 'preactresnet81'"),
-        ({"settings": {"roh": 1}}, "unknown setting 'roh'. Did you mean 'rho'"),
-        ({"settings": {"name": "mine"}}, "name is no setting of a recipe but a keyword of its own"),
-        ({"settings": {"width": 8}}, "width is no setting of a recipe but an option of the network"),
-        ({"settings": {"epochs": 0}}, "epochs: must be greater than or equal to 1"),
-        ({"name": "../up"}, "name='../up' cannot name a model"),
-        ({"seed": -1}, "seed=-1 must be between 0 and"),
-        ({"arch_options": {"width": 1.5}}, "width: must be a valid integer"),
-        ({"threat": "linf"}, "unknown threat 'linf'. Did you mean 'Linf'"),
-        ({"robustbench_dataset": "mnist"}, "unknown robustbench_dataset 'mnist'"),
-        ({"weights_dtype": "fp16"}, "unknown weights_dtype 'fp16'"),
-        ({"select": "Best"}, "unknown select 'Best'. Did you mean 'best'"),
-        ({"on_nan": "skip"}, "unknown on_nan 'skip'"),
-        ({"compile": True}, "unknown compile 'True'"),
-        ({"dataset": None}, "dataset must be a name, a FILE.npz or a FOLDER, not None"),
-        ({"arch": None}, "arch must be an architecture's name, not None"),
-        ({"seed": 0.0}, "seed must be a whole number, not 0.0"),
-        ({"keep": 0}, "keep must be a whole number of at least 1, not 0"),
-        ({"micro_batch": 0}, "micro_batch must be a whole number of at least 1, not 0"),
-    ],
-)
-def test_wrong_arguments_are_refused_before_anything_is_written(
-    workplace: Path, arguments: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        _train(**arguments)
-    assert list(workplace.iterdir()) == []
-
-
-def _must_not(*_: Any, **__: Any) -> None:
-    raise AssertionError("too late")
-
-
-def test_a_name_that_timm_knows_another_model_by_is_refused_before_the_data_are_loaded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    message = r"b/Linf/Taken cannot be saved: .* both it and a/Linf/taken as 'taken_cifar10_linf'; .* name, .* zoo"
-    shared: dict[str, Any] = {"dataset": "digits-8px", "settings": {"epochs": 1}, "robustbench_dataset": "cifar10"}
-    _train(name="taken", dataset_name="a", **shared)
-    monkeypatch.setattr("sam_bench.api.training.open_dataset", _must_not)
-    with pytest.raises(InputError, match=message):
-        _train(name="Taken", dataset_name="b", **shared)
-    # Of a named data set the name is known, too; the model's own name is no other model's.
-    with pytest.raises(InputError, match=r"digits-8px/Linf/taken cannot be saved"):
-        _train(name="taken", **shared)
-    with pytest.raises(AssertionError, match="too late"):
-        _train(name="taken", dataset_name="a", **shared)
-    assert not Path("runs/Taken").exists()
-
-
-def test_names_that_only_a_file_tells_are_checked_before_the_training(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
-    for name in ("set-1", "set_1"):
-        arrays = {"x_train": images, "y_train": np.arange(8) % 2, "x_test": images, "y_test": np.arange(8) % 2}
-        np.savez(workplace / f"{name}.npz", **arrays)
-    arguments: dict[str, Any] = {"name": "m", "image_size": None, "settings": {"epochs": 1, "batch_size": 4}}
-    _train(dataset="set-1.npz", **arguments)
-    monkeypatch.setattr("sam_bench.api.training.TrainingRun", _must_not)
-    with pytest.raises(
-        InputError, match=r"set_1/Linf/m cannot be saved: .* both it and set-1/Linf/m as 'm_set_1_linf'"
-    ):
-        _train(dataset="set_1.npz", run_dir=Path("runs/other"), **arguments)
-    assert not Path("runs/other").exists()
-
-
-@pytest.mark.parametrize("dataset", ["digits", "some.npz"])
-def test_a_zoo_that_cannot_be_written_is_refused_before_the_data_are_loaded(
-    dataset: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (workplace / "file").write_text("")
-    monkeypatch.setattr("sam_bench.api.training.open_dataset", _must_not)
-    with pytest.raises(
-        InputError, match=r"the zoo file/zoo cannot be written \(.*: Not a directory\); choose another zoo"
-    ):
-        _train(dataset=dataset, zoo=Path("file/zoo"))
-    assert [path.name for path in workplace.iterdir()] == ["file"]
 
 
 def test_a_few_examples_of_a_sorted_test_set_are_of_every_class(workplace: Path) -> None:
@@ -255,22 +149,10 @@ def test_a_few_examples_of_a_sorted_test_set_are_of_every_class(workplace: Path)
     order = test.labels.argsort(stable=True)
     images = test.images[order].permute(0, 2, 3, 1).numpy()
     np.savez("sorted.npz", x_train=images, y_train=test.labels[order], x_test=images, y_test=test.labels[order])
-    _train(dataset="sorted.npz", name="sorted", limit_train=40, settings={"epochs": 1})
+    train_on_digits(dataset="sorted.npz", name="sorted", limit_train=40, settings={"epochs": 1})
     record = evaluate("sorted", attack="fgsm", eps="4/255", dataset="sorted.npz", n_examples=20)
     ten_twice = test.select(torch.cat([(test.labels == label).nonzero().flatten()[:2] for label in range(10)]))
     assert record.n_examples == 20 and record.dataset_fingerprint == ten_twice.fingerprint
-
-
-class Linear(torch.nn.Module):
-    """A model that sam-bench knows nothing of."""
-
-    def __init__(self, classes: int = 10) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(64, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.layer(x.flatten(1))
-        return logits
 
 
 def test_a_module_of_ones_own_and_a_checkpoint_of_a_run_are_evaluated(workplace: Path) -> None:
@@ -287,7 +169,7 @@ def test_a_module_of_ones_own_and_a_checkpoint_of_a_run_are_evaluated(workplace:
     evaluate(Linear(classes=12), **options, reporter=said)
     assert any("knows 12 classes, and digits-8px has 10" in line for line in said.lines)
 
-    trained = _train(name="mine", settings={"epochs": 1})
+    trained = train_on_digits(name="mine", settings={"epochs": 1})
     registered = evaluate("mine", **options)
     checkpoint = trained.run_dir / "checkpoint.pt"
     again = evaluate(str(checkpoint), **options)
@@ -319,41 +201,6 @@ class _Said(SilentReporter):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"norm": "linf"}, "unknown norm 'linf'. Did you mean 'Linf'"),
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
-        ({"workers": 0}, "workers must be a whole number of at least 1, not 0"),
-        ({"output": "."}, "output=. is a folder; give the file to write, as in record.json"),
-        ({"output": 3}, "output must be a path, not 3"),
-        ({"model": Linear}, "not the class Linear: give an instance, as in Linear()"),
-        ({"model": {"w": torch.ones(1)}}, "not a dict: load the state dict into its module, and give that"),
-        ({"model": lambda x: x}, "not a function: call it in the forward method of a module, and give that"),
-        ({"model": None}, "the model must be a name, a path or a torch.nn.Module, not None"),
-        ({"attack": None}, "attack must be an attack's name, as in pgd, not None"),
-        ({"norm": None}, "unknown norm 'None'. Available: L1, L2, Linf."),
-        ({"seed": None}, "seed must be a whole number, not None"),
-        ({"seed": np.int64(-1)}, "seed=-1 must be between 0 and"),
-        ({"device": None}, "device must be auto, cpu or cuda, not None"),
-        ({"n_examples": "10"}, "n_examples must be a whole number, not '10'"),
-        ({"n_examples": 10.0}, "n_examples must be a whole number, not 10.0"),
-        ({"workers": True}, "workers must be a whole number of at least 1, not True"),
-        ({"dataset": (np.ones(1), np.ones(1))}, "not a tuple: write arrays into a file with numpy.savez('mine.npz'"),
-        ({"eps": [0.1, 0.2]}, "evaluate takes one eps, not [0.1, 0.2]; evaluate_curve(model, radii) takes several"),
-        ({"eps": torch.tensor(0.1)}, "evaluate takes one eps, not tensor(0.1000)"),
-        ({"eps": 1j}, "eps must be a number or a text such as '8/255', not a complex"),
-        ({"settings": ["steps"]}, "settings must be a dict, as in {'steps': 20}, not a list"),
-    ],
-)
-def test_wrong_arguments_of_evaluate_are_refused_before_the_model_is_looked_for(
-    workplace: Path, arguments: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InputError, match=re.escape(message)):
-        evaluate(**{"model": "nowhere", **arguments})
-    assert not list(workplace.iterdir())
-
-
-@pytest.mark.parametrize(
     ("radii", "texts"),
     [
         (np.float32(8 / 255), ["0.03137255"]),
@@ -370,7 +217,7 @@ def test_radii_of_numpys_types_are_understood(radii: Any, texts: list[str]) -> N
 
 
 def test_paths_numpys_numbers_and_devices_are_taken_as_their_plain_kin() -> None:
-    card = _train(name="kin", settings={"epochs": 1}, seed=np.int64(0), limit_train=np.int32(64)).card
+    card = train_on_digits(name="kin", settings={"epochs": 1}, seed=np.int64(0), limit_train=np.int32(64)).card
     options: dict[str, Any] = {"attack": "fgsm", "eps": "1/255"}
     plain = evaluate("kin", **options, n_examples=20, batch_size=8, seed=3, output="plain.json")
     path = Path("zoo/digits-8px/Linf/kin.json")
@@ -407,7 +254,7 @@ def test_timm_and_robustbench_find_a_model_that_shares_cifar10s_inputs(workplace
         x_test=draws.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8),
         y_test=np.arange(20) % 10,
     )
-    trained = _train(
+    trained = train_on_digits(
         dataset="synthetic.npz",
         name="shared-inputs",
         robustbench_dataset="cifar10",
@@ -428,26 +275,3 @@ def test_timm_and_robustbench_find_a_model_that_shares_cifar10s_inputs(workplace
             assert torch.equal(model(images), expected)
     record = evaluate("robustbench:shared-inputs", attack="fgsm", dataset="synthetic.npz", eps="1/255")
     assert record.checkpoint_sha256 == trained.card.weights.sha256
-
-
-@pytest.mark.parametrize(
-    ("made", "message"),
-    [
-        (lambda classes: torch.nn.Linear(64, classes + 1), r"returns logits of shape \[B,11\], expected 10 classes"),
-        (lambda classes: None, "fails on 1x8x8 images"),
-    ],
-)
-def test_a_network_without_a_logit_for_each_class_is_refused_before_training(
-    made: Callable[[int], torch.nn.Module | None], message: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
-
-    @registry.register_architecture("hers")
-    def hers(*, num_classes: int) -> torch.nn.Module:
-        net = torch.nn.Sequential(torch.nn.Flatten())
-        net.append(made(num_classes))  # type: ignore[arg-type]
-        return net
-
-    with pytest.raises(InputError, match="the new network hers " + message):
-        _train(arch="hers", arch_options={})
-    assert not list(workplace.iterdir())

@@ -254,7 +254,7 @@ def test_a_branch_without_entries_is_let_through_and_bad_usage_is_not(repository
     code, message = check("--base", "--output=x")
     assert code == 2 and "must be a commit or a branch" in message
     code, message = check("--repository", str(repository.root / "leaderboards"), commit=False)
-    assert code == 2 and "is a folder of a checkout: give the checkout's own" in message
+    assert code == 2 and "is a folder inside a checkout; give the checkout itself" in message
     code, message = check("--base", "nowhere", commit=False)
     assert code == 2 and "git merge-base" in message
 
