@@ -77,13 +77,13 @@ def choose_compile(
     trial = _Trial(model, images, precision, searches=sum(attack) > 0)
     # Back costs as much as forward for the input and as much again for the weights.
     passes = (attack[0] + attack[1] + learn[0] + 2 * learn[1]) / (2 if trial.searches else 3)
-    steps = built.recipe.epochs * built.inputs.steps_per_batch * examples / rows
-    run = steps * passes * trial.seconds(model)
+    passes *= built.recipe.epochs * built.inputs.steps_per_batch * examples / rows
+    run = passes * trial.seconds(model)
     if run >= _TRIED_FROM[device.type]:  # the first pass of a process may be slow
-        run = min(run, steps * passes * trial.seconds(model))
+        run = min(run, passes * trial.seconds(model))
     if run < _TRIED_FROM[device.type]:
         return False, f"the run takes about {run:,.0f} s, too few to earn the compilation back"
-    return trial.verdict(run)
+    return trial.verdict(passes)
 
 
 class _Trial:
@@ -107,8 +107,8 @@ class _Trial:
             torch.autograd.grad(loss, [images] if self.searches else weights, allow_unused=True)
         return _now(device) - started
 
-    def verdict(self, run: float) -> tuple[bool, str]:
-        """Whether compiling pays in a run of so many seconds, and why: the model is compiled to see."""
+    def verdict(self, passes: float) -> tuple[bool, str]:
+        """Whether compiling pays in a run of so many passes, and why: the model is compiled to see."""
         started = time.perf_counter()
         with graphs.room_for_graphs(True):
             compiled = graphs.compiled(self.model)
@@ -119,9 +119,9 @@ class _Trial:
             cost = time.perf_counter() - started
             turns = [(self.seconds(self.model), self.seconds(compiled)) for _ in range(_ROUNDS)]
         plain, quick = (min(each) for each in zip(*turns, strict=True))
-        saved = run * (1 - quick / plain)
+        pays = passes * (plain - quick) > cost and plain >= _CLEARLY * quick
         told = f"a pass takes {1e3 * quick:.3g} ms compiled and {1e3 * plain:.3g} ms not, compiling {cost:.0f} s"
-        return saved > cost and plain >= _CLEARLY * quick, f"{told}, the run about {run:,.0f} s"
+        return pays, f"{told}, the run about {passes * (quick if pays else plain):,.0f} s"
 
 
 def _now(device: torch.device) -> float:

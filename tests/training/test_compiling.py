@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from training_samples import TinyNet, assert_same, method_of, tiny_net
+from training_samples import SETTINGS, TinyNet, assert_same, method_of, tiny_net
 
 from sam_bench.attacks.autoattack.model_calls import ModelCalls
 from sam_bench.errors import InputError
@@ -81,6 +81,18 @@ def test_a_long_run_is_not_compiled_where_that_gains_nothing(monkeypatch: pytest
     monkeypatch.setattr(torch, "compile", lambda model, **_: Repeats())
     compiled, why = chosen("cpu")
     assert not compiled and re.fullmatch(NUMBERS, why), why
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_the_seconds_of_the_run_are_those_of_its_passes(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Repeats()
+    monkeypatch.setattr("sam_bench.training.compiling.missing_for_compile", lambda device: None)
+    monkeypatch.setattr(torch, "compile", lambda model, **_: Calls(network.once if pays else network))
+    compiled, why = chosen("cpu", network=network, recipe="standard")
+    assert compiled is pays
+    quick, plain, _, run = (float(each.replace(",", "")) for each in re.findall(r"[\d.,]+(?:e[+-]\d+)?(?= m?s)", why))
+    steps = SETTINGS["epochs"] * 10**9 / 16
+    assert run == pytest.approx(steps * (quick if pays else plain) / 1e3, rel=0.01)
 
 
 def test_a_network_that_cannot_be_compiled_is_not_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
